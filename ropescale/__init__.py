@@ -1,0 +1,63 @@
+"""One call gives a pretrained rotary model a longer context, and the evidence that it worked.
+
+    import ropescale
+
+    ropescale.patch(model, method="yarn", factor=4)
+
+The public names load on first use, so that `import ropescale` and the command line start at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ropescale.version import __version__
+
+if TYPE_CHECKING:
+    from ropescale.checkpoint import load
+    from ropescale.errors import RopescaleError
+    from ropescale.families import read_geometry
+    from ropescale.geometry import Geometry
+    from ropescale.methods import Method, get_method, list_methods
+    from ropescale.patching import patch, patched, record, unpatch
+    from ropescale.spectrum import Spectrum
+
+_HOMES = {
+    "Geometry": "geometry",
+    "Method": "methods",
+    "RopescaleError": "errors",
+    "Spectrum": "spectrum",
+    "get_method": "methods",
+    "list_methods": "methods",
+    "load": "checkpoint",
+    "patch": "patching",
+    "patched": "patching",
+    "read_geometry": "families",
+    "record": "patching",
+    "unpatch": "patching",
+}
+
+__all__ = [
+    "Geometry",
+    "Method",
+    "RopescaleError",
+    "Spectrum",
+    "__version__",
+    "get_method",
+    "list_methods",
+    "load",
+    "patch",
+    "patched",
+    "read_geometry",
+    "record",
+    "unpatch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ropescale' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ropescale.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,52 @@
+"""Saved models on disk: a patched one brought back patched."""
+
+import copy
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError
+from ropescale.patching import RECORD_FIELD, repatch, restore_config
+from ropescale.records import Record
+
+# What from_pretrained needs to find the files, and so what reading the config needs too
+FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def load(path_or_name: str, **from_pretrained: Any) -> PreTrainedModel:
+    """A causal language model from disk or hub, patched again if it was saved patched.
+
+    `tiny` is the embedded checkpoint, `smollm2` the real one, obtained on first use. A checkpoint without a record
+    loads as it is. After loading, `unpatch` gives the model that it was before it was patched. Further keywords go
+    to `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        CheckpointError: a damaged record, or one that the rest of the config contradicts.
+        OSError: no checkpoint there (raised by Transformers).
+    """
+    path = resolve(path_or_name)
+    given = from_pretrained.pop("config", None)
+    if given is None:
+        finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
+        given = AutoConfig.from_pretrained(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
+    config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
+    saved = getattr(config, RECORD_FIELD, None)
+    if saved is None:
+        return AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained)
+    record = Record.from_dict(saved)
+    as_saved = {name: getattr(config, name, None) for name in (*record.before, *record.added)}
+    restore_config(config, record)
+    model: PreTrainedModel = repatch(
+        AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained), record
+    )
+    contradicted = [
+        name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(model.config, name, None) != value
+    ]
+    if contradicted:
+        name = contradicted[0]
+        raise CheckpointError(
+            f"{path}: config.{name} must be what the ropescale record gives ({getattr(model.config, name)!r}), got "
+            f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
+        )
+    return model

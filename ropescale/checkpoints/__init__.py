@@ -1,0 +1,30 @@
+"""Checkpoints that ropescale knows by a short name, and where they are on this machine.
+
+`tiny` is part of the package, `smollm2` is obtained on first use. Importing this room imports nothing heavy: the
+command line asks it about names before it knows whether a model is wanted at all.
+"""
+
+import os
+from pathlib import Path
+
+
+def resolve(name: str) -> str:
+    """The folder behind a short name; any other name, a path or a hub id, comes back unchanged.
+
+    The short names win over folders of that name: write `./tiny` for a folder called tiny.
+
+    Raises:
+        CheckpointError: `smollm2` is neither in the cache nor to be had.
+    """
+    if name == "tiny":
+        return str(Path(__file__).parent / "tiny")
+    if name == "smollm2":
+        from ropescale.checkpoints import smollm2
+
+        return str(smollm2.obtain())
+    return name
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ROPESCALE_CACHE, else ~/.cache/ropescale."""
+    return Path(os.environ.get("ROPESCALE_CACHE") or Path.home() / ".cache" / "ropescale")

@@ -1,0 +1,295 @@
+"""Where each Transformers family keeps its rotary facts, and which families ropescale patches.
+
+Knows configs and modules of Transformers; knows nothing of patching.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ropescale.errors import AlreadyScaledError, InvalidArgumentError, UnsupportedModelError
+from ropescale.geometry import Geometry
+from ropescale.methods import Method
+from ropescale.spectrum import base_inv_freq
+
+EXISTING = ("compose", "error", "replace")
+LAYERS = ("all", "global")
+
+# Families with one rotary module that reads its frequencies from a buffer and its facts from a flat
+# `config.rope_parameters`. tests/test_patching.py patches, undoes, saves and reloads every one of them.
+FAMILIES = frozenset(
+    {
+        "apertus",
+        "arcee",
+        "bitnet",
+        "cohere",
+        "cohere2",
+        "cwm",
+        "diffllama",
+        "doge",
+        "ernie4_5",
+        "ernie4_5_moe",
+        "exaone4",
+        "falcon",
+        "flex_olmo",
+        "gemma",
+        "gemma2",
+        "glm",
+        "glm4",
+        "glm4_moe",
+        "gpt_neox",
+        "gpt_neox_japanese",
+        "gpt_oss",
+        "granite",
+        "granitemoe",
+        "granitemoeshared",
+        "helium",
+        "hyperclovax",
+        "internlm3",
+        "jais2",
+        "llama",
+        "ministral",
+        "mistral",
+        "mixtral",
+        "nemotron",
+        "olmo",
+        "olmo2",
+        "olmoe",
+        "persimmon",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+        "solar_open",
+        "stablelm",
+        "starcoder2",
+        "vaultgemma",
+    }
+)
+
+# Phi-3 renames yarn to longrope and refuses every other native type.
+LONGROPE_ONLY = frozenset({"phi3"})
+
+
+def require_supported(config: Any) -> None:
+    """Refuse, by name, what this version does not patch.
+
+    Raises:
+        UnsupportedModelError: not a config of a supported family, or one whose layers differ in their rotation.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        raise UnsupportedModelError(
+            f"config: a Transformers config is needed, got {type(config).__name__}; "
+            f"pass model.config or AutoConfig.from_pretrained(path)"
+        )
+    if config.model_type not in FAMILIES:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r}: not a family that this version of ropescale patches, got "
+            f"{type(config).__name__}; supported: {', '.join(sorted(FAMILIES))}"
+        )
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or not isinstance(rope.get("rope_theta"), (int, float)):
+        raise UnsupportedModelError(
+            f"{config.model_type}: config.rope_parameters must be one dict with a rope_theta, got {rope!r}; "
+            f"repair the config (assigning config.rope_scaling drops rope_theta)"
+        )
+
+
+def read_original_length(config: PreTrainedConfig, given: int | None = None) -> tuple[int, str]:
+    """The length that the model was pretrained for, in tokens, and where that was read.
+
+    In this order: the argument, the record in the config, `original_max_position_embeddings` in the config,
+    `max_position_embeddings`.
+
+    Raises:
+        InvalidArgumentError: the argument is no length.
+        UnsupportedModelError: the config states none.
+    """
+    if given is not None:
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            raise InvalidArgumentError(
+                f"original_length: must be a whole number of tokens, at least 1, got {given!r}; "
+                f"leave it out to read it from the config"
+            )
+        return given, "argument"
+    rope = config.rope_parameters
+    recorded = getattr(config, "ropescale", None)
+    places = (
+        ("record", recorded.get("original_length") if isinstance(recorded, dict) else None),
+        ("rope_parameters", rope.get("original_max_position_embeddings")),
+        ("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)),
+        ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
+    )
+    for source, value in places:
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value, source
+    raise UnsupportedModelError(
+        f"{config.model_type}: the config must state max_position_embeddings, got "
+        f"{getattr(config, 'max_position_embeddings', None)!r}; pass original_length"
+    )
+
+
+def read_geometry(
+    config: PreTrainedConfig, *, original_length: int | None = None, existing: str = "error"
+) -> Geometry:
+    """The rotary facts of a checkpoint, as pretraining left them.
+
+    A checkpoint that is scaled already (rope_type other than "default") is refused unless `existing` says how to
+    take it: "replace" starts from theta and the true original length, "compose" takes today's spectrum and
+    today's maximum for the base.
+
+    Raises:
+        UnsupportedModelError: not a family of this version.
+        AlreadyScaledError: scaled, and `existing` is "error"; or "replace", and the config does not say from what.
+        InvalidArgumentError: `existing` or `original_length` is not what it must be.
+    """
+    if existing not in EXISTING:
+        raise InvalidArgumentError(
+            f"existing: must be one of {', '.join(EXISTING)}, got {existing!r}; leave it out for 'error'"
+        )
+    require_supported(config)
+    rope = config.rope_parameters
+    scaled_by = rope.get("rope_type", "default")
+    if scaled_by != "default" and existing == "error":
+        raise AlreadyScaledError(
+            f"{config.model_type}: the checkpoint is already scaled, got rope_type {scaled_by!r}; pass "
+            f'existing="replace" to start again from theta and the original length, or existing="compose" to '
+            f"scale what it has now"
+        )
+    head_dim = head_dim_of(config)
+    inv_freq: tuple[float, ...] = ()
+    attention_factor = 1.0
+    if scaled_by != "default" and existing == "compose":
+        if scaled_by not in ROPE_INIT_FUNCTIONS or scaled_by == "dynamic":
+            raise AlreadyScaledError(
+                f"{config.model_type}: a base must be a fixed spectrum, got rope_type {scaled_by!r}; "
+                f'pass existing="replace"'
+            )
+        tensor, attention_factor = ROPE_INIT_FUNCTIONS[scaled_by](config)
+        inv_freq = tuple(tensor.tolist())
+        length = original_length or config.max_position_embeddings
+    else:
+        length, source = read_original_length(config, original_length)
+        if scaled_by != "default" and source == "max_position_embeddings":
+            raise AlreadyScaledError(
+                f"{config.model_type}: the checkpoint is scaled by {scaled_by!r} and does not say from what "
+                f"length, got max_position_embeddings={length} alone; pass original_length"
+            )
+    return Geometry(
+        rotary_dim=int(head_dim * rope.get("partial_rotary_factor", 1.0)),
+        theta=float(rope["rope_theta"]),
+        original_length=length,
+        head_dim=head_dim,
+        layers=config.num_hidden_layers,
+        inv_freq=inv_freq,
+        attention_factor=attention_factor,
+    )
+
+
+def head_dim_of(config: PreTrainedConfig) -> int:
+    """Elements of one attention head, which many configs leave to be worked out."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def uses_sliding_window(config: PreTrainedConfig) -> bool:
+    """Whether some layer looks at a window only, which needs no longer context than it had."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types:
+        return "sliding_attention" in layer_types
+    return bool(getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None))
+
+
+def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> dict[str, Any]:
+    """The fields that this config gets for `method`, by field name.
+
+    Raises:
+        InvalidArgumentError: knobs that do not fit this geometry.
+    """
+    parameters = method.rope_parameters(geometry)
+    if config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope"):
+        parameters = method.pairwise_rope_parameters(geometry)
+    if "partial_rotary_factor" in config.rope_parameters:
+        parameters["partial_rotary_factor"] = config.rope_parameters["partial_rotary_factor"]
+    fields: dict[str, Any] = {"rope_parameters": parameters}
+    # A field of this name at the top level overrides the one in rope_parameters when the config is read again
+    if hasattr(config, "original_max_position_embeddings"):
+        fields["original_max_position_embeddings"] = geometry.original_length
+    # Transformers' yarn and longrope read head_dim without looking whether it is None
+    if getattr(config, "head_dim", 0) is None:
+        fields["head_dim"] = geometry.head_dim
+    return fields
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The rotary module of a live model."""
+
+    name: str  # its path within the model
+    module: nn.Module
+
+
+def find_rotary(model: nn.Module, config: PreTrainedConfig) -> Rotary:
+    """The one module that turns positions into cos and sin.
+
+    Raises:
+        UnsupportedModelError: none or several, or one that is built otherwise than this version knows.
+    """
+    found = [
+        Rotary(name, module)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "inv_freq", None), Tensor)
+    ]
+    if len(found) != 1:
+        names = ", ".join(rotary.name for rotary in found) or "none"
+        raise UnsupportedModelError(
+            f"{config.model_type}: one rotary module is needed, got {len(found)} ({names}); "
+            f"pass a model whose layers share one"
+        )
+    rotary = found[0]
+    for attribute in ("original_inv_freq", "attention_scaling", "rope_type"):
+        if not hasattr(rotary.module, attribute):
+            raise UnsupportedModelError(
+                f"{config.model_type}: the rotary module {rotary.name!r} must have {attribute}, got "
+                f"{type(rotary.module).__name__} without it; use a model built by Transformers 5"
+            )
+    if rotary.module.inv_freq.is_meta:
+        raise UnsupportedModelError(
+            f"{config.model_type}: the model must have its weights, got a rotary module on the meta device; "
+            f"load the weights first"
+        )
+    return rotary
+
+
+def require_matching(rotary: Rotary, config: PreTrainedConfig, geometry: Geometry) -> None:
+    """Refuse a live module whose base is not what its config says.
+
+    Raises:
+        UnsupportedModelError: other pairs or other frequencies, as after a config was edited on a loaded model.
+    """
+    live = rotary.module.inv_freq
+    assert isinstance(live, Tensor)
+    if live.shape != (geometry.pairs,):
+        raise UnsupportedModelError(
+            f"{config.model_type}: the rotary module {rotary.name!r} must have {geometry.pairs} pairs as the config "
+            f"says, got {tuple(live.shape)}; load the model from this config"
+        )
+    expected = base_inv_freq(geometry).to(live.device)
+    # a model that was cast to bf16 after loading holds rounded frequencies; the patch replaces them by exact ones
+    tolerance = 1e-5 if live.dtype == torch.float32 else 1e-2
+    if getattr(rotary.module, "rope_type", None) == "default" and not torch.allclose(
+        live.float(), expected, rtol=tolerance, atol=0
+    ):
+        worst = int(((live.float() - expected).abs() / expected).argmax())
+        raise UnsupportedModelError(
+            f"{config.model_type}: the rotary module {rotary.name!r} must hold the frequencies of its config, got "
+            f"{live[worst].item():g} for pair {worst} instead of {expected[worst].item():g}; a config that is "
+            f"edited after loading changes no buffer: load the model from the edited config"
+        )

@@ -1,0 +1,94 @@
+"""The door for methods that change frequencies: the buffers of the rotary module.
+
+Buffers are replaced on the live module, so its identity, hooks, compiled graphs and wrappers survive, and no
+parameter is touched.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropescale.spectrum import Spectrum
+
+BUFFERS = ("inv_freq", "original_inv_freq")
+# Native types that Transformers computes once: safe to name on a module whose buffers hold the same values, and
+# what makes a re-initialisation (weights materialised from the meta device) compute those values again.
+FIXED_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+class Substitution:
+    """Frequencies put in the place of a rotary module's own, and what was there before.
+
+    It stands in for the module's `_apply`, through which `.to()`, `.half()` and `.cuda()` reach tensors. The
+    substituted frequencies follow to another device but stay float32, because in bf16 the phase is off by 40 radians
+    at 32k tokens. The originals are kept as if they were still in place, so that taking the substitution out leaves
+    the module as it would be had it never been there.
+    """
+
+    def __init__(self, rotary: nn.Module, spectrum: Spectrum, rope_type: str) -> None:
+        self.rotary = rotary
+        self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in BUFFERS}  # type: ignore[misc]
+        self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in ("attention_scaling", "rope_type")}
+        device = self.originals["inv_freq"].device
+        for name in BUFFERS:
+            # a copy each: Transformers' own reset writes into one of them
+            rotary._buffers[name] = spectrum.inv_freq.to(device=device, dtype=torch.float32, copy=True)
+        rotary.__dict__["attention_scaling"] = spectrum.attention_factor
+        rotary.__dict__["rope_type"] = rope_type if rope_type in FIXED_TYPES else "default"
+        rotary.__dict__["_apply"] = self
+
+    def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        before = {name: self.rotary._buffers[name] for name in BUFFERS}
+        type(self.rotary)._apply(self.rotary, fn, recurse)  # type: ignore[no-untyped-call]
+        for name, exact in before.items():
+            cast = self.rotary._buffers[name]
+            if exact is not None and cast is not None and cast.dtype != exact.dtype:
+                self.rotary._buffers[name] = exact.to(cast.device)
+        with torch.no_grad():
+            self.originals = {name: fn(tensor) for name, tensor in self.originals.items()}
+        return self.rotary
+
+    @property
+    def device(self) -> torch.device:
+        """Where the substituted frequencies are."""
+        tensor = self.rotary._buffers["inv_freq"]
+        assert tensor is not None
+        return tensor.device
+
+    def undo(self) -> None:
+        """Put back what was there before."""
+        del self.rotary.__dict__["_apply"]
+        self.rotary._buffers.update(self.originals)
+        self.rotary.__dict__.update(self.attributes)
+
+
+def substitution_in(rotary: nn.Module) -> Substitution | None:
+    """The substitution that stands in this rotary module, if any."""
+    found = rotary.__dict__.get("_apply")
+    return found if isinstance(found, Substitution) else None
+
+
+def deviation(rotary: nn.Module, spectrum: Spectrum, positions: Tensor) -> float:
+    """The largest difference between the module's cos and sin and those of `spectrum`; infinite if no layout fits.
+
+    `positions` is [n], integer. A module lays its pairs out once, twice in halves, or twice interleaved; which one
+    is the family's own affair, so the nearest counts.
+    """
+    inv_freq = spectrum.inv_freq.to(positions.device)
+    angles = positions[:, None].float() * inv_freq
+    with torch.no_grad():
+        returned = rotary(torch.zeros(1, 1, device=positions.device), positions[None])
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return float("inf")
+    layouts = (angles, torch.cat((angles, angles), dim=-1), angles.repeat_interleave(2, dim=-1))
+    differences = [
+        max(
+            (found.reshape(layout.shape) - wave(layout) * spectrum.attention_factor).abs().max().item()
+            for found, wave in zip(returned, (torch.cos, torch.sin), strict=True)
+        )
+        for layout in layouts
+        if all(found.numel() == layout.numel() for found in returned)
+    ]
+    return min(differences, default=float("inf"))

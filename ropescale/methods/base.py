@@ -1,0 +1,201 @@
+"""What a method is, the laws that it obeys, and the registry where it is found by name."""
+
+import dataclasses
+import difflib
+import math
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError, UnknownMethodError
+from ropescale.geometry import Geometry
+from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq
+
+_METHODS: dict[str, type["Method"]] = {}
+
+# Transformers divides by the factors of its longrope form: dividing by this one leaves no rotation at all,
+# and 1e30 * theta^x stays below the largest float32 (3.4e38) for every theta in use.
+WITHOUT_POSITION = 1e30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to give rotary embeddings a longer context: a name, knobs, and one function to a spectrum.
+
+    A subclass is a frozen dataclass with a registry name, and defines `inv_freq` (and `attention_factor_for`
+    where it has one), or `spectrum` itself. Defining the class registers it.
+
+    Laws, tested for every registered method: `spectrum` is the identity at factor 1, its frequencies strictly
+    descend, and every pair's stretch lies within [1, factor]. What a method does not obey it declares in
+    `lawless`, with the reason.
+    """
+
+    name: ClassVar[str]
+    lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
+
+    factor: float = field(metadata={"help": "target length / original length, at least 1"})
+    resonance: bool = field(default=False, metadata={"help": "round wavelengths to whole tokens"})
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            # dataclass(slots=True) makes the class a second time and passes no keyword
+            if "name" not in cls.__dict__:
+                raise TypeError(
+                    f"method class {cls.__qualname__}: a registry name is required, got none; "
+                    f'write class {cls.__qualname__}(Method, name="...")'
+                )
+            return
+        if not name.isidentifier() or name != name.lower():
+            raise ValueError(
+                f"method class {cls.__qualname__}: name must be lower_snake, got {name!r}; "
+                f"choose one that can be typed as a keyword"
+            )
+        if name in _METHODS:
+            raise ValueError(
+                f"method class {cls.__qualname__}: name must be new, got {name!r}, which is taken by "
+                f"{_METHODS[name].__qualname__}; choose another"
+            )
+        if cls.inv_freq is Method.inv_freq and cls.spectrum is Method.spectrum:
+            raise TypeError(
+                f"method class {cls.__qualname__}: inv_freq or spectrum must be defined, got neither; "
+                f"define one of them"
+            )
+        cls.name = name
+        _METHODS[name] = cls
+
+    def __post_init__(self) -> None:
+        self.require_number("factor", at_least=1, hint="1 leaves the model as it is")
+        if not isinstance(self.resonance, bool):
+            raise InvalidArgumentError(
+                f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
+            )
+        if self.resonance and type(self).spectrum is not Method.spectrum:
+            raise InvalidArgumentError(
+                f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "
+                f"define inv_freq instead"
+            )
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        """[pairs], in the dtype of `base`: the rescaled inverse frequencies; pure."""
+        raise NotImplementedError
+
+    def attention_factor_for(self, geometry: Geometry) -> float:
+        """What multiplies cos and sin."""
+        return 1.0
+
+    def spectrum(self, geometry: Geometry) -> Spectrum:
+        """The rescaled spectrum of `geometry`: pure, and the identity at factor 1 where that law holds.
+
+        Raises:
+            InvalidArgumentError: knobs that do not fit this geometry.
+        """
+        if self.factor == 1 and "identity" not in self.laws_broken():
+            return Spectrum(base_inv_freq(geometry), geometry.attention_factor)
+        # float64 under resonance, because rounding a wavelength of 1e4 tokens needs more than seven digits
+        base = base_inv_freq(geometry, torch.float64 if self.resonance else torch.float32)
+        rescaled = self.inv_freq(base, geometry)
+        return Spectrum(
+            (resonant(rescaled) if self.resonance else rescaled).float(),
+            self.attention_factor_for(geometry) * geometry.attention_factor,
+        )
+
+    def laws_broken(self) -> dict[str, str]:
+        """Law -> reason, of this instance."""
+        if not self.resonance:
+            return self.lawless
+        reason = "rounding a wavelength to whole tokens moves it to either side"
+        return {"identity": reason, "descending": reason, "stretch": reason}
+
+    def knobs(self) -> dict[str, Any]:
+        """Every field with its value, as JSON can hold it."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        """How Transformers spells this spectrum in config.json, so that a saved model loads without ropescale.
+
+        The native type where one is exact; the default here states the spectrum pair by pair.
+        """
+        return self.pairwise_rope_parameters(geometry)
+
+    def pairwise_rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        """The spectrum in Transformers' longrope form with equal lists, which can state any fixed spectrum."""
+        spectrum = self.spectrum(geometry)
+        theirs = theta_inv_freq(geometry.theta, geometry.rotary_dim)
+        if torch.equal(spectrum.inv_freq, theirs) and spectrum.attention_factor == 1:
+            return {"rope_type": "default", "rope_theta": geometry.theta}
+        stretch = theirs.double() / spectrum.inv_freq.double()
+        factors = torch.where(spectrum.inv_freq > 0, stretch, WITHOUT_POSITION).tolist()
+        return {
+            "rope_type": "longrope",
+            "rope_theta": geometry.theta,
+            "factor": self.factor,
+            "short_factor": factors,
+            "long_factor": list(factors),
+            "attention_factor": spectrum.attention_factor,
+            "original_max_position_embeddings": geometry.original_length,
+        }
+
+    def is_native(self, geometry: Geometry) -> bool:
+        """Whether Transformers' own type of this method is exact: on theta's base, without resonance."""
+        return not self.resonance and not geometry.inv_freq and geometry.attention_factor == 1 < self.factor
+
+    def require_number(
+        self,
+        knob: str,
+        *,
+        at_least: float = -math.inf,
+        above: float = -math.inf,
+        at_most: float = math.inf,
+        hint: str = "",
+    ) -> None:
+        """Check a numeric knob and store it as a float.
+
+        Raises:
+            InvalidArgumentError: not a finite number within the bounds.
+        """
+        value = getattr(self, knob)
+        bounds = [
+            text
+            for bound, text in (
+                (at_least, f"at least {at_least:g}"),
+                (above, f"above {above:g}"),
+                (at_most, f"at most {at_most:g}"),
+            )
+            if math.isfinite(bound)
+        ]
+        rule = " and ".join(bounds) + (f" ({hint})" if hint else "")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InvalidArgumentError(
+                f"{self.name}: {knob} must be a finite number {rule}, got {value!r}; give a number"
+            )
+        if value < at_least or value <= above or value > at_most:
+            raise InvalidArgumentError(
+                f"{self.name}: {knob} must be {rule}, got {value!r}; give a number within the bounds"
+            )
+        object.__setattr__(self, knob, float(value))
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{knob}={value!r}' for knob, value in self.knobs().items())})"
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class of that registry name.
+
+    Raises:
+        UnknownMethodError: not in the registry; the message names what is near and what there is.
+    """
+    if isinstance(name, str) and name in _METHODS:
+        return _METHODS[name]
+    near = difflib.get_close_matches(name, _METHODS, n=1) if isinstance(name, str) else []
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise UnknownMethodError(f"unknown method {name!r}; {guess}available: {', '.join(list_methods())}")
+
+
+def list_methods() -> list[str]:
+    """The registry names, sorted."""
+    return sorted(_METHODS)

@@ -1,0 +1,1 @@
+"""Methods that change the frequencies by which queries and keys rotate: one file a method."""

@@ -1,0 +1,47 @@
+"""NTK-by-parts, as the YaRN paper defines it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import Geometry
+from ropescale.methods.base import Method
+from ropescale.spectrum import blended_by_turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTKByParts(Method, name="by_parts"):
+    """NTK-by-parts: pairs with many turns over the original length kept, with few slowed, blended between.
+
+    YaRN, arXiv:2309.00071, equations 17-20. The blend is linear in turns: this is not yarn without its
+    attention factor, whose released ramp is linear in the pair index (frequencies differ by up to 23 %).
+    """
+
+    alpha: float = 1.0  # turns over the original length, up to which a pair is slowed by the whole factor
+    beta: float = 32.0  # turns over the original length, from which a pair is kept
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_number("alpha", above=0)
+        self.require_number("beta", above=0)
+        if self.alpha >= self.beta:
+            raise InvalidArgumentError(
+                f"by_parts: alpha must be below beta ({self.beta:g}), got {self.alpha:g}; lower alpha or raise beta"
+            )
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        return blended_by_turns(base, self.factor, self.alpha, self.beta, geometry)
+
+    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        if not self.is_native(geometry):
+            return self.pairwise_rope_parameters(geometry)
+        return {
+            "rope_type": "llama3",
+            "rope_theta": geometry.theta,
+            "factor": self.factor,
+            "low_freq_factor": self.alpha,
+            "high_freq_factor": self.beta,
+            "original_max_position_embeddings": geometry.original_length,
+        }

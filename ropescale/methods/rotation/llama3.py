@@ -1,0 +1,47 @@
+"""The scaling of Llama 3.1."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import Geometry
+from ropescale.methods.base import Method
+from ropescale.spectrum import blended_by_turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3(Method, name="llama3"):
+    """Llama 3.1 scaling: the function of by_parts, with bounds found by grid search.
+
+    Meta llama-models, `apply_scaling`. Published with factor 8 over 8,192 tokens.
+    """
+
+    low_freq_factor: float = 1.0  # turns over the original length, up to which a pair is slowed by the whole factor
+    high_freq_factor: float = 4.0  # turns over the original length, from which a pair is kept
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_number("low_freq_factor", above=0)
+        self.require_number("high_freq_factor", above=0)
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise InvalidArgumentError(
+                f"llama3: low_freq_factor must be below high_freq_factor ({self.high_freq_factor:g}), got "
+                f"{self.low_freq_factor:g}; lower low_freq_factor or raise high_freq_factor"
+            )
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        return blended_by_turns(base, self.factor, self.low_freq_factor, self.high_freq_factor, geometry)
+
+    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        if not self.is_native(geometry):
+            return self.pairwise_rope_parameters(geometry)
+        return {
+            "rope_type": "llama3",
+            "rope_theta": geometry.theta,
+            "factor": self.factor,
+            "low_freq_factor": self.low_freq_factor,
+            "high_freq_factor": self.high_freq_factor,
+            "original_max_position_embeddings": geometry.original_length,
+        }

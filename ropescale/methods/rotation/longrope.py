@@ -1,0 +1,81 @@
+"""LongRoPE with one list of stretches."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import Geometry
+from ropescale.methods.base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongRoPE(Method, name="longrope"):
+    """LongRoPE: every pair slowed by a stretch of its own, found by search.
+
+    Ding et al. 2024, arXiv:2402.13753, equation 3. The attention factor is sqrt(1 + ln(factor) / ln(L)) unless
+    given. Lists that differ make the frequencies depend on length, which this version refuses.
+    """
+
+    lawless: ClassVar[dict[str, str]] = {"stretch": "the stretches are the caller's"}
+
+    long_factor: tuple[float, ...]  # stretch of each pair
+    short_factor: tuple[float, ...] = ()  # the same below the original length; empty stands for long_factor
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for knob in ("long_factor", "short_factor"):
+            object.__setattr__(self, knob, self._stretches(knob))
+        if not self.long_factor:
+            raise InvalidArgumentError(
+                "longrope: long_factor must hold one stretch per pair, got an empty list; give the list"
+            )
+        if not self.short_factor:
+            object.__setattr__(self, "short_factor", self.long_factor)
+        if self.short_factor != self.long_factor:
+            raise InvalidArgumentError(
+                f"longrope: short_factor must equal long_factor, since lists that differ depend on length, got "
+                f"{list(self.short_factor)!r}; leave short_factor out"
+            )
+        if self.attention_factor is not None:
+            self.require_number("attention_factor", above=0)
+
+    def _stretches(self, knob: str) -> tuple[float, ...]:
+        value = getattr(self, knob)
+        if not isinstance(value, (list, tuple)) or not all(
+            isinstance(item, (int, float)) and not isinstance(item, bool) and 0 < item < math.inf for item in value
+        ):
+            raise InvalidArgumentError(
+                f"longrope: {knob} must be a list of finite numbers above 0, one per pair, got {value!r}; "
+                f"give the list"
+            )
+        return tuple(float(item) for item in value)
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        if len(self.long_factor) != geometry.pairs:
+            raise InvalidArgumentError(
+                f"longrope: long_factor must hold one stretch per pair ({geometry.pairs}), got "
+                f"{len(self.long_factor)}; give a list for this model's head"
+            )
+        stretch = torch.tensor(self.long_factor, dtype=base.dtype)
+        if geometry.inv_freq:
+            return base / stretch
+        exponent = torch.arange(0, geometry.rotary_dim, 2, dtype=torch.int64).to(base.dtype)
+        # multiplied before dividing, as Transformers does, so that both agree in the last bit
+        return 1.0 / (stretch * geometry.theta ** (exponent / geometry.rotary_dim))
+
+    def attention_factor_for(self, geometry: Geometry) -> float:
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor == 1:
+            return 1.0
+        if geometry.original_length < 2:
+            raise InvalidArgumentError(
+                f"longrope: original_length must be at least 2 to give an attention factor, got "
+                f"{geometry.original_length}; give attention_factor"
+            )
+        return math.sqrt(1 + math.log(self.factor) / math.log(geometry.original_length))

@@ -1,0 +1,103 @@
+"""YaRN."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import Geometry
+from ropescale.methods.base import Method
+from ropescale.spectrum import blended_by_turns, pair_completing, ramp, slowed
+
+RAMPS = ("pairs", "turns", "wavelength")
+
+
+@dataclass(frozen=True, kw_only=True)
+class YaRN(Method, name="yarn"):
+    """YaRN: pairs with many turns kept, with few slowed, a ramp between, and sharper attention.
+
+    Peng et al. 2023, arXiv:2309.00071, section 3.4. The paper's ramp is linear in turns; all released code, from
+    the authors' to Transformers, vLLM and DeepSeek, ramps over the pair index. `ramp` chooses: "pairs" (released
+    code), "turns" (the paper), or "wavelength" (pair ramp, but blending wavelengths instead of frequencies).
+
+    The attention factor is `attention_factor` where given; else m(mscale) / m(mscale_all_dim) where both are given
+    and not 0; else m(1), with m(x) = 0.1 x ln(factor) + 1.
+    """
+
+    beta_fast: float = 32.0  # turns over the original length, from which a pair is kept
+    beta_slow: float = 1.0  # turns over the original length, up to which a pair is slowed by the whole factor
+    truncate: bool = True  # widen the pair ramp to whole pairs
+    ramp: str = "pairs"
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_number("beta_fast", above=0)
+        self.require_number("beta_slow", above=0)
+        if self.beta_slow >= self.beta_fast:
+            raise InvalidArgumentError(
+                f"yarn: beta_slow must be below beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
+                f"lower beta_slow or raise beta_fast"
+            )
+        if not isinstance(self.truncate, bool):
+            raise InvalidArgumentError(
+                f"yarn: truncate must be True or False, got {self.truncate!r}; leave it out for True"
+            )
+        if self.ramp not in RAMPS:
+            raise InvalidArgumentError(
+                f"yarn: ramp must be one of {', '.join(RAMPS)}, got {self.ramp!r}; "
+                f"leave it out for the ramp of all released code"
+            )
+        if self.attention_factor is not None:
+            self.require_number("attention_factor", above=0)
+        for knob in ("mscale", "mscale_all_dim"):
+            if getattr(self, knob) is not None:
+                self.require_number(knob, at_least=0)
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        if self.ramp == "turns":
+            return blended_by_turns(base, self.factor, self.beta_slow, self.beta_fast, geometry)
+        low = pair_completing(self.beta_fast, geometry)
+        high = pair_completing(self.beta_slow, geometry)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        # rotary_dim - 1 although there are half as many pairs: the released clamp, kept for equal frequencies
+        low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
+        keep = 1 - ramp(low, high, geometry.pairs, base.dtype)
+        if self.ramp == "wavelength":
+            return base / ((1 - keep) * self.factor + keep)
+        return slowed(base, self.factor, geometry) * (1 - keep) + base * keep
+
+    def attention_factor_for(self, geometry: Geometry) -> float:
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self._temperature(self.mscale) / self._temperature(self.mscale_all_dim)
+        return self._temperature(1)
+
+    def _temperature(self, mscale: float) -> float:
+        """sqrt(1/t) of equation 22, with DeepSeek's multiplier."""
+        return 0.1 * mscale * math.log(self.factor) + 1.0
+
+    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        if self.ramp != "pairs" or not self.is_native(geometry):
+            return self.pairwise_rope_parameters(geometry)
+        parameters: dict[str, Any] = {
+            "rope_type": "yarn",
+            "rope_theta": geometry.theta,
+            "factor": self.factor,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "original_max_position_embeddings": geometry.original_length,
+        }
+        # Only what differs from Transformers' own defaults: engines read these keys less reliably than the others
+        if not self.truncate:
+            parameters["truncate"] = False
+        for knob in ("attention_factor", "mscale", "mscale_all_dim"):
+            if getattr(self, knob) is not None:
+                parameters[knob] = getattr(self, knob)
+        return parameters

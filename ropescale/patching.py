@@ -1,0 +1,408 @@
+"""Plan, commit, verify: a method put into a live model, and taken out again."""
+
+import copy
+import dataclasses
+import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+import transformers
+from torch import nn
+
+from ropescale.errors import (
+    AlreadyPatchedError,
+    InvalidArgumentError,
+    NotPatchedError,
+    VerificationError,
+)
+from ropescale.families import (
+    LAYERS,
+    Rotary,
+    find_rotary,
+    read_geometry,
+    read_original_length,
+    require_matching,
+    require_supported,
+    spelling,
+    uses_sliding_window,
+)
+from ropescale.geometry import Geometry
+from ropescale.injection.rotation import Substitution, deviation, substitution_in
+from ropescale.methods import Method, get_method
+from ropescale.records import Record
+from ropescale.spectrum import Spectrum
+from ropescale.version import __version__
+
+RECORD_FIELD = "ropescale"  # where the config keeps the record
+LONGEST = 2**24  # tokens; float32 counts whole numbers up to here
+TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a patch will do, worked out before it touches anything."""
+
+    model: nn.Module
+    rotary: Rotary
+    spectrum: Spectrum
+    fields: dict[str, Any]  # of the config
+    record: Record
+    warning: str
+
+
+def patch(
+    model: AnyModel,
+    method: str | Method = "yarn",
+    *,
+    factor: float | None = None,
+    target_length: int | None = None,
+    original_length: int | None = None,
+    existing: str = "error",
+    layers: str = "global",
+    log_n: bool = False,
+    **knobs: Any,
+) -> AnyModel:
+    """Give a model a longer context, in place and undoable; returns the same model.
+
+    The frequencies of the rotary module are replaced by those of `method` (float32, also in a bf16 model, and also
+    when the model is cast later); `config.rope_parameters`, `config.max_position_embeddings` and a record in
+    `config.ropescale` follow, so that `save_pretrained` saves the extension. No weight is read or written. Whatever
+    can fail fails before the first change; afterwards the module's cos and sin are compared with the expected ones,
+    and a difference rolls everything back.
+
+    Args:
+        model: a Transformers model, also under PEFT, DDP or torch.compile.
+        method: a registry name (see `list_methods`) or a `Method` instance.
+        factor: target length / original length, at least 1.
+        target_length: tokens wanted; instead of `factor`, or agreeing with it.
+        original_length: tokens the model was pretrained for; read from the config where it is not given, in the
+            order record, `original_max_position_embeddings`, `max_position_embeddings`.
+        existing: what to do with a checkpoint that is scaled already: "error", "replace" (start from theta and the
+            original length) or "compose" (scale what it has now).
+        layers: "global" or "all"; matters where layers keep rotations of their own, which this version refuses.
+        log_n: a query scale; not in this version.
+        **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
+
+    Raises:
+        InvalidArgumentError: an argument that breaks its rule; the message names it and the remedy.
+        UnknownMethodError: a name that is not in the registry.
+        UnsupportedModelError: a model that this version does not patch.
+        AlreadyPatchedError: patched before; `unpatch` first.
+        AlreadyScaledError: scaled in its config, and `existing` is "error".
+        VerificationError: the patch did not take effect; the model is as it was.
+    """
+    plan = planned(model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs)
+    commit(plan)
+    if plan.warning:
+        warnings.warn(plan.warning, stacklevel=2)
+    return model
+
+
+def unpatch(model: AnyModel) -> AnyModel:
+    """Take the patch out: the original tensors and config values are back, bit for bit; returns the same model.
+
+    What was done to the model meanwhile (moved, cast) has been done to the original tensors too: the model is as
+    it would be had it never been patched.
+
+    Raises:
+        NotPatchedError: nothing to take out.
+    """
+    rotary = patched_rotary(model)
+    if rotary is None:
+        raise NotPatchedError(
+            f"model: must be patched to be unpatched, got an unpatched {type(bare(model)).__name__}; "
+            f"call ropescale.patch(model) first, or load a saved one with ropescale.load(path)"
+        )
+    substitution = substitution_in(rotary)
+    assert substitution is not None
+    restore_config(bare(model).config, rotary.__dict__.pop(RECORD_FIELD))
+    substitution.undo()
+    return model
+
+
+def repatch(model: AnyModel, saved: Record) -> AnyModel:
+    """Put a saved patch into a model whose config reads as it did before that patch.
+
+    Raises:
+        CheckpointError: a method or knobs that this version does not have.
+        RopescaleError: whatever `patch` raises.
+    """
+    plan = planned(
+        model,
+        saved.method_instance(),
+        None,
+        saved.target_length,
+        saved.original_length,
+        saved.existing,
+        saved.layers,
+        log_n=False,
+        knobs={},
+    )
+    source = saved.original_length_source
+    commit(dataclasses.replace(plan, record=dataclasses.replace(plan.record, original_length_source=source)))
+    return model
+
+
+@contextmanager
+def patched(model: AnyModel, method: str | Method = "yarn", **arguments: Any) -> Iterator[AnyModel]:
+    """A model that is patched within the block and as before after it, also after an error.
+
+    The arguments and errors are those of `patch`.
+    """
+    patch(model, method, **arguments)
+    try:
+        yield model
+    finally:
+        unpatch(model)
+
+
+def record(model: nn.Module) -> Record | None:
+    """What was done to this model, or None; also of a saved patched model that was loaded without ropescale.
+
+    Raises:
+        CheckpointError: the config's record is damaged.
+    """
+    rotary = patched_rotary(model)
+    if rotary is not None:
+        live = rotary.__dict__[RECORD_FIELD]
+        assert isinstance(live, Record)
+        return live
+    saved = getattr(getattr(bare(model), "config", None), RECORD_FIELD, None)
+    return None if saved is None else Record.from_dict(saved)
+
+
+def bare(model: Any) -> nn.Module:
+    """The model itself, out of the wrappers of torch.compile, DDP and PEFT.
+
+    Raises:
+        InvalidArgumentError: not a torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(
+            f"model: must be a loaded Transformers model, got {type(model).__name__}; "
+            f"load it first, for instance with ropescale.load(path)"
+        )
+    inner: Any = model
+    while True:
+        if isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        else:
+            return cast(nn.Module, inner)
+
+
+def patched_rotary(model: nn.Module) -> nn.Module | None:
+    """The rotary module of this model that stands patched, if any."""
+    return next((module for module in bare(model).modules() if substitution_in(module)), None)
+
+
+def planned(
+    model: nn.Module,
+    method: str | Method,
+    factor: float | None,
+    target_length: int | None,
+    original_length: int | None,
+    existing: str,
+    layers: str,
+    *,
+    log_n: bool,
+    knobs: dict[str, Any],
+) -> Plan:
+    """Work out a patch without touching the model; the arguments and errors are those of `patch`."""
+    base = bare(model)
+    config: Any = getattr(base, "config", None)
+    if layers not in LAYERS:
+        raise InvalidArgumentError(
+            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
+        )
+    if log_n is not False:
+        raise InvalidArgumentError(
+            f"log_n: must be False, since this version changes frequencies only, got {log_n!r}; leave it out"
+        )
+    if isinstance(method, str):
+        get_method(method)
+    elif not isinstance(method, Method):
+        raise InvalidArgumentError(
+            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
+        )
+    require_supported(config)
+    before = patched_rotary(base)
+    if before is not None:
+        done = before.__dict__[RECORD_FIELD]
+        raise AlreadyPatchedError(
+            f"model: must not be patched yet, got one patched with {done.method_instance()}; "
+            f"call ropescale.unpatch(model) first"
+        )
+    geometry = read_geometry(config, original_length=original_length, existing=existing)
+    chosen, target = chosen_method(method, factor, target_length, geometry.original_length, knobs)
+    spectrum = chosen.spectrum(geometry)
+    rotary = find_rotary(base, config)
+    require_matching(rotary, config, geometry)
+
+    fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
+    done = Record(
+        method=chosen.name,
+        knobs=chosen.knobs(),
+        original_length=geometry.original_length,
+        original_length_source=length_source(config, original_length, geometry),
+        target_length=target,
+        existing=existing,
+        layers=layers,
+        theta=geometry.theta,
+        rotary_dim=geometry.rotary_dim,
+        attention_factor=spectrum.attention_factor,
+        before={
+            name: copy.deepcopy(getattr(config, name)) for name in (*fields, RECORD_FIELD) if hasattr(config, name)
+        },
+        added=tuple(name for name in (*fields, RECORD_FIELD) if not hasattr(config, name)),
+        versions={
+            "ropescale": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+    warning = ""
+    if uses_sliding_window(config):
+        warning = (
+            f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
+            f"{chosen.name} rescales all of them"
+        )
+    return Plan(base, rotary, spectrum, fields, done, warning)
+
+
+def commit(plan: Plan) -> None:
+    """Carry out a plan and verify it; on any failure the model is as it was.
+
+    Raises:
+        VerificationError: the module's cos and sin are not those of the plan.
+    """
+    config: Any = plan.model.config
+    module = plan.rotary.module
+    substitution = Substitution(module, plan.spectrum, plan.fields["rope_parameters"]["rope_type"])
+    try:
+        module.__dict__[RECORD_FIELD] = plan.record
+        for name, value in {**plan.fields, RECORD_FIELD: plan.record.to_dict()}.items():
+            setattr(config, name, value)
+        last = plan.record.target_length - 1
+        near = min(plan.record.original_length, plan.record.target_length)
+        positions = torch.tensor([0, 1, near // 2, near - 1, last], device=substitution.device)
+        difference = deviation(module, plan.spectrum, positions)
+        if not difference <= TOLERANCE * plan.spectrum.attention_factor:
+            raise VerificationError(
+                f"{config.model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of "
+                f"{plan.record.method}, got a difference of {difference:.3g}; it does not read its frequencies from "
+                f"its buffer, so this version cannot patch it, and the model was left as it was"
+            )
+    except BaseException:
+        module.__dict__.pop(RECORD_FIELD, None)
+        restore_config(config, plan.record)
+        substitution.undo()
+        raise
+
+
+def restore_config(config: Any, done: Record) -> None:
+    """Put the config fields back that a patch changed."""
+    for name, value in done.before.items():
+        setattr(config, name, copy.deepcopy(value))
+    for name in done.added:
+        if hasattr(config, name):
+            delattr(config, name)
+
+
+def length_source(config: Any, given: int | None, geometry: Geometry) -> str:
+    """Where the original length was read; a composed patch starts from today's maximum."""
+    if geometry.inv_freq and given is None:
+        return "max_position_embeddings"
+    return read_original_length(config, given)[1]
+
+
+def chosen_method(
+    method: str | Method,
+    factor: float | None,
+    target_length: int | None,
+    original_length: int,
+    knobs: dict[str, Any],
+) -> tuple[Method, int]:
+    """The method instance that was asked for, and its target length in tokens.
+
+    Raises:
+        InvalidArgumentError: a missing, surplus or contradictory factor, target length or knob.
+    """
+    if isinstance(method, Method):
+        name = method.name
+        if knobs:
+            raise InvalidArgumentError(
+                f"{name}: knobs must be set on the Method instance, got {', '.join(sorted(knobs))} beside it; "
+                f"give the name {name!r} with knobs, or the instance alone"
+            )
+        if factor is not None and factor != method.factor:
+            raise InvalidArgumentError(
+                f"factor: must agree with the Method instance ({method.factor:g}), got {factor!r}; leave it out"
+            )
+        factor = method.factor
+    else:
+        name = method
+    if target_length is not None and (
+        isinstance(target_length, bool) or not isinstance(target_length, int) or target_length < original_length
+    ):
+        raise InvalidArgumentError(
+            f"target_length: must be a whole number of tokens, at least the original length ({original_length}), got "
+            f"{target_length!r}; give the context length you want"
+        )
+    if factor is None:
+        if target_length is None:
+            raise InvalidArgumentError(
+                f"{name}: factor or target_length is required, got neither; give factor=4 for four times the "
+                f"original length ({original_length})"
+            )
+        factor = target_length / original_length
+    if not isinstance(method, Method):
+        method = instance(name, factor, knobs)
+    if method.factor * original_length > LONGEST:
+        raise InvalidArgumentError(
+            f"factor: must give a target length of at most {LONGEST} tokens, beyond which float32 no longer tells "
+            f"neighbouring positions apart, got {method.factor:g} times {original_length}; give a smaller one"
+        )
+    reached = round(method.factor * original_length)
+    if target_length is not None and target_length != reached:
+        raise InvalidArgumentError(
+            f"target_length: must agree with factor {method.factor:g} times the original length "
+            f"({original_length}), which is {reached}, got {target_length}; give only one of the two"
+        )
+    return method, reached
+
+
+def instance(name: str, factor: float, knobs: dict[str, Any]) -> Method:
+    """The method of that name with its knobs.
+
+    Raises:
+        InvalidArgumentError: an unknown or missing knob, or a value out of bounds.
+    """
+    fields = {item.name: item for item in dataclasses.fields(get_method(name))}
+    for knob in knobs:
+        if knob not in fields or knob == "factor":
+            near = difflib.get_close_matches(knob, fields, n=1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise InvalidArgumentError(
+                f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(set(fields) - {'factor'}))}"
+            )
+    required = {
+        knob
+        for knob, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - {"factor"} - set(knobs))
+    if missing:
+        raise InvalidArgumentError(
+            f"{name}: {missing[0]} is required, got none; give it as a keyword, see `ropescale methods`"
+        )
+    return get_method(name)(factor=factor, **knobs)

@@ -1,0 +1,119 @@
+"""Spectrum, and the mathematics that methods share. Knows torch and `math`; no config, no model, no method.
+
+Glossary, one word for one meaning throughout ropescale:
+
+    pair              a rotated 2-D subspace of a head; pair i of `rotary_dim / 2` turns by inv_freq[i] each token
+    inverse frequency the angle a pair turns per token, in radians; theta^(-2i / rotary_dim) as pretrained
+    wavelength        tokens per turn: 2 pi / inverse frequency
+    turns             rotations that a pair completes over the original length
+    stretch           base inverse frequency / rescaled one: by how much a pair was slowed down
+    factor            target length / original length
+    attention_factor  multiplies cos and sin, hence queries and keys, hence logits by its square
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What a method makes of a geometry.
+
+    `inv_freq` is [pairs], float32, in radians per token; a zero is a pair without position.
+    """
+
+    inv_freq: Tensor
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.inv_freq.dtype != torch.float32 or self.inv_freq.dim() != 1:
+            raise InvalidArgumentError(
+                f"spectrum: inv_freq must be a float32 vector with one entry per pair, got "
+                f"{self.inv_freq.dtype} of shape {tuple(self.inv_freq.shape)}; convert it with .float()"
+            )
+        if not bool(torch.isfinite(self.inv_freq).all()) or bool((self.inv_freq < 0).any()):
+            raise InvalidArgumentError(
+                f"spectrum: inv_freq must be finite and not negative, got {self.inv_freq.tolist()!r}; "
+                f"check the method's knobs"
+            )
+        if not (math.isfinite(self.attention_factor) and self.attention_factor > 0):
+            raise InvalidArgumentError(
+                f"spectrum: attention_factor must be finite and above 0, got {self.attention_factor!r}; "
+                f"check the method's knobs"
+            )
+
+    @property
+    def wavelength(self) -> Tensor:
+        """[pairs] float32: tokens per turn, infinite for a pair without position."""
+        return 2 * math.pi / self.inv_freq
+
+
+def theta_inv_freq(theta: float, rotary_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[rotary_dim / 2]: the geometric series theta^(-2i / rotary_dim).
+
+    In float32 it is the value Transformers computes, bit for bit, because it takes the same operations in the
+    same order. (RoFormer, arXiv:2104.09864, section 3.2.2)
+    """
+    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(dtype) / rotary_dim
+    return 1.0 / (theta**exponent)
+
+
+def base_inv_freq(geometry: Geometry, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[pairs]: the frequencies before any method, theta's unless the geometry states its own."""
+    if geometry.inv_freq:
+        return torch.tensor(geometry.inv_freq, dtype=dtype)
+    return theta_inv_freq(geometry.theta, geometry.rotary_dim, dtype)
+
+
+def slowed(base: Tensor, factor: float, geometry: Geometry) -> Tensor:
+    """[pairs]: every pair slowed down by `factor`.
+
+    Transformers divides within the denominator, 1 / (factor * theta^x), in yarn and longrope. Rounding there
+    differs from base / factor in the last bit, and bit-equality is promised.
+    """
+    if geometry.inv_freq:
+        return base / factor
+    exponent = torch.arange(0, geometry.rotary_dim, 2, dtype=torch.int64).to(base.dtype) / geometry.rotary_dim
+    return 1.0 / (factor * geometry.theta**exponent)
+
+
+def pair_completing(turns: float, geometry: Geometry) -> float:
+    """The (fractional) index of the pair that completes `turns` rotations over the original length."""
+    wavelength = geometry.original_length / (turns * 2 * math.pi)
+    return (geometry.rotary_dim * math.log(wavelength)) / (2 * math.log(geometry.theta))
+
+
+def ramp(low: float, high: float, pairs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[pairs]: 0 up to pair `low`, 1 from pair `high`, linear between."""
+    if low == high:
+        high += 0.001  # the released YaRN code steps instead of dividing by zero
+    return ((torch.arange(pairs, dtype=dtype) - low) / (high - low)).clamp(0, 1)
+
+
+def blended_by_turns(base: Tensor, factor: float, low: float, high: float, geometry: Geometry) -> Tensor:
+    """[pairs]: pairs with fewer than `low` turns slowed by `factor`, with more than `high` kept, blended between.
+
+    The blend is linear in turns. NTK-by-parts (YaRN, arXiv:2309.00071, equations 17-20) and the scaling of
+    Llama 3.1 are this one function; the order of operations is Transformers' llama3.
+    """
+    wavelength = 2 * math.pi / base
+    kept_or_slowed = torch.where(wavelength > geometry.original_length / low, base / factor, base)
+    keep = (geometry.original_length / wavelength - low) / (high - low)
+    blend = (1 - keep) * kept_or_slowed / factor + keep * kept_or_slowed
+    between = ~(wavelength < geometry.original_length / high) * ~(wavelength > geometry.original_length / low)
+    return torch.where(between, blend, kept_or_slowed)
+
+
+def resonant(inv_freq: Tensor) -> Tensor:
+    """[pairs]: wavelengths rounded to whole tokens, half to even, so that features repeat exactly.
+
+    Resonance RoPE (arXiv:2403.00071, section 3). A pair without position stays without. Give float64: near a
+    half, float32 rounds long wavelengths to the wrong neighbour.
+    """
+    return 2 * math.pi / torch.round(2 * math.pi / inv_freq)
