@@ -46,8 +46,7 @@ def passkey_sample(
     """
     if not 0 <= depth <= 1:
         raise InvalidArgumentError(
-            f"passkey: depth must be a share from 0 (first) to 1 (last), got {depth!r}; "
-            "divide a percentage by 100"
+            f"passkey: depth must be a share from 0 (first) to 1 (last), got {depth!r}; divide a percentage by 100"
         )
     key = str(rng.randint(10_000, 99_999))
     head, needle, question, tail = _pieces(tokenizer, key)
@@ -57,8 +56,7 @@ def passkey_sample(
     shortest = len(head) + len(needle) + len(tail)
     if length < shortest:
         raise InvalidArgumentError(
-            f"passkey: length must hold the task without filler, got {length!r}; "
-            f"ask for at least {shortest} tokens"
+            f"passkey: length must hold the task without filler, got {length!r}; ask for at least {shortest} tokens"
         )
     before = round(depth * (length - shortest))
     after = length - shortest - before
@@ -92,9 +90,7 @@ def shortest_length(tokenizer: PreTrainedTokenizerBase, *, key: str = "55555") -
     return len(head) + len(needle) + len(tail)
 
 
-def _pieces(
-    tokenizer: PreTrainedTokenizerBase, key: str
-) -> tuple[list[int], list[int], list[int], list[int]]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
     """Task, needle, question, and question with answer."""
     return (
         [*_leading_token(tokenizer), *_ids(tokenizer, TASK)],
@@ -105,7 +101,7 @@ def _pieces(
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     return ids
 
 

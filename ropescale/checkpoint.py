@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError
-from ropescale.patching import RECORD_FIELD, repatch, restore_config
+from ropescale.families import RECORD_FIELD
+from ropescale.patching import repatch, restore_config
 from ropescale.records import Record
 
 # What from_pretrained needs to find the files, and so what reading the config needs too

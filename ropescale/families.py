@@ -3,6 +3,7 @@
 Knows configs and modules of Transformers; knows nothing of patching.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, UnsupportedModelError
 from ropescale.geometry import Geometry
 from ropescale.methods import Method
-from ropescale.spectrum import base_inv_freq
+from ropescale.spectrum import Spectrum, theta_inv_freq
 
+RECORD_FIELD = "ropescale"  # where a config keeps the record of a patch
 EXISTING = ("compose", "error", "replace")
 LAYERS = ("all", "global")
 
@@ -121,7 +123,7 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
             )
         return given, "argument"
     rope = config.rope_parameters
-    recorded = getattr(config, "ropescale", None)
+    recorded = getattr(config, RECORD_FIELD, None)
     places = (
         ("record", recorded.get("original_length") if isinstance(recorded, dict) else None),
         ("rope_parameters", rope.get("original_max_position_embeddings")),
@@ -157,32 +159,35 @@ def read_geometry(
         )
     require_supported(config)
     rope = config.rope_parameters
-    scaled_by = rope.get("rope_type", "default")
-    if scaled_by != "default" and existing == "error":
+    scaled_by = scaling(config)
+    if scaled_by and existing == "error":
         raise AlreadyScaledError(
-            f"{config.model_type}: the checkpoint is already scaled, got rope_type {scaled_by!r}; pass "
+            f"{config.model_type}: the checkpoint is already scaled, got {scaled_by}; pass "
             f'existing="replace" to start again from theta and the original length, or existing="compose" to '
             f"scale what it has now"
         )
-    head_dim = head_dim_of(config)
     inv_freq: tuple[float, ...] = ()
     attention_factor = 1.0
-    if scaled_by != "default" and existing == "compose":
-        if scaled_by not in ROPE_INIT_FUNCTIONS or scaled_by == "dynamic":
+    if scaled_by and existing == "compose":
+        if rope["rope_type"] == "dynamic" or rope.get("short_factor") != rope.get("long_factor"):
             raise AlreadyScaledError(
-                f"{config.model_type}: a base must be a fixed spectrum, got rope_type {scaled_by!r}; "
+                f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
             )
-        tensor, attention_factor = ROPE_INIT_FUNCTIONS[scaled_by](config)
-        inv_freq = tuple(tensor.tolist())
-        length = original_length or config.max_position_embeddings
+        live, attention_factor = todays_spectrum(config)
+        inv_freq = tuple(live.tolist())
+        length = config.max_position_embeddings if original_length is None else original_length
     else:
         length, source = read_original_length(config, original_length)
-        if scaled_by != "default" and source == "max_position_embeddings":
+        if scaled_by and source == "max_position_embeddings":
             raise AlreadyScaledError(
-                f"{config.model_type}: the checkpoint is scaled by {scaled_by!r} and does not say from what "
-                f"length, got max_position_embeddings={length} alone; pass original_length"
+                f"{config.model_type}: the config must say from what length it was scaled, got {scaled_by} and "
+                f"max_position_embeddings={length} alone; pass original_length"
             )
+        if scaled_by and isinstance(recorded := getattr(config, RECORD_FIELD, None), dict):
+            # a scaled theta looks like a pretrained one; only the record tells what it was
+            rope = recorded["before"]["rope_parameters"]
+    head_dim = head_dim_of(config)
     return Geometry(
         rotary_dim=int(head_dim * rope.get("partial_rotary_factor", 1.0)),
         theta=float(rope["rope_theta"]),
@@ -192,6 +197,25 @@ def read_geometry(
         inv_freq=inv_freq,
         attention_factor=attention_factor,
     )
+
+
+def scaling(config: PreTrainedConfig) -> str:
+    """How this checkpoint is scaled already, in words; empty where it is as pretrained."""
+    recorded = getattr(config, RECORD_FIELD, None)
+    if isinstance(recorded, dict):
+        return f"a ropescale record of {recorded.get('method')!r}"
+    rope_type = config.rope_parameters.get("rope_type", "default")
+    return "" if rope_type == "default" else f"rope_type {rope_type!r}"
+
+
+def todays_spectrum(config: PreTrainedConfig) -> tuple[Tensor, float]:
+    """The inverse frequencies [pairs] and the attention factor that Transformers gives this config."""
+    rope = config.rope_parameters
+    if rope.get("rope_type", "default") == "default":
+        rotary_dim = int(head_dim_of(config) * rope.get("partial_rotary_factor", 1.0))
+        return theta_inv_freq(rope["rope_theta"], rotary_dim), 1.0
+    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
+    return inv_freq, float(attention_factor)
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
@@ -226,6 +250,30 @@ def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> di
     if getattr(config, "head_dim", 0) is None:
         fields["head_dim"] = geometry.head_dim
     return fields
+
+
+def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], spectrum: Spectrum) -> Spectrum:
+    """The spectrum that Transformers will compute when a config with these fields is loaded.
+
+    Stating a frequency as a quotient can cost its last bit. A patched model holds what its saved self will hold, so
+    that both give the same logits.
+
+    Raises:
+        InvalidArgumentError: the fields do not state `spectrum`; the method's `rope_parameters` is wrong.
+    """
+    saved = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(saved, name, value)
+    inv_freq, attention_factor = todays_spectrum(saved)
+    same = inv_freq.shape == spectrum.inv_freq.shape and torch.allclose(
+        inv_freq, spectrum.inv_freq, rtol=1e-6, atol=1e-25
+    )
+    if not same or abs(attention_factor - spectrum.attention_factor) > 1e-6:
+        raise InvalidArgumentError(
+            f"method: rope_parameters must state the method's own spectrum, got {fields['rope_parameters']!r}; "
+            f"leave rope_parameters out of the method to have it stated pair by pair"
+        )
+    return Spectrum(torch.where(spectrum.inv_freq > 0, inv_freq, 0.0), attention_factor)
 
 
 @dataclass(frozen=True)
@@ -268,28 +316,29 @@ def find_rotary(model: nn.Module, config: PreTrainedConfig) -> Rotary:
     return rotary
 
 
-def require_matching(rotary: Rotary, config: PreTrainedConfig, geometry: Geometry) -> None:
-    """Refuse a live module whose base is not what its config says.
+def require_matching(rotary: Rotary, config: PreTrainedConfig) -> None:
+    """Refuse a live module whose frequencies are not what its config says.
 
     Raises:
         UnsupportedModelError: other pairs or other frequencies, as after a config was edited on a loaded model.
     """
     live = rotary.module.inv_freq
     assert isinstance(live, Tensor)
-    if live.shape != (geometry.pairs,):
+    expected = todays_spectrum(config)[0].to(live.device)
+    if live.shape != expected.shape:
         raise UnsupportedModelError(
-            f"{config.model_type}: the rotary module {rotary.name!r} must have {geometry.pairs} pairs as the config "
+            f"{config.model_type}: the rotary module {rotary.name!r} must have {len(expected)} pairs as the config "
             f"says, got {tuple(live.shape)}; load the model from this config"
         )
-    expected = base_inv_freq(geometry).to(live.device)
+    if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
+        return  # the buffer holds what the last call needed
     # a model that was cast to bf16 after loading holds rounded frequencies; the patch replaces them by exact ones
     tolerance = 1e-5 if live.dtype == torch.float32 else 1e-2
-    if getattr(rotary.module, "rope_type", None) == "default" and not torch.allclose(
-        live.float(), expected, rtol=tolerance, atol=0
-    ):
-        worst = int(((live.float() - expected).abs() / expected).argmax())
+    off = (live.float() - expected).abs() > tolerance * expected
+    if bool(off.any()):
+        pair = int(off.int().argmax())
         raise UnsupportedModelError(
             f"{config.model_type}: the rotary module {rotary.name!r} must hold the frequencies of its config, got "
-            f"{live[worst].item():g} for pair {worst} instead of {expected[worst].item():g}; a config that is "
-            f"edited after loading changes no buffer: load the model from the edited config"
+            f"{live[pair].item():g} for pair {pair} instead of {expected[pair].item():g}; editing a config after "
+            f"loading changes no buffer: load the model from the edited config"
         )

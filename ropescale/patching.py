@@ -21,7 +21,9 @@ from ropescale.errors import (
 )
 from ropescale.families import (
     LAYERS,
+    RECORD_FIELD,
     Rotary,
+    as_reloaded,
     find_rotary,
     read_geometry,
     read_original_length,
@@ -37,7 +39,6 @@ from ropescale.records import Record
 from ropescale.spectrum import Spectrum
 from ropescale.version import __version__
 
-RECORD_FIELD = "ropescale"  # where the config keeps the record
 LONGEST = 2**24  # tokens; float32 counts whole numbers up to here
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
@@ -244,11 +245,11 @@ def planned(
         )
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry.original_length, knobs)
-    spectrum = chosen.spectrum(geometry)
-    rotary = find_rotary(base, config)
-    require_matching(rotary, config, geometry)
-
     fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
+    spectrum = as_reloaded(config, fields, chosen.spectrum(geometry))
+    rotary = find_rotary(base, config)
+    require_matching(rotary, config)
+
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),

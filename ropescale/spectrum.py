@@ -54,14 +54,18 @@ class Spectrum:
         return 2 * math.pi / self.inv_freq
 
 
-def theta_inv_freq(theta: float, rotary_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[rotary_dim / 2]: the geometric series theta^(-2i / rotary_dim).
+def theta_series(theta: float, rotary_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[rotary_dim / 2]: theta^(2i / rotary_dim), the reciprocals of theta's inverse frequencies.
 
     In float32 it is the value Transformers computes, bit for bit, because it takes the same operations in the
-    same order. (RoFormer, arXiv:2104.09864, section 3.2.2)
+    same order.
     """
-    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(dtype) / rotary_dim
-    return 1.0 / (theta**exponent)
+    return theta ** (torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(dtype) / rotary_dim)
+
+
+def theta_inv_freq(theta: float, rotary_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[rotary_dim / 2]: the geometric series theta^(-2i / rotary_dim). (RoFormer, arXiv:2104.09864, section 3.2.2)"""
+    return 1.0 / theta_series(theta, rotary_dim, dtype)
 
 
 def base_inv_freq(geometry: Geometry, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -71,16 +75,15 @@ def base_inv_freq(geometry: Geometry, dtype: torch.dtype = torch.float32) -> Ten
     return theta_inv_freq(geometry.theta, geometry.rotary_dim, dtype)
 
 
-def slowed(base: Tensor, factor: float, geometry: Geometry) -> Tensor:
-    """[pairs]: every pair slowed down by `factor`.
+def slowed(base: Tensor, stretch: float | Tensor, geometry: Geometry) -> Tensor:
+    """[pairs]: pairs slowed down by `stretch`, one for all or one each.
 
-    Transformers divides within the denominator, 1 / (factor * theta^x), in yarn and longrope. Rounding there
-    differs from base / factor in the last bit, and bit-equality is promised.
+    Transformers divides within the denominator, 1 / (stretch * theta^x), in yarn and longrope. Rounding there
+    differs from base / stretch in the last bit, and bit-equality is promised.
     """
     if geometry.inv_freq:
-        return base / factor
-    exponent = torch.arange(0, geometry.rotary_dim, 2, dtype=torch.int64).to(base.dtype) / geometry.rotary_dim
-    return 1.0 / (factor * geometry.theta**exponent)
+        return base / stretch
+    return 1.0 / (stretch * theta_series(geometry.theta, geometry.rotary_dim, base.dtype))
 
 
 def pair_completing(turns: float, geometry: Geometry) -> float:

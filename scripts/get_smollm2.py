@@ -20,9 +20,7 @@ Both go to ROPESCALE_CACHE, else ~/.cache/ropescale. Exit code 1: something is m
 
 def main() -> int:
     """Obtains, prints where things are, and checks if asked to."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--check",
         action="store_true",

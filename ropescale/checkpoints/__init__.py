@@ -1,7 +1,7 @@
 """Checkpoints that ropescale knows by a short name, and where they are on this machine.
 
-`tiny` is part of the package, `smollm2` is obtained on first use. Importing this room imports nothing heavy: the
-command line asks it about names before it knows whether a model is wanted at all.
+`tiny` is part of the package, `smollm2` is obtained on first use. Importing this room imports nothing heavy:
+the command line asks it about names before it knows whether a model is wanted at all.
 """
 
 import os

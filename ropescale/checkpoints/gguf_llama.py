@@ -1,7 +1,7 @@
 """A llama-architecture GGUF file as a plain Transformers checkpoint in float32.
 
-Transformers loads such a file too, but refuses to save what it loaded, and every load dequantises again. This room
-knows the two formats; where the file comes from is none of its business.
+Transformers loads such a file too, but refuses to save what it loaded, and every load dequantises again. This
+room knows the two formats; where the file comes from is none of its business.
 """
 
 from pathlib import Path
@@ -66,8 +66,8 @@ def read_config(reader: gguf.GGUFReader) -> LlamaConfig:
     architecture = _metadata(reader, "general.architecture")
     if architecture != "llama":
         raise CheckpointError(
-            f"gguf: general.architecture must be 'llama', got {architecture!r}; give Transformers the file itself "
-            f"(gguf_file=...)"
+            f"gguf: general.architecture must be 'llama', got {architecture!r}; give Transformers the file "
+            f"itself (gguf_file=...)"
         )
     if scaled := sorted(key for key in reader.fields if key.startswith("llama.rope.scaling.")):
         raise CheckpointError(
@@ -112,8 +112,8 @@ def read_parameters(reader: gguf.GGUFReader, config: LlamaConfig) -> dict[str, T
         values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
         if name not in shapes or tuple(values.shape) != shapes[name]:
             raise CheckpointError(
-                f"gguf: tensors must be those of the llama its metadata describe, got {tensor.name!r} of shape "
-                f"{tuple(values.shape)}; give Transformers the file itself (gguf_file=...)"
+                f"gguf: tensors must be those of the llama its metadata describe, got {tensor.name!r} of "
+                f"shape {tuple(values.shape)}; give Transformers the file itself (gguf_file=...)"
             )
         if name.endswith("q_proj.weight"):
             values = unpermuted(values, config.num_attention_heads)
@@ -129,16 +129,16 @@ def read_parameters(reader: gguf.GGUFReader, config: LlamaConfig) -> dict[str, T
 
 
 def unpermuted(rows: Tensor, heads: int) -> Tensor:
-    """[heads * head_dim, columns]: query or key rows in the order of Transformers, from the order of llama.cpp.
+    """[heads * head_dim, columns]: query or key rows in the order of Transformers, from that of llama.cpp.
 
-    Both rotate the same pairs. llama.cpp stores the two rows of a pair next to each other; Transformers stores the
-    first rows of all pairs of a head, then the second ones.
+    Both rotate the same pairs. llama.cpp stores the two rows of a pair next to each other; Transformers stores
+    the first rows of all pairs of a head, then the second ones.
     """
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
+    return rows.reshape(heads, -1, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
 def _parameter_name(tensor_name: str) -> str:
-    """The Transformers name of a GGUF tensor; a name not known comes back unchanged, and fits no parameter."""
+    """The Transformers name of a GGUF tensor; an unknown name comes back unchanged, and fits none."""
     if tensor_name in MODEL_NAMES:
         return MODEL_NAMES[tensor_name]
     match tensor_name.split(".", 2):
@@ -151,8 +151,8 @@ def _save_tokenizer(gguf_file: Path, pre_tokenizer: str, config: LlamaConfig, fo
     """Writes the tokenizer, chat template included, as the original model had it."""
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     if pre_tokenizer == "smollm":
-        # Transformers 5.23 takes every byte-level BPE of a GGUF file for GPT-2's. SmolLM splits digits off first,
-        # which changes the tokens of white space in front of a digit ("\n\n1").
+        # Transformers 5.23 takes every byte-level BPE of a GGUF file for GPT-2's. SmolLM splits digits off
+        # first, which changes the tokens of white space in front of a digit ("\n\n1").
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -172,9 +172,7 @@ def _metadata(reader: gguf.GGUFReader, key: str, default: Any = _REQUIRED) -> An
     if field is not None:
         return field.contents()
     if default is _REQUIRED:
-        raise CheckpointError(
-            f"gguf: metadata must hold {key!r}, got none; fetch a file with complete metadata"
-        )
+        raise CheckpointError(f"gguf: metadata must hold {key!r}, got none; fetch a file with complete metadata")
     return default
 
 

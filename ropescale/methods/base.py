@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError, UnknownMethodError
 from ropescale.geometry import Geometry
-from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq
+from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
 _METHODS: dict[str, type["Method"]] = {}
 
@@ -128,8 +128,7 @@ class Method(ABC):
         theirs = theta_inv_freq(geometry.theta, geometry.rotary_dim)
         if torch.equal(spectrum.inv_freq, theirs) and spectrum.attention_factor == 1:
             return {"rope_type": "default", "rope_theta": geometry.theta}
-        stretch = theirs.double() / spectrum.inv_freq.double()
-        factors = torch.where(spectrum.inv_freq > 0, stretch, WITHOUT_POSITION).tolist()
+        factors = divisors(spectrum.inv_freq, geometry).tolist()
         return {
             "rope_type": "longrope",
             "rope_theta": geometry.theta,
@@ -181,6 +180,22 @@ class Method(ABC):
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{knob}={value!r}' for knob, value in self.knobs().items())})"
+
+
+def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
+    """[pairs] float32: the longrope factors f for which Transformers' 1 / (f theta^x) comes out as `inv_freq`.
+
+    It rounds twice, so the exact quotient can miss by a bit: of the quotient and its neighbours, the one that comes
+    nearest is taken, so that nearly every pair reloads bit for bit.
+    """
+    series = theta_series(geometry.theta, geometry.rotary_dim)
+    nearest = (1 / (inv_freq.double() * series.double())).float()
+    below = torch.nextafter(nearest, torch.zeros(()))
+    above = torch.nextafter(nearest, torch.full((), math.inf))
+    candidates = torch.stack((nearest, below, above))
+    misses = (1.0 / (candidates * series) - inv_freq).abs()
+    best = candidates.gather(0, misses.argmin(dim=0, keepdim=True)).squeeze(0)
+    return torch.where(inv_freq > 0, best, WITHOUT_POSITION)
 
 
 def get_method(name: str) -> type[Method]:

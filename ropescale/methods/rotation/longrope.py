@@ -10,6 +10,7 @@ from torch import Tensor
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods.base import Method
+from ropescale.spectrum import slowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +62,7 @@ class LongRoPE(Method, name="longrope"):
                 f"longrope: long_factor must hold one stretch per pair ({geometry.pairs}), got "
                 f"{len(self.long_factor)}; give a list for this model's head"
             )
-        stretch = torch.tensor(self.long_factor, dtype=base.dtype)
-        if geometry.inv_freq:
-            return base / stretch
-        exponent = torch.arange(0, geometry.rotary_dim, 2, dtype=torch.int64).to(base.dtype)
-        # multiplied before dividing, as Transformers does, so that both agree in the last bit
-        return 1.0 / (stretch * geometry.theta ** (exponent / geometry.rotary_dim))
+        return slowed(base, torch.tensor(self.long_factor, dtype=base.dtype), geometry)
 
     def attention_factor_for(self, geometry: Geometry) -> float:
         if self.attention_factor is not None:

@@ -1,0 +1,41 @@
+# Every target sets up what it needs. `make demo` runs the main job, `make test` the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-slow lint smollm2 demo-smollm2 bench clean
+
+# The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
+.venv/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+setup: .venv/.installed ## build .venv in the checkout from constraints.txt
+
+demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, under 3 minutes)
+	$(BIN)/ropescale demo --output out/demo-tiny
+
+test: setup lint ## lint, types and the default tests
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: setup ## what takes minutes or needs a download
+	$(BIN)/python -m pytest -m slow
+
+smollm2: setup ## obtain SmolLM2-135M-Instruct and the long texts, and check the conversion
+	$(BIN)/python scripts/get_smollm2.py --check
+
+demo-smollm2: smollm2 ## the main job on the real checkpoint (about two hours on 2 cores)
+	$(BIN)/ropescale demo --model smollm2 --output out/demo-smollm2
+
+bench: setup ## ratios measured side by side
+	$(BIN)/python benchmarks/patch.py
+
+clean: ## remove what was built and run
+	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

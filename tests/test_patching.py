@@ -1,0 +1,345 @@
+"""patch and unpatch over every family and every method."""
+
+import copy
+import pickle
+import warnings
+
+import peft
+import pytest
+import torch
+from families import NAMES, config_of, family, fingerprint, knobs_for, logits, model_of
+from transformers import PreTrainedModel
+
+import ropescale
+from ropescale.errors import RopescaleError
+
+METHODS = ropescale.list_methods()
+NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")  # what Transformers has a type of its own for
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A tiny random model of each family in turn; every test leaves it as it found it."""
+    return family(request.param)
+
+
+# expected of every family with sliding windows, and checked on its own below
+pytestmark = pytest.mark.filterwarnings("ignore:.*rotary module serves sliding-window.*")
+
+
+def patched_with(model: torch.nn.Module, method: str, **arguments: object) -> torch.nn.Module:
+    pairs = ropescale.read_geometry(getattr(model, "config", None)).pairs
+    return ropescale.patch(model, method, factor=4, **knobs_for(method, pairs), **arguments)
+
+
+def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
+    return next(module for name, module in model.named_modules() if name.endswith("rotary_emb"))
+
+
+def test_undo_is_exact(model: PreTrainedModel) -> None:
+    """Every method in turn, from the same starting point."""
+    before, config, state = logits(model), copy.deepcopy(model.config.to_dict()), fingerprint(model)
+    for method in METHODS:
+        patched_with(model, method)
+        assert not torch.equal(logits(model), before), method
+        assert fingerprint(model) == state, method
+        ropescale.unpatch(model)
+        assert torch.equal(logits(model), before), method
+        assert model.config.to_dict() == config, method
+        assert fingerprint(model) == state, method
+        assert ropescale.record(model) is None, method
+
+
+def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
+    """Against a second model, built by Transformers from a config of the same parameters."""
+    for method in NATIVE:
+        with ropescale.patched(model, method, factor=4, **knobs_for(method)):
+            config = copy.deepcopy(model.config)
+            del config.ropescale
+            assert config.rope_parameters["rope_type"] == spelled(config.model_type, method)
+            native = model_of(config)
+            assert torch.equal(rotary_of(native).inv_freq, rotary_of(model).inv_freq), method
+            assert torch.equal(logits(native), logits(model)), method
+
+
+def spelled(family_name: str, method: str) -> str:
+    """The rope_type that states a method natively; Phi-3 has longrope alone, which states it pair by pair."""
+    native = {"abf": "default", "ntk": "default", "by_parts": "llama3"}.get(method, method)
+    return "longrope" if family_name == "phi3" and native != "default" else native
+
+
+@pytest.mark.parametrize("journey", ["through PEFT", "after deepcopy", "after a cast", "through pickle"])
+def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> None:
+    """Patched here, unpatched there: the result is the model that made the same journey unpatched."""
+    traveller, control = copy.deepcopy(model), copy.deepcopy(model)
+    patched_with(traveller, "yarn")
+    if journey == "through PEFT":
+        lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+        torch.manual_seed(3)
+        control = peft.get_peft_model(control, lora)
+        torch.manual_seed(3)
+        traveller = peft.get_peft_model(traveller, lora)
+    elif journey == "after deepcopy":
+        original, traveller = traveller, copy.deepcopy(traveller)
+    elif journey == "after a cast":
+        traveller.to(torch.bfloat16)
+        control.to(torch.bfloat16)
+        assert rotary_of(traveller).inv_freq.dtype == torch.float32
+    else:
+        traveller = pickle.loads(pickle.dumps(traveller))
+    assert not torch.equal(logits(traveller), logits(control))
+    state = fingerprint(traveller)
+    ropescale.unpatch(traveller)
+    assert torch.equal(logits(traveller), logits(control))
+    assert fingerprint(traveller) == state == fingerprint(control)
+    config, reference = (getattr(m, "config", None).to_dict() for m in (traveller, control))
+    assert config == reference
+    if journey == "after deepcopy":
+        assert ropescale.record(original) is not None
+
+
+def test_patching_through_peft_is_patching_the_base(model: PreTrainedModel) -> None:
+    lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+    wrapped = peft.get_peft_model(copy.deepcopy(model), lora)
+    before = logits(wrapped)
+    assert patched_with(wrapped, "linear") is wrapped
+    bare = wrapped.get_base_model()
+    assert ropescale.record(bare) == ropescale.record(wrapped)
+    after = logits(wrapped)
+    assert not torch.equal(after, before)
+    ropescale.unpatch(bare)
+    assert torch.equal(logits(wrapped), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("cast", ["before", "after"])
+def test_spectrum_stays_float32_when_the_model_is_cast(dtype: torch.dtype, cast: str) -> None:
+    model = family("llama")
+    expected = ropescale.get_method("yarn")(factor=4).spectrum(ropescale.read_geometry(model.config)).inv_freq
+    if cast == "before":
+        model.to(dtype)
+    rounded = rotary_of(model).inv_freq.clone()
+    ropescale.patch(model, "yarn", factor=4)
+    if cast == "after":
+        model.to(dtype)
+    assert rotary_of(model).inv_freq.dtype == torch.float32
+    assert torch.equal(rotary_of(model).inv_freq, expected)
+    assert next(model.parameters()).dtype == dtype
+    ropescale.unpatch(model)
+    if cast == "before":
+        assert torch.equal(rotary_of(model).inv_freq, rounded)
+    assert rotary_of(model).inv_freq.dtype == dtype
+
+
+@pytest.mark.parametrize("order", ["patched before", "patched after"])
+def test_compiled_model_sees_the_patch_and_its_undo(order: str) -> None:
+    model = family("llama")
+    before = logits(model)
+    if order == "patched before":
+        ropescale.patch(model, "yarn", factor=4)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    if order == "patched after":
+        assert torch.allclose(logits(compiled), before, atol=1e-5)
+        ropescale.patch(compiled, "yarn", factor=4)
+    assert torch.allclose(logits(compiled), logits(model), atol=1e-5)
+    assert (logits(compiled) - before).abs().max() > 0.1
+    ropescale.unpatch(compiled)
+    assert torch.allclose(logits(compiled), before, atol=1e-5)
+    assert torch.equal(logits(model), before)
+
+
+def test_decoding_with_a_cache_equals_one_forward_across_the_original_length() -> None:
+    model = ropescale.patch(family("llama"), "yarn", factor=4)
+    ids = torch.randint(3, 128, (1, 100), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        whole = model(ids).logits
+        step = model(ids[:, :50], use_cache=True)
+        rows = [step.logits]
+        for position in range(50, 100):
+            step = model(ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True)
+            rows.append(step.logits)
+    assert (torch.cat(rows, dim=1) - whole).abs().max() < 5e-5
+
+
+def test_generation_runs_to_the_target_length() -> None:
+    model = ropescale.patch(family("llama"), "yarn", factor=4)
+    out = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=100, do_sample=False, eos_token_id=None)
+    assert out.shape == (1, 103)
+    assert model.config.max_position_embeddings == 256
+
+
+def test_gradients_flow_as_in_the_native_model() -> None:
+    model = ropescale.patch(family("llama"), "yarn", factor=4)
+    config = copy.deepcopy(model.config)
+    del config.ropescale
+    native = model_of(config)
+    ids = torch.randint(3, 128, (1, 90), generator=torch.Generator().manual_seed(5))
+    for one in (model, native):
+        one.train()
+        one(ids, labels=ids).loss.backward()
+    for ours, theirs in zip(model.parameters(), native.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_module_identity_and_wrappers_survive() -> None:
+    model = family("llama")
+    rotary = rotary_of(model)
+    ropescale.patch(model, "yarn", factor=4)
+    assert rotary_of(model) is rotary
+    assert rotary.config is model.config
+
+
+def test_state_dict_never_holds_frequencies() -> None:
+    model = ropescale.patch(family("llama"), "yarn", factor=4)
+    assert not [name for name in model.state_dict() if "inv_freq" in name]
+
+
+def test_context_manager_restores_after_an_error() -> None:
+    model = family("llama")
+    before = logits(model)
+    inside = []
+
+    def use() -> None:
+        with ropescale.patched(model, "ntk", factor=8) as same:
+            inside.append((same is model, ropescale.record(model).method))
+            raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        use()
+    assert inside == [(True, "ntk")]
+    assert torch.equal(logits(model), before)
+    assert ropescale.record(model) is None
+
+
+def test_a_failure_after_the_first_change_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = family("llama")
+    before, config = logits(model), model.config.to_dict()
+
+    def broken(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(type(rotary_of(model)), "forward", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        ropescale.patch(model, "yarn", factor=4)
+    monkeypatch.undo()
+    assert torch.equal(logits(model), before)
+    assert model.config.to_dict() == config
+    assert ropescale.record(model) is None
+
+
+def test_a_rotary_module_that_ignores_its_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = family("llama")
+    rotary, fixed = rotary_of(model), rotary_of(model).inv_freq.clone()
+    before, config = logits(model), model.config.to_dict()
+
+    def forward(x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * fixed
+        both = torch.cat((angles, angles), dim=-1)
+        return both.cos(), both.sin()
+
+    monkeypatch.setattr(rotary, "forward", forward)
+    with pytest.raises(RopescaleError, match="does not read its frequencies from its buffer"):
+        ropescale.patch(model, "yarn", factor=4)
+    assert torch.equal(logits(model), before)
+    assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt_oss", "cohere2"])
+def test_one_rotary_for_sliding_and_full_layers_is_warned_about(name: str) -> None:
+    model = family(name)
+    with pytest.warns(UserWarning, match=f"^{name}: one rotary module serves sliding-window and full-attention"):
+        ropescale.patch(model, "yarn", factor=4)
+
+
+def test_no_warning_where_every_layer_is_full() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ropescale.patch(family("llama"), "yarn", factor=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "length", "source", "target"),
+    [
+        ({"factor": 4}, 64, "max_position_embeddings", 256),
+        ({"target_length": 200}, 64, "max_position_embeddings", 200),
+        ({"factor": 3.125, "target_length": 200}, 64, "max_position_embeddings", 200),
+        ({"factor": 2, "original_length": 32}, 32, "argument", 64),
+        ({"factor": 1}, 64, "max_position_embeddings", 64),
+    ],
+)
+def test_record_says_what_was_done(arguments: dict, length: int, source: str, target: int) -> None:
+    model = ropescale.patch(family("llama"), "yarn", **arguments)
+    record = ropescale.record(model)
+    assert (record.method, record.original_length, record.original_length_source) == ("yarn", length, source)
+    assert record.target_length == target == model.config.max_position_embeddings
+    assert record.knobs["factor"] == target / length
+    assert record.to_dict() == model.config.ropescale
+    assert set(record.versions) == {"ropescale", "torch", "transformers"}
+
+
+def test_factor_one_leaves_the_logits_as_they_are() -> None:
+    model = family("qwen3")
+    before = logits(model)
+    ropescale.patch(model, "yarn", factor=1)
+    assert torch.equal(logits(model), before)
+
+
+def test_top_level_original_length_is_read_and_written() -> None:
+    model = model_of(config_of("phi3", original_max_position_embeddings=32))
+    ropescale.patch(model, "yarn", factor=4)
+    assert ropescale.record(model).original_length_source == "original_max_position_embeddings"
+    assert model.config.max_position_embeddings == 128
+    ropescale.unpatch(model)
+    ropescale.patch(model, "yarn", factor=4, original_length=16)
+    assert model.config.original_max_position_embeddings == 16
+    ropescale.unpatch(model)
+    assert model.config.original_max_position_embeddings == 32
+
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def test_replacing_an_existing_scaling_starts_from_the_original() -> None:
+    fresh = ropescale.patch(family("llama"), "ntk", factor=8)
+    scaled = model_of(config_of("llama", rope_parameters=dict(YARN), max_position_embeddings=256))
+    before = logits(scaled)
+    ropescale.patch(scaled, "ntk", factor=8, existing="replace")
+    assert torch.equal(logits(scaled), logits(fresh))
+    assert ropescale.record(scaled).original_length == 64
+    ropescale.unpatch(scaled)
+    assert torch.equal(logits(scaled), before)
+
+
+def test_composing_scales_what_is_there_from_todays_maximum() -> None:
+    scaled = model_of(config_of("llama", rope_parameters=dict(YARN), max_position_embeddings=256))
+    today, attention = rotary_of(scaled).inv_freq.clone(), rotary_of(scaled).attention_scaling
+    ropescale.patch(scaled, "linear", factor=2, existing="compose")
+    # stated pair by pair in the saved config, which can cost the last bit
+    assert torch.allclose(rotary_of(scaled).inv_freq, today / 2, rtol=2e-7, atol=0)
+    assert rotary_of(scaled).attention_scaling == attention
+    assert scaled.config.max_position_embeddings == 512
+    ropescale.unpatch(scaled)
+    assert torch.equal(rotary_of(scaled).inv_freq, today)
+
+
+def test_a_natively_longrope_module_keeps_the_patched_frequencies() -> None:
+    """Transformers rewrites the buffer of such a module at every call, so its type has to change with the patch."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 64,
+    }
+    model = model_of(config_of("llama", rope_parameters=rope, max_position_embeddings=256))
+    before = logits(model)
+    ropescale.patch(model, "yarn", factor=4, existing="replace")
+    assert torch.equal(logits(model), logits(ropescale.patch(family("llama"), "yarn", factor=4)))
+    ropescale.unpatch(model)
+    assert torch.equal(logits(model), before)
