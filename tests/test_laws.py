@@ -400,7 +400,8 @@ def test_an_instance_of_a_class_outside_the_package_patches(
     ropescale.patch(model, method)
     rotary = model.model.rotary_emb
     spectrum = method.spectrum(Geometry(rotary_dim=16, theta=10000.0, original_length=64))
-    assert torch.equal(rotary.inv_freq, spectrum.inv_freq)
+    # the live model holds what its saved self will compute, which may differ in the last bit
+    assert torch.allclose(rotary.inv_freq, spectrum.inv_freq, rtol=2**-22, atol=0)
     assert rotary.attention_scaling == spectrum.attention_factor
     assert model.config.max_position_embeddings == 128
 

@@ -68,10 +68,8 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
         model = family(name)
         pairs = ropescale.read_geometry(model.config).pairs
         for method in METHODS:
-            with (
-                warnings.catch_warnings(action="ignore"),
-                ropescale.patched(model, method, factor=4, **knobs_for(method, pairs)),
-            ):
+            patch = ropescale.patched(model, method, factor=4, **knobs_for(method, pairs))
+            with warnings.catch_warnings(action="ignore"), patch:
                 model.save_pretrained(root / f"{name}-{method}")
                 torch.save(logits(model), root / f"{name}-{method}" / "logits.pt")
     subprocess.run([sys.executable, "-c", STRANGER, str(root)], check=True, cwd=root, timeout=600)
