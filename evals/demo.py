@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -356,24 +357,21 @@ def print_table(results: Results, console: Console) -> None:
     edges = on_disk.stretch_edges(settings, reach)
     table = Table(
         title=f"{settings.model}: perplexity by stretch of positions, passkeys found",
-        caption=f"original length L = {settings.original_length:,} tokens; change: perplexity to L against unpatched",
+        caption=f"L: the original length, {settings.original_length:,} tokens; change: to L, against unpatched (none)",
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # 80 columns hold the eight of the embedded model
     )
-    table.add_column("method")
-    table.add_column("factor", justify="right")
-    table.add_column(f"to {min(settings.original_length, reach):,}", justify="right")
-    table.add_column("change", justify="right")
-    for edge in edges[1:]:
-        table.add_column(f"to {edge:,}", justify="right")
-    for heading in ("whole", "keys in L", "beyond"):
-        table.add_column(heading, justify="right")
-    for factor, rows in groups.items():
+    table.add_column("method", no_wrap=True)
+    headings = [f"to {edge:,}" for edge in edges]
+    for heading in (headings[0], "change", *headings[1:], "whole", "keys≤L", "keys>L"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rows in groups.values():
         for row in rows:
             stretches = [perplexity_text(value) for value in row.stretches]
             table.add_row(
-                row.arm.method,
-                f"{factor:g}",
+                row.arm.label,
                 perplexity_text(row.inside),
                 "" if row.arm == UNPATCHED else f"{row.change:+.1%}",
                 *stretches,

@@ -68,8 +68,8 @@ STYLE = """
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue",
   "DejaVu Sans", Arial, sans-serif; }
 main { max-width: 68rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: clamp(1.35rem, 1rem + 1.4vw, 1.75rem); line-height: 1.25; font-weight: 650; margin: .4rem 0 1rem;
-  max-width: 44rem; text-wrap: balance; }
+h1 { font-size: clamp(1.35rem, 1rem + 1vw, 1.5rem); line-height: 1.25; font-weight: 650; margin: .4rem 0 1rem;
+  max-width: 44rem; text-wrap: pretty; }
 h2 { font-size: 1.2rem; margin: 3rem 0 .5rem; }
 h3 { font-size: .95rem; margin: 0 0 .4rem; font-weight: 600; }
 p { max-width: 44rem; margin: .5rem 0; }
@@ -159,7 +159,8 @@ answers in full, and how many of how many. Columns: length of the prompt in toke
 </section>
 <section><h2>All arms</h2>
 <p>Perplexity per stretch of positions. Compare within a factor: there all arms read the same tokens. In bold: the
-lowest of its factor. Change: perplexity inside the original length against the unpatched model.</p>
+lowest of its factor. Change: perplexity inside the original length against the unpatched model. Keeps to: how far
+perplexity keeps, by the rule above.</p>
 {_rows(results, groups)}
 </section>
 <section><h2>What was done to the model</h2>
@@ -357,7 +358,7 @@ def _rows(results: Results, groups: dict[float, list[Row]]) -> str:
         "whole",
         "keys inside",
         "keys beyond",
-        "reads",
+        "keeps to",
     ]
     head = "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     bodies = []
@@ -377,7 +378,7 @@ def _rows(results: Results, groups: dict[float, list[Row]]) -> str:
                 "<td></td>" * (len(edges) - len(values)),
                 _cell(row.whole, row.whole == min(other.whole for other in rows)),
                 f"<td>{share_text(row.passkeys_inside)}</td><td>{share_text(row.passkeys_beyond)}</td>",
-                f"<td>{row.reads:,}</td>",
+                f"<td>{row.keeps:,}</td>",
             ]
             method = "unpatched" if row.arm == UNPATCHED else row.arm.method
             lines.append(f'<tr><th scope="row">{escape(method)}</th><td>{factor:g}</td>{"".join(texts)}</tr>')

@@ -19,7 +19,6 @@ from typing import Any
 from ropescale.errors import InvalidArgumentError
 
 PERPLEXITY_TOLERANCE = 1.25  # times the unpatched perplexity inside the original length
-PASSKEY_TOLERANCE = 0.85  # of the unpatched share inside the original length, as in NoLiMa's effective length
 
 Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[Any, ...]  # what tells one cell from another
@@ -231,7 +230,7 @@ class Row:
     whole: float  # perplexity of all positions
     passkeys_inside: tuple[int, int]  # found, asked for
     passkeys_beyond: tuple[int, int]
-    reads: int  # tokens, by `RULE`; 0 is less than the original length
+    keeps: int  # tokens up to which perplexity keeps, by `RULE`; 0 is less than the original length
 
 
 def stretch_edges(settings: Settings, reach: int) -> list[int]:
@@ -271,21 +270,11 @@ def _row(results: Results, arm: Arm, reach: int) -> Row:
     unpatched = results.perplexity(UNPATCHED, 0, inside_reach)
     stretches = tuple(results.perplexity(arm, a, b) for a, b in pairwise(edges))
     asked = [length for length in settings.lengths if length <= reach]
-    found_unpatched = _share(results.passkeys(UNPATCHED, [n for n in asked if n <= original]))
-
-    def keeps_up(perplexity: float, low: int, high: int) -> bool:
-        """Whether a stretch counts as read, with the passkeys of the lengths that end in it."""
-        shares = [_share(results.passkeys(arm, [n])) for n in asked if low < n <= high]
-        # without a single passkey found inside L the model cannot do the task, and it says nothing
-        enough = not found_unpatched > 0 or all(share >= PASSKEY_TOLERANCE * found_unpatched for share in shares)
-        return perplexity <= PERPLEXITY_TOLERANCE * unpatched and enough
-
-    reads = 0
-    steps = [(0, inside_reach, inside), *((a, b, p) for (a, b), p in zip(pairwise(edges), stretches, strict=True))]
-    for low, high, perplexity in steps:
-        if not keeps_up(perplexity, low, high):
+    keeps = 0
+    for (_, high), perplexity in zip(pairwise([0, *edges]), [inside, *stretches], strict=True):
+        if not perplexity <= PERPLEXITY_TOLERANCE * unpatched:
             break
-        reads = high
+        keeps = high
     return Row(
         arm=arm,
         reach=reach,
@@ -295,44 +284,43 @@ def _row(results: Results, arm: Arm, reach: int) -> Row:
         whole=results.perplexity(arm, 0, reach),
         passkeys_inside=results.passkeys(arm, [n for n in asked if n <= original]),
         passkeys_beyond=results.passkeys(arm, [n for n in asked if n > original]),
-        reads=reads,
-    )
-
-
-def verdict(groups: dict[float, list[Row]], settings: Settings) -> str:
-    """One sentence: which arm reads the longest context, and what that costs inside the original length, by `RULE`."""
-    original = settings.original_length
-    unpatched = max((rows[0] for rows in groups.values()), key=lambda row: row.reach)
-    alone = (
-        f"unpatched, the model reads {unpatched.reads:,}"
-        if unpatched.reads
-        else f"unpatched, the model does not read even its own {original:,}"
-    )
-    patched = [row for rows in groups.values() for row in rows if row.arm != UNPATCHED]
-    if not patched:
-        return f"{alone[0].upper()}{alone[1:]} tokens of {unpatched.reach:,}."
-    best = max(patched, key=lambda row: (row.reads, -row.inside))
-    if best.reads <= max(original, unpatched.reads):
-        return f"No arm reads further than the model does by itself; {alone} tokens of {unpatched.reach:,}."
-    return (
-        f"{best.arm.label} reads the longest context: {best.reads:,} tokens, {best.reads / original:g} times the "
-        f"original length, with perplexity {best.change:+.1%} inside it; {alone} tokens."
+        keeps=keeps,
     )
 
 
 RULE = (
-    f"An arm reads a stretch of positions if its perplexity there is at most {PERPLEXITY_TOLERANCE:g} times that of "
-    f"the unpatched model inside the original length, and if at every passkey length that ends in the stretch it "
-    f"finds at least {PASSKEY_TOLERANCE:.0%} as many keys as the unpatched model finds inside the original length. "
-    f"Where that is none, the task is beyond the model and passkeys do not count. "
-    f"An arm reads up to the first stretch that fails. Of the arms that read furthest, the verdict names the one with "
-    f"the lowest perplexity inside the original length."
+    f"An arm keeps its perplexity over a stretch of positions if that is at most {PERPLEXITY_TOLERANCE:g} times the "
+    f"unpatched model's inside the original length; it keeps it up to the first stretch where it is more. Of the arms "
+    f"that keep it furthest, the verdict names the one with the lowest perplexity inside the original length, and "
+    f"says how many passkeys it finds in longer prompts than that, and how many the unpatched model finds in the same "
+    f"prompts."
 )
 
 
-def _share(counted: tuple[int, int]) -> float:
-    found, asked = counted
-    return found / asked if asked else math.nan
+def verdict(groups: dict[float, list[Row]], settings: Settings) -> str:
+    """One sentence: which arm keeps its perplexity over the longest context, at what short-context cost, by `RULE`."""
+    original = settings.original_length
+    every = [row for rows in groups.values() for row in rows]
+    alone = max((row for row in every if row.arm == UNPATCHED), key=lambda row: row.reach)
+    patched = [row for row in every if row.arm != UNPATCHED]
+    if not patched:
+        return f"Unpatched, the model keeps its perplexity to {alone.keeps:,} tokens of {alone.reach:,}."
+    best = max(patched, key=lambda row: (row.keeps, -row.inside))
+    if best.keeps <= max(original, alone.keeps):
+        return (
+            f"No arm keeps its perplexity further than the unpatched model, which does to {alone.keeps:,} tokens of "
+            f"{alone.reach:,}."
+        )
+    sentence = (
+        f"{best.arm.label} keeps its perplexity over the longest context: {best.keeps:,} tokens, "
+        f"{best.keeps / original:g} times the original length, at {best.change:+.1%} inside it; the unpatched model "
+        f"keeps it to {alone.keeps:,}."
+    )
+    if not best.passkeys_beyond[1]:
+        return sentence
+    same = groups[best.arm.factor][0]  # unpatched, on the same prompts
+    found, found_alone = share_text(best.passkeys_beyond), share_text(same.passkeys_beyond)
+    return f"{sentence} Passkeys found beyond the original length: {found} against {found_alone}."
 
 
 def perplexity_text(value: float) -> str:

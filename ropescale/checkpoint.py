@@ -1,21 +1,22 @@
 """Saved models on disk: a patched one brought back patched."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError
-from ropescale.families import RECORD_FIELD
-from ropescale.patching import repatch, restore_config
-from ropescale.records import Record
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
+from ropescale.families import saved_record
+from ropescale.patching import repatch
+from ropescale.records import RECORD_FIELD
 
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def load(path_or_name: str, **from_pretrained: Any) -> PreTrainedModel:
+def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     """A causal language model from disk or hub, patched again if it was saved patched.
 
     `tiny` is the embedded checkpoint, `smollm2` the real one, obtained on first use. A checkpoint without a record
@@ -24,23 +25,35 @@ def load(path_or_name: str, **from_pretrained: Any) -> PreTrainedModel:
 
     Raises:
         CheckpointError: a damaged record, or one that the rest of the config contradicts.
+        InvalidArgumentError: neither a path nor a name.
         OSError: no checkpoint there (raised by Transformers).
     """
-    path = resolve(path_or_name)
+    if not isinstance(path_or_name, (str, Path)):
+        raise InvalidArgumentError(
+            f"load: path_or_name must be a path, a hub id or a short name, got {type(path_or_name).__name__}; "
+            f"a model that is loaded already is patched with ropescale.patch(model)"
+        )
+    path = resolve(str(path_or_name))
     given = from_pretrained.pop("config", None)
     if given is None:
         finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
         given = AutoConfig.from_pretrained(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
     config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
-    saved = getattr(config, RECORD_FIELD, None)
-    if saved is None:
+    record = saved_record(config)
+    if record is None:
         return AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained)
-    record = Record.from_dict(saved)
     as_saved = {name: getattr(config, name, None) for name in (*record.before, *record.added)}
-    restore_config(config, record)
-    model: PreTrainedModel = repatch(
-        AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained), record
-    )
+    record.restore(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained)
+    try:
+        repatch(model, record)
+    except CheckpointError:
+        raise
+    except RopescaleError as error:
+        raise CheckpointError(
+            f"{path}: the ropescale record must be one that this version can carry out, got {error}; restore the "
+            f"config.json that ropescale saved, or load with the version that saved it"
+        ) from error
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(model.config, name, None) != value
     ]

@@ -38,3 +38,12 @@ class VerificationError(RopescaleError, RuntimeError):
 
 class CheckpointError(RopescaleError, RuntimeError):
     """A checkpoint on disk that cannot be obtained, read or written."""
+
+
+def shortened(value: object) -> str:
+    """A caller's value for a message: as Python writes it, cut where nobody would read on."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropescale.errors import AlreadyScaledError, InvalidArgumentError, UnsupportedModelError
-from ropescale.geometry import Geometry
+from ropescale.errors import AlreadyScaledError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.methods import Method
+from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum, theta_inv_freq
 
-RECORD_FIELD = "ropescale"  # where a config keeps the record of a patch
 EXISTING = ("compose", "error", "replace")
 LAYERS = ("all", "global")
 
@@ -98,10 +98,21 @@ def require_supported(config: Any) -> None:
             f"{type(config).__name__}; supported: {', '.join(sorted(FAMILIES))}"
         )
     rope = getattr(config, "rope_parameters", None)
-    if not isinstance(rope, dict) or not isinstance(rope.get("rope_theta"), (int, float)):
+    if not isinstance(rope, dict) or not as_float(rope.get("rope_theta")) > 1:
         raise UnsupportedModelError(
-            f"{config.model_type}: config.rope_parameters must be one dict with a rope_theta, got {rope!r}; "
-            f"repair the config (assigning config.rope_scaling drops rope_theta)"
+            f"{config.model_type}: config.rope_parameters must be one dict with a rope_theta above 1, got "
+            f"{shortened(rope)}; repair the config (assigning config.rope_scaling drops rope_theta)"
+        )
+    if rope.get("rope_type", "default") not in ("default", *ROPE_INIT_FUNCTIONS):
+        raise UnsupportedModelError(
+            f"{config.model_type}: rope_type must be one that Transformers knows, got {rope['rope_type']!r}; "
+            f"known: {', '.join(sorted(('default', *ROPE_INIT_FUNCTIONS)))}"
+        )
+    portion = rope.get("partial_rotary_factor", 1.0)
+    if not 0 < as_float(portion) <= 1:
+        raise UnsupportedModelError(
+            f"{config.model_type}: partial_rotary_factor must be a number above 0 and at most 1, got "
+            f"{shortened(portion)}; repair the config"
         )
 
 
@@ -116,16 +127,17 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
         UnsupportedModelError: the config states none.
     """
     if given is not None:
-        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LONGEST:
             raise InvalidArgumentError(
-                f"original_length: must be a whole number of tokens, at least 1, got {given!r}; "
+                f"original_length: must be a whole number of tokens, from 1 to {LONGEST}, got {shortened(given)}; "
                 f"leave it out to read it from the config"
             )
         return given, "argument"
     rope = config.rope_parameters
-    recorded = getattr(config, RECORD_FIELD, None)
+    done = saved_record(config)
     places = (
-        ("record", recorded.get("original_length") if isinstance(recorded, dict) else None),
+        # composed: the length it started from was somebody's extended one
+        ("record", done.original_length if done and done.existing != "compose" else None),
         ("rope_parameters", rope.get("original_max_position_embeddings")),
         ("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)),
         ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
@@ -178,15 +190,20 @@ def read_geometry(
         inv_freq = tuple(live.tolist())
         length = config.max_position_embeddings if original_length is None else original_length
     else:
+        if done := saved_record(config):
+            # a scaled theta looks like a pretrained one: only the record tells what it was
+            if original_length is None and done.existing != "compose":
+                original_length = done.original_length
+            config = copy.deepcopy(config)
+            done.restore(config)
+            return read_geometry(config, original_length=original_length, existing="replace")
         length, source = read_original_length(config, original_length)
-        if scaled_by and source == "max_position_embeddings":
+        # dynamic scaling alone is anchored at max_position_embeddings
+        if source == "max_position_embeddings" and rope.get("rope_type", "default") not in ("default", "dynamic"):
             raise AlreadyScaledError(
                 f"{config.model_type}: the config must say from what length it was scaled, got {scaled_by} and "
                 f"max_position_embeddings={length} alone; pass original_length"
             )
-        if scaled_by and isinstance(recorded := getattr(config, RECORD_FIELD, None), dict):
-            # a scaled theta looks like a pretrained one; only the record tells what it was
-            rope = recorded["before"]["rope_parameters"]
     head_dim = head_dim_of(config)
     return Geometry(
         rotary_dim=int(head_dim * rope.get("partial_rotary_factor", 1.0)),
@@ -199,28 +216,60 @@ def read_geometry(
     )
 
 
+def saved_record(config: PreTrainedConfig) -> Record | None:
+    """The record in a config, if it holds one.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    saved = getattr(config, RECORD_FIELD, None)
+    return None if saved is None else Record.from_dict(saved)
+
+
 def scaling(config: PreTrainedConfig) -> str:
     """How this checkpoint is scaled already, in words; empty where it is as pretrained."""
-    recorded = getattr(config, RECORD_FIELD, None)
-    if isinstance(recorded, dict):
-        return f"a ropescale record of {recorded.get('method')!r}"
+    if done := saved_record(config):
+        return f"a ropescale record of {done.method!r}"
     rope_type = config.rope_parameters.get("rope_type", "default")
     return "" if rope_type == "default" else f"rope_type {rope_type!r}"
 
 
 def todays_spectrum(config: PreTrainedConfig) -> tuple[Tensor, float]:
-    """The inverse frequencies [pairs] and the attention factor that Transformers gives this config."""
+    """The inverse frequencies [pairs] and the attention factor that Transformers gives this config.
+
+    Raises:
+        UnsupportedModelError: rope_parameters that Transformers cannot compute from.
+    """
     rope = config.rope_parameters
     if rope.get("rope_type", "default") == "default":
         rotary_dim = int(head_dim_of(config) * rope.get("partial_rotary_factor", 1.0))
         return theta_inv_freq(rope["rope_theta"], rotary_dim), 1.0
-    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config)
+    try:
+        # of a copy, because these functions write what is missing into the config
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](copy.deepcopy(config))
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{config.model_type}: rope_parameters must be complete for rope_type {rope['rope_type']!r}, got "
+            f"{shortened(rope)} ({type(error).__name__}: {error}); repair the config"
+        ) from error
     return inv_freq, float(attention_factor)
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
-    """Elements of one attention head, which many configs leave to be worked out."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    """Elements of one attention head, which many configs leave to be worked out.
+
+    Raises:
+        UnsupportedModelError: the config states neither.
+    """
+    stated = getattr(config, "head_dim", None)
+    if stated:
+        return int(stated)
+    if not config.num_attention_heads:
+        raise UnsupportedModelError(
+            f"{config.model_type}: num_attention_heads must be at least 1, got {config.num_attention_heads!r}; "
+            f"repair the config"
+        )
+    return int(config.hidden_size // config.num_attention_heads)
 
 
 def uses_sliding_window(config: PreTrainedConfig) -> bool:
@@ -238,6 +287,11 @@ def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> di
         InvalidArgumentError: knobs that do not fit this geometry.
     """
     parameters = method.rope_parameters(geometry)
+    if not isinstance(parameters, dict) or "rope_type" not in parameters:
+        raise InvalidArgumentError(
+            f"{method.name}: rope_parameters must return a dict with a rope_type, got {shortened(parameters)}; "
+            f"leave it out of the method to have the spectrum stated pair by pair"
+        )
     if config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope"):
         parameters = method.pairwise_rope_parameters(geometry)
     if "partial_rotary_factor" in config.rope_parameters:
@@ -252,15 +306,22 @@ def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> di
     return fields
 
 
-def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], spectrum: Spectrum) -> Spectrum:
-    """The spectrum that Transformers will compute when a config with these fields is loaded.
+def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:
+    """The spectrum of `method` as Transformers will compute it when a config with these fields is loaded.
 
     Stating a frequency as a quotient can cost its last bit. A patched model holds what its saved self will hold, so
     that both give the same logits.
 
     Raises:
-        InvalidArgumentError: the fields do not state `spectrum`; the method's `rope_parameters` is wrong.
+        InvalidArgumentError: the method returns no spectrum of this geometry, or the fields state another one.
     """
+    spectrum = method.spectrum(geometry)
+    if not isinstance(spectrum, Spectrum) or len(spectrum.inv_freq) != geometry.pairs:
+        shown = f"{len(spectrum.inv_freq)} pairs" if isinstance(spectrum, Spectrum) else type(spectrum).__name__
+        raise InvalidArgumentError(
+            f"{method.name}: spectrum must return a Spectrum of {geometry.pairs} pairs, got {shown}; "
+            f"correct the method"
+        )
     saved = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(saved, name, value)
@@ -270,8 +331,9 @@ def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], spectrum: Spec
     )
     if not same or abs(attention_factor - spectrum.attention_factor) > 1e-6:
         raise InvalidArgumentError(
-            f"method: rope_parameters must state the method's own spectrum, got {fields['rope_parameters']!r}; "
-            f"leave rope_parameters out of the method to have it stated pair by pair"
+            f"{method.name}: rope_parameters must state the method's own spectrum, got "
+            f"{shortened(fields['rope_parameters'])}; leave it out of the method to have the spectrum stated pair by "
+            f"pair"
         )
     return Spectrum(torch.where(spectrum.inv_freq > 0, inv_freq, 0.0), attention_factor)
 

@@ -2,8 +2,21 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, shortened
+
+LONGEST = 2**24  # tokens; float32, in which positions are rotated, counts whole numbers up to here
+
+
+def as_float(value: object) -> float:
+    """A caller's number as a float: nan where it is none, infinite where its magnitude is too large for one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +42,9 @@ class Geometry:
     def __post_init__(self) -> None:
         for name, smallest in (("rotary_dim", 2), ("original_length", 1), ("head_dim", 0), ("layers", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= LONGEST:
                 raise InvalidArgumentError(
-                    f"geometry: {name} must be an integer of at least {smallest}, got {value!r}; "
+                    f"geometry: {name} must be an integer from {smallest} to {LONGEST}, got {shortened(value)}; "
                     f"read it from the checkpoint's config"
                 )
         if self.rotary_dim % 2:
@@ -48,25 +61,24 @@ class Geometry:
             )
         for name, above in (("theta", 1.0), ("attention_factor", 0.0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            number = as_float(value)
+            if not (math.isfinite(number) and number > above):
                 raise InvalidArgumentError(
-                    f"geometry: {name} must be a number, got {value!r}; read it from the checkpoint's config"
-                )
-            if not (math.isfinite(value) and value > above):
-                raise InvalidArgumentError(
-                    f"geometry: {name} must be finite and above {above:g}, got {value!r}; "
+                    f"geometry: {name} must be a finite number above {above:g}, got {shortened(value)}; "
                     f"read it from the checkpoint's config"
                 )
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, number)
+        if not isinstance(self.inv_freq, (list, tuple)) or not all(
+            0 <= as_float(value) < math.inf for value in self.inv_freq
+        ):
+            raise InvalidArgumentError(
+                f"geometry: inv_freq must hold finite numbers that are not negative, got {shortened(self.inv_freq)}; "
+                f"leave it out where the frequencies are theta's"
+            )
         object.__setattr__(self, "inv_freq", tuple(float(value) for value in self.inv_freq))
         if self.inv_freq and len(self.inv_freq) != self.pairs:
             raise InvalidArgumentError(
                 f"geometry: inv_freq must hold one value per pair ({self.pairs}), got {len(self.inv_freq)}; "
-                f"leave it out where the frequencies are theta's"
-            )
-        if not all(math.isfinite(value) and value >= 0 for value in self.inv_freq):
-            raise InvalidArgumentError(
-                f"geometry: inv_freq must be finite and not negative, got {self.inv_freq!r}; "
                 f"leave it out where the frequencies are theta's"
             )
 

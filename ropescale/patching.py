@@ -12,16 +12,17 @@ from typing import Any, TypeVar, cast
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ropescale.errors import (
     AlreadyPatchedError,
     InvalidArgumentError,
     NotPatchedError,
     VerificationError,
+    shortened,
 )
 from ropescale.families import (
     LAYERS,
-    RECORD_FIELD,
     Rotary,
     as_reloaded,
     find_rotary,
@@ -29,17 +30,18 @@ from ropescale.families import (
     read_original_length,
     require_matching,
     require_supported,
+    saved_record,
     spelling,
     uses_sliding_window,
 )
-from ropescale.geometry import Geometry
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.rotation import Substitution, deviation, substitution_in
 from ropescale.methods import Method, get_method
-from ropescale.records import Record
+from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum
 from ropescale.version import __version__
 
-LONGEST = 2**24  # tokens; float32 counts whole numbers up to here
+ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -122,7 +124,7 @@ def unpatch(model: AnyModel) -> AnyModel:
         )
     substitution = substitution_in(rotary)
     assert substitution is not None
-    restore_config(bare(model).config, rotary.__dict__.pop(RECORD_FIELD))
+    rotary.__dict__.pop(RECORD_FIELD).restore(bare(model).config)
     substitution.undo()
     return model
 
@@ -174,8 +176,8 @@ def record(model: nn.Module) -> Record | None:
         live = rotary.__dict__[RECORD_FIELD]
         assert isinstance(live, Record)
         return live
-    saved = getattr(getattr(bare(model), "config", None), RECORD_FIELD, None)
-    return None if saved is None else Record.from_dict(saved)
+    config = getattr(bare(model), "config", None)
+    return None if config is None else saved_record(config)
 
 
 def bare(model: Any) -> nn.Module:
@@ -229,8 +231,13 @@ def planned(
         raise InvalidArgumentError(
             f"log_n: must be False, since this version changes frequencies only, got {log_n!r}; leave it out"
         )
+    if not isinstance(config, PreTrainedConfig):
+        raise InvalidArgumentError(
+            f"model: must be a Transformers model with a config, got {type(base).__name__}; "
+            f"load it first, for instance with ropescale.load(path)"
+        )
     if isinstance(method, str):
-        get_method(method)
+        require_knobs(method, knobs)
     elif not isinstance(method, Method):
         raise InvalidArgumentError(
             f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
@@ -246,7 +253,7 @@ def planned(
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry.original_length, knobs)
     fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
-    spectrum = as_reloaded(config, fields, chosen.spectrum(geometry))
+    spectrum = as_reloaded(config, fields, chosen, geometry)
     rotary = find_rotary(base, config)
     require_matching(rotary, config)
 
@@ -293,30 +300,36 @@ def commit(plan: Plan) -> None:
         module.__dict__[RECORD_FIELD] = plan.record
         for name, value in {**plan.fields, RECORD_FIELD: plan.record.to_dict()}.items():
             setattr(config, name, value)
-        last = plan.record.target_length - 1
-        near = min(plan.record.original_length, plan.record.target_length)
-        positions = torch.tensor([0, 1, near // 2, near - 1, last], device=substitution.device)
-        difference = deviation(module, plan.spectrum, positions)
-        if not difference <= TOLERANCE * plan.spectrum.attention_factor:
-            raise VerificationError(
-                f"{config.model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of "
-                f"{plan.record.method}, got a difference of {difference:.3g}; it does not read its frequencies from "
-                f"its buffer, so this version cannot patch it, and the model was left as it was"
-            )
+        verify(plan, substitution.device)
     except BaseException:
         module.__dict__.pop(RECORD_FIELD, None)
-        restore_config(config, plan.record)
+        plan.record.restore(config)
         substitution.undo()
         raise
 
 
-def restore_config(config: Any, done: Record) -> None:
-    """Put the config fields back that a patch changed."""
-    for name, value in done.before.items():
-        setattr(config, name, copy.deepcopy(value))
-    for name in done.added:
-        if hasattr(config, name):
-            delattr(config, name)
+def verify(plan: Plan, device: torch.device) -> None:
+    """Compare the module's cos and sin with those of the plan, near both ends of both lengths.
+
+    Raises:
+        VerificationError: they differ, or the module fails.
+    """
+    done, model_type = plan.record, plan.model.config.model_type  # type: ignore[union-attr]
+    near = min(done.original_length, done.target_length)
+    positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
+    try:
+        difference = deviation(plan.rotary.module, plan.spectrum, positions)
+    except Exception as error:
+        raise VerificationError(
+            f"{model_type}: the rotary module {plan.rotary.name!r} must run with {done.method}, got "
+            f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
+        ) from error
+    if not difference <= TOLERANCE * plan.spectrum.attention_factor:
+        raise VerificationError(
+            f"{model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of {done.method}, got a "
+            f"difference of {difference:.3g}; it does not read its frequencies from its buffer, so this version "
+            f"cannot patch it, and the model was left as it was"
+        )
 
 
 def length_source(config: Any, given: int | None, geometry: Geometry) -> str:
@@ -345,19 +358,22 @@ def chosen_method(
                 f"{name}: knobs must be set on the Method instance, got {', '.join(sorted(knobs))} beside it; "
                 f"give the name {name!r} with knobs, or the instance alone"
             )
-        if factor is not None and factor != method.factor:
+        if factor is not None and (isinstance(factor, bool) or factor != method.factor):
             raise InvalidArgumentError(
-                f"factor: must agree with the Method instance ({method.factor:g}), got {factor!r}; leave it out"
+                f"factor: must agree with the Method instance ({method.factor:g}), got {shortened(factor)}; "
+                f"leave it out"
             )
         factor = method.factor
     else:
         name = method
     if target_length is not None and (
-        isinstance(target_length, bool) or not isinstance(target_length, int) or target_length < original_length
+        isinstance(target_length, bool)
+        or not isinstance(target_length, int)
+        or not original_length <= target_length <= LONGEST
     ):
         raise InvalidArgumentError(
-            f"target_length: must be a whole number of tokens, at least the original length ({original_length}), got "
-            f"{target_length!r}; give the context length you want"
+            f"target_length: must be a whole number of tokens, from the original length ({original_length}) to "
+            f"{LONGEST}, got {shortened(target_length)}; give the context length you want"
         )
     if factor is None:
         if target_length is None:
@@ -367,11 +383,11 @@ def chosen_method(
             )
         factor = target_length / original_length
     if not isinstance(method, Method):
-        method = instance(name, factor, knobs)
+        method = get_method(name)(factor=factor, **knobs)
     if method.factor * original_length > LONGEST:
         raise InvalidArgumentError(
-            f"factor: must give a target length of at most {LONGEST} tokens, beyond which float32 no longer tells "
-            f"neighbouring positions apart, got {method.factor:g} times {original_length}; give a smaller one"
+            f"factor: must give a target length of at most {LONGEST} tokens, up to which float32 tells neighbouring "
+            f"positions apart, got {method.factor:g} times the original length ({original_length}); give a smaller one"
         )
     reached = round(method.factor * original_length)
     if target_length is not None and target_length != reached:
@@ -382,28 +398,21 @@ def chosen_method(
     return method, reached
 
 
-def instance(name: str, factor: float, knobs: dict[str, Any]) -> Method:
-    """The method of that name with its knobs.
+def require_knobs(name: str, knobs: dict[str, Any]) -> None:
+    """Refuse knobs that the method of that name does not have, and the lack of one that it needs.
 
     Raises:
-        InvalidArgumentError: an unknown or missing knob, or a value out of bounds.
+        InvalidArgumentError: an unknown or missing knob.
+        UnknownMethodError: no method of that name.
     """
-    fields = {item.name: item for item in dataclasses.fields(get_method(name))}
+    fields = {item.name: item for item in dataclasses.fields(get_method(name)) if item.name != "factor"}
     for knob in knobs:
-        if knob not in fields or knob == "factor":
-            near = difflib.get_close_matches(knob, fields, n=1)
+        if knob not in fields:
+            near = difflib.get_close_matches(knob, [*fields, *ARGUMENTS], n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
+            raise InvalidArgumentError(f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(fields))}")
+    for knob, item in fields.items():
+        if item.default is item.default_factory is dataclasses.MISSING and knob not in knobs:
             raise InvalidArgumentError(
-                f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(set(fields) - {'factor'}))}"
+                f"{name}: {knob} is required, got none; give it as a keyword, see `ropescale methods`"
             )
-    required = {
-        knob
-        for knob, item in fields.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    }
-    missing = sorted(required - {"factor"} - set(knobs))
-    if missing:
-        raise InvalidArgumentError(
-            f"{name}: {missing[0]} is required, got none; give it as a keyword, see `ropescale methods`"
-        )
-    return get_method(name)(factor=factor, **knobs)

@@ -1,12 +1,31 @@
 """The record: what was done to a model. Lives with the patched model, its saved config and its adapters."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ropescale.errors import CheckpointError, RopescaleError
+from ropescale.errors import CheckpointError, RopescaleError, shortened
 from ropescale.methods import Method, get_method
 from ropescale.version import __version__
+
+RECORD_FIELD = "ropescale"  # where a config keeps the record
+# every config field that a patch may change
+CONFIG_FIELDS = frozenset(
+    {"head_dim", "max_position_embeddings", "original_max_position_embeddings", "rope_parameters", RECORD_FIELD}
+)
+FIELD_TYPES = {
+    "method": str,
+    "knobs": dict,
+    "original_length": int,
+    "original_length_source": str,
+    "target_length": int,
+    "existing": str,
+    "layers": str,
+    "before": dict,
+    "added": list,
+    "versions": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +69,28 @@ class Record:
                 f"config: the ropescale record must hold the fields of version {__version__}, got "
                 f"missing {missing} and unknown {extra}; load with the version of ropescale that saved it"
             )
-        return cls(**{**values, "added": tuple(values["added"])})
+        for name, kind in FIELD_TYPES.items():
+            if not isinstance(values[name], kind):
+                raise CheckpointError(
+                    f"config: {name} of the ropescale record must be a {kind.__name__}, got "
+                    f"{shortened(values[name])}; the record was edited: restore the file that ropescale saved"
+                )
+        before, added = values["before"], values["added"]
+        if not isinstance(before.get("rope_parameters"), dict) or not {*before, *map(str, added)} <= CONFIG_FIELDS:
+            raise CheckpointError(
+                f"config: before and added of the ropescale record must name the config fields that a patch changes, "
+                f"got {shortened(before)} and {shortened(added)}; the record was edited: restore the file that "
+                f"ropescale saved"
+            )
+        return cls(**{**values, "added": tuple(added)})
+
+    def restore(self, config: Any) -> None:
+        """Put the config fields back that the patch changed."""
+        for name, value in self.before.items():
+            setattr(config, name, copy.deepcopy(value))
+        for name in self.added:
+            if hasattr(config, name):
+                delattr(config, name)
 
     def method_instance(self) -> Method:
         """The method with its knobs.
@@ -63,5 +103,6 @@ class Record:
         except (RopescaleError, TypeError) as error:
             raise CheckpointError(
                 f"config: the ropescale record must name a method of version {__version__}, got "
-                f"{self.method!r} with {self.knobs!r} ({error}); load with the version of ropescale that saved it"
+                f"{self.method!r} with {shortened(self.knobs)} ({error}); "
+                f"load with the version of ropescale that saved it"
             ) from error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import Geometry
 
 
@@ -32,19 +32,25 @@ class Spectrum:
     attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.inv_freq.dtype != torch.float32 or self.inv_freq.dim() != 1:
+        if not isinstance(self.inv_freq, Tensor) or self.inv_freq.dtype != torch.float32 or self.inv_freq.dim() != 1:
+            shown = (
+                f"{self.inv_freq.dtype} of shape {tuple(self.inv_freq.shape)}"
+                if isinstance(self.inv_freq, Tensor)
+                else type(self.inv_freq).__name__
+            )
             raise InvalidArgumentError(
-                f"spectrum: inv_freq must be a float32 vector with one entry per pair, got "
-                f"{self.inv_freq.dtype} of shape {tuple(self.inv_freq.shape)}; convert it with .float()"
+                f"spectrum: inv_freq must be a float32 tensor with one entry per pair, got {shown}; "
+                f"convert it with .float()"
             )
         if not bool(torch.isfinite(self.inv_freq).all()) or bool((self.inv_freq < 0).any()):
             raise InvalidArgumentError(
-                f"spectrum: inv_freq must be finite and not negative, got {self.inv_freq.tolist()!r}; "
+                f"spectrum: inv_freq must be finite and not negative, got {shortened(self.inv_freq.tolist())}; "
                 f"check the method's knobs"
             )
-        if not (math.isfinite(self.attention_factor) and self.attention_factor > 0):
+        factor = self.attention_factor
+        if not isinstance(factor, (int, float)) or not (math.isfinite(factor) and factor > 0):
             raise InvalidArgumentError(
-                f"spectrum: attention_factor must be finite and above 0, got {self.attention_factor!r}; "
+                f"spectrum: attention_factor must be finite and above 0, got {shortened(factor)}; "
                 f"check the method's knobs"
             )
 

@@ -24,6 +24,11 @@ import tokenizers
 import torch
 import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from ropescale.evals.passkey import (
     FILLER,
     NEEDLE,
@@ -35,10 +40,6 @@ from ropescale.evals.passkey import (
     shortest_length,
 )
 from ropescale.evals.texts import PACKAGE, Document, held_out, sample, speeches, training
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE
-from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
 END = "<|endoftext|>"

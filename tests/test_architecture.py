@@ -117,7 +117,7 @@ def test_the_lowest_modules_import_nothing(name: str) -> None:
 
 
 def test_the_geometry_is_pure() -> None:
-    assert imports_of(PACKAGE / "geometry.py") <= {"dataclasses", "math", "ropescale.errors"}
+    assert imports_of(PACKAGE / "geometry.py") <= {"dataclasses", "math", "numbers", "ropescale.errors"}
 
 
 def test_the_shared_mathematics_knows_torch_and_math_only() -> None:

@@ -449,30 +449,30 @@ def test_the_verdict_names_the_arm_that_reads_furthest_and_its_cost():
         (ntk, EDGES, [1.0, 1.1, 1.5], {100: 10, 200: 9, 400: 9}),
     )
     groups = results.table(found)
-    assert [row.reads for row in groups[4.0]] == [100, 400, 200]
+    assert [row.keeps for row in groups[4.0]] == [100, 400, 200]
     assert groups[4.0][1].change == pytest.approx(2.718281828459045**0.05 - 1)
     assert groups[4.0][1].passkeys_beyond == (19, 20)
     assert results.verdict(groups, found.settings) == (
-        "yarn x4 reads the longest context: 400 tokens, 4 times the original length, with perplexity +5.1% inside it; "
-        "unpatched, the model reads 100 tokens."
+        "yarn x4 keeps its perplexity over the longest context: 400 tokens, 4 times the original length, at +5.1% "
+        "inside it; the unpatched model keeps it to 100. Passkeys found beyond the original length: 95% against 0%."
     )
 
 
-def test_passkeys_below_the_bar_end_what_an_arm_reads():
+def test_of_arms_that_keep_as_far_the_cheaper_one_inside_is_named():
+    first, second = Arm(method="yarn", factor=4.0), Arm(method="ntk", factor=4.0)
+    kept = {100: 10, 200: 10, 400: 10}
+    found = results_of(NONE, (first, EDGES, [1.1, 1.0, 1.0], kept), (second, EDGES, [1.0, 1.2, 1.2], kept))
+    assert results.verdict(results.table(found), found.settings).startswith("ntk x4 keeps its perplexity over")
+
+
+def test_the_verdict_says_so_where_no_arm_helps():
     yarn = Arm(method="yarn", factor=4.0)
-    found = results_of(NONE, (yarn, EDGES, [1.0, 1.0, 1.0], {100: 10, 200: 8, 400: 10}))
+    found = results_of(NONE, (yarn, EDGES, [1.0, 1.3, 1.0], {100: 10, 200: 8, 400: 10}))
     groups = results.table(found)
-    assert groups[4.0][1].reads == 100
+    assert groups[4.0][1].keeps == 100
     assert results.verdict(groups, found.settings) == (
-        "No arm reads further than the model does by itself; unpatched, the model reads 100 tokens of 400."
+        "No arm keeps its perplexity further than the unpatched model, which does to 100 tokens of 400."
     )
-
-
-def test_passkeys_do_not_count_for_a_model_that_finds_none():
-    yarn = Arm(method="yarn", factor=4.0)
-    without = (*NONE[:3], {100: 0, 200: 0, 400: 0})
-    found = results_of(without, (yarn, EDGES, [1.0, 1.0, 1.0], {100: 0, 200: 0, 400: 0}))
-    assert results.table(found)[4.0][1].reads == 400
 
 
 def test_an_unfinished_unpatched_arm_is_refused_and_an_unfinished_other_is_left_out():
@@ -481,7 +481,7 @@ def test_an_unfinished_unpatched_arm_is_refused_and_an_unfinished_other_is_left_
     groups = results.table(results_of(NONE, partial))
     assert [row.arm for rows in groups.values() for row in rows] == [UNPATCHED]
     assert results.verdict(groups, settings_of((100, 200, 400), 100)) == (
-        "Unpatched, the model reads 100 tokens of 400."
+        "Unpatched, the model keeps its perplexity to 100 tokens of 400."
     )
     with pytest.raises(InvalidArgumentError) as caught:
         results.table(results_of((*NONE[:3], {100: 10})))

@@ -39,6 +39,8 @@ METHODS = ", ".join(list_methods())
 FAMILIES = ", ".join(sorted(supported_families.FAMILIES))
 YARN_KNOBS = "attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim, ramp, resonance, truncate"
 AT_LEAST_ONE = "(1 leaves the model as it is)"
+DEFAULTS = "`ropescale methods` lists the knobs with their defaults"
+TURNS = "at least 0.001 and at most 16777216 (turns over the original length)"
 GEOMETRY = Geometry(rotary_dim=64, theta=10000.0, original_length=2048)
 ONE_PAIR = Geometry(rotary_dim=2, theta=10000.0, original_length=2048)
 
@@ -121,11 +123,8 @@ def entering(*arguments: Any, **keywords: Any) -> Callable[[nn.Module], Any]:
 
 
 def factor_refused(name: str, value: Any, shown: str) -> Wrong:
-    rule = f"at least 1 {AT_LEAST_ONE}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        text = f"yarn: factor must be {rule}, got {shown}; give a number within the bounds"
-    else:
-        text = f"yarn: factor must be a finite number {rule}, got {shown}; give a number"
+    rule = f"a number of at least 1 and at most 16777216 {AT_LEAST_ONE}"
+    text = f"yarn: factor must be {rule}, got {shown}; {DEFAULTS}"
     return Wrong(name, patching("yarn", factor=value), InvalidArgumentError, text)
 
 
@@ -134,7 +133,7 @@ def target_refused(name: str, value: Any, shown: str) -> Wrong:
         name,
         patching("yarn", target_length=value),
         InvalidArgumentError,
-        f"target_length: must be a whole number of tokens, at least the original length (64), got {shown}; "
+        f"target_length: must be a whole number of tokens, from the original length (64) to 16777216, got {shown}; "
         f"give the context length you want",
     )
 
@@ -144,7 +143,7 @@ def original_refused(name: str, value: Any, shown: str) -> Wrong:
         name,
         patching("yarn", factor=4, original_length=value),
         InvalidArgumentError,
-        f"original_length: must be a whole number of tokens, at least 1, got {shown}; "
+        f"original_length: must be a whole number of tokens, from 1 to 16777216, got {shown}; "
         f"leave it out to read it from the config",
     )
 
@@ -244,10 +243,10 @@ ARGUMENTS = [
     factor_refused("a list of factors", [4, 8], "[4, 8]"),
     Wrong(
         "a factor beyond what float32 can count",
-        patching("linear", factor=1e30),
+        patching("linear", factor=1e6),
         InvalidArgumentError,
-        "factor: must give a target length of at most 16777216 tokens, beyond which float32 no longer tells "
-        "neighbouring positions apart, got 1e+30 times 64; give a smaller one",
+        "factor: must give a target length of at most 16777216 tokens, up to which float32 tells neighbouring "
+        "positions apart, got 1e+06 times the original length (64); give a smaller one",
     ),
     target_refused("a target below the original length", 32, "32"),
     target_refused("a target in quotes", "256", "'256'"),
@@ -261,7 +260,7 @@ ARGUMENTS = [
         "a target below the original length that was given",
         patching("yarn", target_length=256, original_length=512),
         InvalidArgumentError,
-        "target_length: must be a whole number of tokens, at least the original length (512), got 256; "
+        "target_length: must be a whole number of tokens, from the original length (512) to 16777216, got 256; "
         "give the context length you want",
     ),
     Wrong(
@@ -341,7 +340,7 @@ def made(name: str, **knobs: Any) -> Callable[[], Method]:
 
 
 def at_least(name: str, method: str, knob: str, value: Any, bounds: str) -> Wrong:
-    text = f"{method}: {knob} must be {bounds}, got {value!r}; give a number within the bounds"
+    text = f"{method}: {knob} must be a number {bounds}, got {value!r}; {DEFAULTS}"
     return Wrong(name, made(method, **{knob: value}), InvalidArgumentError, text)
 
 
@@ -361,12 +360,12 @@ KNOBS = [
         InvalidArgumentError,
         "yarn: beta_slow must be below beta_fast (1), got 1; lower beta_slow or raise beta_fast",
     ),
-    at_least("a beta of zero", "yarn", "beta_slow", 0, "above 0"),
+    at_least("a beta of zero", "yarn", "beta_slow", 0, f"of {TURNS}"),
     Wrong(
         "a beta in quotes",
         made("yarn", beta_fast="32"),
         InvalidArgumentError,
-        "yarn: beta_fast must be a finite number above 0, got '32'; give a number",
+        f"yarn: beta_fast must be a number of {TURNS}, got '32'; {DEFAULTS}",
     ),
     Wrong(
         "truncate that is no yes or no",
@@ -382,7 +381,7 @@ KNOBS = [
         "code",
     ),
     at_least("an attention factor of zero", "yarn", "attention_factor", 0, "above 0"),
-    at_least("a negative mscale", "yarn", "mscale", -0.5, "at least 0"),
+    at_least("a negative mscale", "yarn", "mscale", -0.5, "of at least 0"),
     Wrong(
         "alpha equal to beta",
         made("by_parts", alpha=32),
@@ -428,12 +427,12 @@ KNOBS = [
         "longrope: short_factor must equal long_factor, since lists that differ depend on length, got [1.0, 1.0]; "
         "leave short_factor out",
     ),
-    at_least("a theta of one", "abf", "theta", 1, "above 1"),
-    at_least("a negative theta", "abf", "theta", -10000.0, "above 1"),
+    at_least("a theta of one", "abf", "theta", 1, "above 1 and at most 1e+30"),
+    at_least("a negative theta", "abf", "theta", -10000.0, "above 1 and at most 1e+30"),
     at_least("a cut-off of zero", "truncated", "cutoff_length", 0, "above 0"),
     at_least("a negative cut-off", "truncated", "cutoff_length", -64, "above 0"),
-    at_least("a negative b", "ntk_mixed", "b", -0.5, "at least 0"),
-    at_least("a negative k", "power", "k", -0.1, "at least 0"),
+    at_least("a negative b", "ntk_mixed", "b", -0.5, "of at least 0"),
+    at_least("a negative k", "power", "k", -0.1, "of at least 0"),
     at_least("a proportion of zero", "proportional", "partial_rotary_factor", 0, "above 0 and at most 1"),
     at_least("a proportion above one", "proportional", "partial_rotary_factor", 1.5, "above 0 and at most 1"),
     Wrong(
@@ -471,13 +470,13 @@ FACTS = [
         "a rotary_dim in quotes",
         geometry(rotary_dim="64"),
         InvalidArgumentError,
-        f"geometry: rotary_dim must be an integer of at least 2, got '64'; {CONFIGURED}",
+        f"geometry: rotary_dim must be an integer from 2 to 16777216, got '64'; {CONFIGURED}",
     ),
     Wrong(
         "an original length of no tokens",
         geometry(original_length=0),
         InvalidArgumentError,
-        f"geometry: original_length must be an integer of at least 1, got 0; {CONFIGURED}",
+        f"geometry: original_length must be an integer from 1 to 16777216, got 0; {CONFIGURED}",
     ),
     Wrong(
         "a head smaller than what rotates of it",
@@ -489,13 +488,13 @@ FACTS = [
         "theta of one in a geometry",
         geometry(theta=1.0),
         InvalidArgumentError,
-        f"geometry: theta must be finite and above 1, got 1.0; {CONFIGURED}",
+        f"geometry: theta must be a finite number above 1, got 1.0; {CONFIGURED}",
     ),
     Wrong(
         "theta of None",
         geometry(theta=None),
         InvalidArgumentError,
-        f"geometry: theta must be a number, got None; {CONFIGURED}",
+        f"geometry: theta must be a finite number above 1, got None; {CONFIGURED}",
     ),
     Wrong(
         "a base of another size",
@@ -507,13 +506,13 @@ FACTS = [
         "a negative base",
         geometry(inv_freq=(1.0, -1.0)),
         InvalidArgumentError,
-        f"geometry: inv_freq must be finite and not negative, got (1.0, -1.0); {PLAIN}",
+        f"geometry: inv_freq must hold finite numbers that are not negative, got (1.0, -1.0); {PLAIN}",
     ),
     Wrong(
         "a spectrum in float64",
         lambda: Spectrum(torch.ones(2, dtype=torch.float64)),
         InvalidArgumentError,
-        "spectrum: inv_freq must be a float32 vector with one entry per pair, got torch.float64 of shape (2,); "
+        "spectrum: inv_freq must be a float32 tensor with one entry per pair, got torch.float64 of shape (2,); "
         "convert it with .float()",
     ),
     Wrong(
@@ -566,7 +565,7 @@ STRANGERS = [
         "read_geometry with a fractional length",
         lambda: ropescale.read_geometry(LlamaConfig(), original_length=4096.0),
         InvalidArgumentError,
-        "original_length: must be a whole number of tokens, at least 1, got 4096.0; "
+        "original_length: must be a whole number of tokens, from 1 to 16777216, got 4096.0; "
         "leave it out to read it from the config",
     ),
     Wrong(
@@ -740,7 +739,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             "a theta that was lost by assigning rope_scaling",
             patching("yarn", factor=4),
             UnsupportedModelError,
-            "llama: config.rope_parameters must be one dict with a rope_theta, got {'rope_type': 'linear', "
+            "llama: config.rope_parameters must be one dict with a rope_theta above 1, got {'rope_type': 'linear', "
             f"'factor': 4.0, 'rope_theta': None}}; {THETA_LOST}",
         ),
     ),
@@ -750,7 +749,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             "a config without rope parameters",
             patching("yarn", factor=4),
             UnsupportedModelError,
-            f"llama: config.rope_parameters must be one dict with a rope_theta, got None; {THETA_LOST}",
+            f"llama: config.rope_parameters must be one dict with a rope_theta above 1, got None; {THETA_LOST}",
         ),
     ),
     (
@@ -759,8 +758,8 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             "rope parameters by kind of layer",
             patching("yarn", factor=4),
             UnsupportedModelError,
-            "llama: config.rope_parameters must be one dict with a rope_theta, got {'full_attention': {'rope_type': "
-            f"'default', 'rope_theta': 10000.0}}}}; {THETA_LOST}",
+            "llama: config.rope_parameters must be one dict with a rope_theta above 1, got {'full_attention': "
+            f"{{'rope_type': 'default', 'rope_theta': 10000.0}}}}; {THETA_LOST}",
         ),
     ),
     (
@@ -907,8 +906,8 @@ RECORDS = [
         lambda config: config["ropescale"]["knobs"].update(factor=0.5),
         CheckpointError,
         f"config: the ropescale record must name a method of version {VERSION}, got 'linear' with "
-        f"{{'factor': 0.5, 'resonance': False}} (linear: factor must be at least 1 {AT_LEAST_ONE}, got 0.5; give a "
-        f"number within the bounds); {SAME_VERSION}",
+        f"{{'factor': 0.5, 'resonance': False}} (linear: factor must be a number of at least 1 and at most "
+        f"16777216 {AT_LEAST_ONE}, got 0.5; {DEFAULTS}); {SAME_VERSION}",
     ),
     Wrong(
         "a maximum that was edited",

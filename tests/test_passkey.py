@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ropescale.errors import InvalidArgumentError
 from ropescale.evals.passkey import (
     NEEDLE,
     QUESTION,
@@ -17,10 +21,6 @@ from ropescale.evals.passkey import (
     passkey_samples,
     shortest_length,
 )
-from tokenizers import processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from ropescale.errors import InvalidArgumentError
 
 TINY = Path(__file__).resolve().parents[1] / "ropescale" / "checkpoints" / "tiny"
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)

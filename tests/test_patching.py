@@ -219,7 +219,7 @@ def test_a_failure_after_the_first_change_is_rolled_back(monkeypatch: pytest.Mon
         raise MemoryError("no room")
 
     monkeypatch.setattr(type(rotary_of(model)), "forward", broken)
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(RopescaleError, match="must run with yarn, got MemoryError: no room; this version cannot"):
         ropescale.patch(model, "yarn", factor=4)
     monkeypatch.undo()
     assert torch.equal(logits(model), before)
@@ -325,6 +325,26 @@ def test_composing_scales_what_is_there_from_todays_maximum() -> None:
     assert scaled.config.max_position_embeddings == 512
     ropescale.unpatch(scaled)
     assert torch.equal(rotary_of(scaled).inv_freq, today)
+
+
+def test_replacing_a_composed_patch_starts_from_the_pretrained_length() -> None:
+    fresh = ropescale.patch(family("llama"), "ntk", factor=8)
+    scaled = model_of(config_of("llama", rope_parameters=dict(YARN), max_position_embeddings=256))
+    ropescale.patch(scaled, "linear", factor=2, existing="compose")
+    reloaded = model_of(copy.deepcopy(scaled.config))
+    ropescale.patch(reloaded, "ntk", factor=8, existing="replace")
+    assert ropescale.record(reloaded).original_length == 64
+    assert torch.equal(logits(reloaded), logits(fresh))
+
+
+@pytest.mark.parametrize("existing", ["compose", "replace"])
+def test_a_refused_call_leaves_an_incomplete_config_as_it_is(existing: str) -> None:
+    """Transformers' functions write what is missing into the config they compute from."""
+    model = family("llama")
+    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    with pytest.raises(RopescaleError):
+        ropescale.patch(model, "linear", factor=4, existing=existing)
+    assert model.config.rope_parameters == {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
 
 
 def test_a_natively_longrope_module_keeps_the_patched_frequencies() -> None:

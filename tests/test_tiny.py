@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ropescale.evals import texts
-from ropescale.evals.passkey import passkey_samples
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from ropescale.errors import CheckpointError
+from ropescale.evals import texts
+from ropescale.evals.passkey import passkey_samples
 
 TINY = Path(__file__).resolve().parents[1] / "ropescale" / "checkpoints" / "tiny"
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError, UnknownMethodError
-from ropescale.geometry import Geometry
+from ropescale.errors import InvalidArgumentError, UnknownMethodError, shortened
+from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
 _METHODS: dict[str, type["Method"]] = {}
@@ -41,34 +41,30 @@ class Method(ABC):
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if name is None:
-            # dataclass(slots=True) makes the class a second time and passes no keyword
-            if "name" not in cls.__dict__:
-                raise TypeError(
-                    f"method class {cls.__qualname__}: a registry name is required, got none; "
-                    f'write class {cls.__qualname__}(Method, name="...")'
-                )
-            return
-        if not name.isidentifier() or name != name.lower():
-            raise ValueError(
-                f"method class {cls.__qualname__}: name must be lower_snake, got {name!r}; "
-                f"choose one that can be typed as a keyword"
-            )
-        if name in _METHODS:
-            raise ValueError(
-                f"method class {cls.__qualname__}: name must be new, got {name!r}, which is taken by "
-                f"{_METHODS[name].__qualname__}; choose another"
+        # dataclass(slots=True) makes the class a second time and passes no keyword
+        name = cls.__dict__.get("name") if name is None else name
+        if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
+            raise InvalidArgumentError(
+                f"method class {cls.__qualname__}: name must be a registry name in lower_snake, got {name!r}; "
+                f'write class {cls.__qualname__}(Method, name="...")'
             )
         if cls.inv_freq is Method.inv_freq and cls.spectrum is Method.spectrum:
-            raise TypeError(
+            raise InvalidArgumentError(
                 f"method class {cls.__qualname__}: inv_freq or spectrum must be defined, got neither; "
                 f"define one of them"
+            )
+        # the same class again is a notebook cell run again
+        taken = _METHODS.get(name, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise InvalidArgumentError(
+                f"method class {cls.__qualname__}: name must be new, got {name!r}, which is taken by "
+                f"{taken.__qualname__}; choose another"
             )
         cls.name = name
         _METHODS[name] = cls
 
     def __post_init__(self) -> None:
-        self.require_number("factor", at_least=1, hint="1 leaves the model as it is")
+        self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
         if not isinstance(self.resonance, bool):
             raise InvalidArgumentError(
                 f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
@@ -93,11 +89,22 @@ class Method(ABC):
         Raises:
             InvalidArgumentError: knobs that do not fit this geometry.
         """
+        if not isinstance(geometry, Geometry):
+            raise InvalidArgumentError(
+                f"{self.name}: spectrum must be asked of a Geometry, got {type(geometry).__name__}; "
+                f"read it with ropescale.read_geometry(config)"
+            )
         if self.factor == 1 and "identity" not in self.laws_broken():
             return Spectrum(base_inv_freq(geometry), geometry.attention_factor)
         # float64 under resonance, because rounding a wavelength of 1e4 tokens needs more than seven digits
         base = base_inv_freq(geometry, torch.float64 if self.resonance else torch.float32)
         rescaled = self.inv_freq(base, geometry)
+        if not isinstance(rescaled, Tensor) or rescaled.shape != base.shape:
+            shown = f"shape {tuple(rescaled.shape)}" if isinstance(rescaled, Tensor) else type(rescaled).__name__
+            raise InvalidArgumentError(
+                f"{self.name}: inv_freq must return a tensor with one entry per pair ({geometry.pairs}), got {shown}; "
+                f"correct the method"
+            )
         return Spectrum(
             (resonant(rescaled) if self.resonance else rescaled).float(),
             self.attention_factor_for(geometry) * geometry.attention_factor,
@@ -158,25 +165,19 @@ class Method(ABC):
             InvalidArgumentError: not a finite number within the bounds.
         """
         value = getattr(self, knob)
-        bounds = [
-            text
-            for bound, text in (
-                (at_least, f"at least {at_least:g}"),
-                (above, f"above {above:g}"),
-                (at_most, f"at most {at_most:g}"),
-            )
-            if math.isfinite(bound)
-        ]
-        rule = " and ".join(bounds) + (f" ({hint})" if hint else "")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        number = as_float(value)
+        if not (math.isfinite(number) and above < number and at_least <= number <= at_most):
+            bounds = [
+                f"{word} {bound:.9g}"
+                for word, bound in (("of at least", at_least), ("above", above), ("at most", at_most))
+                if math.isfinite(bound)
+            ]
+            rule = f"a number {' and '.join(bounds)}" + (f" ({hint})" if hint else "")
             raise InvalidArgumentError(
-                f"{self.name}: {knob} must be a finite number {rule}, got {value!r}; give a number"
+                f"{self.name}: {knob} must be {rule}, got {shortened(value)}; "
+                f"`ropescale methods` lists the knobs with their defaults"
             )
-        if value < at_least or value <= above or value > at_most:
-            raise InvalidArgumentError(
-                f"{self.name}: {knob} must be {rule}, got {value!r}; give a number within the bounds"
-            )
-        object.__setattr__(self, knob, float(value))
+        object.__setattr__(self, knob, number)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{knob}={value!r}' for knob, value in self.knobs().items())})"
@@ -206,7 +207,7 @@ def get_method(name: str) -> type[Method]:
     """
     if isinstance(name, str) and name in _METHODS:
         return _METHODS[name]
-    near = difflib.get_close_matches(name, _METHODS, n=1) if isinstance(name, str) else []
+    near = difflib.get_close_matches(name.lower(), _METHODS, n=1) if isinstance(name, str) else []
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise UnknownMethodError(f"unknown method {name!r}; {guess}available: {', '.join(list_methods())}")
 

@@ -26,7 +26,7 @@ class ABF(Method, name="abf"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_number("theta", above=1)
+        self.require_number("theta", above=1, at_most=1e30)  # float32 ends at 3e38
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         rescaled = theta_inv_freq(self.theta, geometry.rotary_dim, base.dtype)

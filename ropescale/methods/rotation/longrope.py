@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
-from ropescale.geometry import Geometry
+from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.geometry import Geometry, as_float
 from ropescale.methods.base import Method
 from ropescale.spectrum import slowed
 
@@ -21,7 +21,10 @@ class LongRoPE(Method, name="longrope"):
     given. Lists that differ make the frequencies depend on length, which this version refuses.
     """
 
-    lawless: ClassVar[dict[str, str]] = {"stretch": "the stretches are the caller's"}
+    lawless: ClassVar[dict[str, str]] = {
+        "descending": "the stretches are the caller's",
+        "stretch": "the stretches are the caller's",
+    }
 
     long_factor: tuple[float, ...]  # stretch of each pair
     short_factor: tuple[float, ...] = ()  # the same below the original length; empty stands for long_factor
@@ -40,18 +43,16 @@ class LongRoPE(Method, name="longrope"):
         if self.short_factor != self.long_factor:
             raise InvalidArgumentError(
                 f"longrope: short_factor must equal long_factor, since lists that differ depend on length, got "
-                f"{list(self.short_factor)!r}; leave short_factor out"
+                f"{shortened(list(self.short_factor))}; leave short_factor out"
             )
         if self.attention_factor is not None:
             self.require_number("attention_factor", above=0)
 
     def _stretches(self, knob: str) -> tuple[float, ...]:
         value = getattr(self, knob)
-        if not isinstance(value, (list, tuple)) or not all(
-            isinstance(item, (int, float)) and not isinstance(item, bool) and 0 < item < math.inf for item in value
-        ):
+        if not isinstance(value, (list, tuple)) or not all(0 < as_float(item) < math.inf for item in value):
             raise InvalidArgumentError(
-                f"longrope: {knob} must be a list of finite numbers above 0, one per pair, got {value!r}; "
+                f"longrope: {knob} must be a list of finite numbers above 0, one per pair, got {shortened(value)}; "
                 f"give the list"
             )
         return tuple(float(item) for item in value)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.geometry import Geometry
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import Method
 from ropescale.spectrum import blended_by_turns, pair_completing, ramp, slowed
 
@@ -36,8 +36,8 @@ class YaRN(Method, name="yarn"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_number("beta_fast", above=0)
-        self.require_number("beta_slow", above=0)
+        for knob in ("beta_fast", "beta_slow"):
+            self.require_number(knob, at_least=0.001, at_most=LONGEST, hint="turns over the original length")
         if self.beta_slow >= self.beta_fast:
             raise InvalidArgumentError(
                 f"yarn: beta_slow must be below beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
