@@ -39,6 +39,7 @@ from ropescale.evals.results import UNPATCHED, Arm, Cell, Key, Results, Settings
 from ropescale.evals.texts import Document, held_out, sample, speeches
 
 BATCH_TOKENS = 8192  # of one forward, where a single sequence is not longer
+DTYPES = ("bfloat16", "float16", "float32")
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
 
 
@@ -59,6 +60,8 @@ class Options:
     windows: int = 3  # at most
     samples: int = 1  # passkeys per length and depth
     seed: int = 0
+    dtype: str = "float32"  # weights as the hub keeps them are often bfloat16, which costs digits of a perplexity
+    device: str = "auto"  # the accelerator if torch sees one, else the CPU
 
     def __post_init__(self) -> None:
         for name, smallest in (("windows", 1), ("samples", 1), ("seed", 0)):
@@ -79,6 +82,16 @@ class Options:
                     f"demo: factors must be finite and at least 1, got {factor!r}; "
                     f"a factor is target length / original length"
                 )
+        if self.dtype not in DTYPES:
+            raise InvalidArgumentError(
+                f"demo: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}; leave it out for float32"
+            )
+        try:
+            torch.device(_device(self.device))
+        except RuntimeError as error:
+            raise InvalidArgumentError(
+                f"demo: device must be one that torch knows, got {self.device!r}; leave it out, or give cpu or cuda"
+            ) from error
         for length in self.lengths:
             if length < 2:
                 raise InvalidArgumentError(
@@ -105,7 +118,7 @@ def run(options: Options, folder: Path, command: str, documents: Sequence[Docume
     Raises:
         InvalidArgumentError: options that do not fit the model or one another, or a folder of other settings.
     """
-    model = ropescale.load(options.model)
+    model = ropescale.load(options.model, dtype=getattr(torch, options.dtype)).to(_device(options.device))
     if ropescale.record(model) is not None:
         raise InvalidArgumentError(
             f"demo: model must be unpatched, since the demo patches it, got {options.model!r}, which was saved "
@@ -151,6 +164,13 @@ def run(options: Options, folder: Path, command: str, documents: Sequence[Docume
             results.append(record)
     _run_missing(model, results, arms, dict(windows), samples)
     return results
+
+
+def _device(name: str) -> str:
+    """The device of that name, where "auto" is the accelerator if there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _arms(options: Options) -> list[Arm]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
+from ropescale.evals.tokens import leading_token
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
@@ -93,7 +94,7 @@ def shortest_length(tokenizer: PreTrainedTokenizerBase, *, key: str = "55555") -
 def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
     """Task, needle, question, and question with answer."""
     return (
-        [*_leading_token(tokenizer), *_ids(tokenizer, TASK)],
+        [*leading_token(tokenizer), *_ids(tokenizer, TASK)],
         _ids(tokenizer, NEEDLE.format(key=key)),
         _ids(tokenizer, QUESTION),
         _ids(tokenizer, f"{QUESTION} {key}"),
@@ -103,12 +104,6 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], li
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
     return ids
-
-
-def _leading_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence id if the tokenizer adds it by itself, else nothing."""
-    first = tokenizer.encode(TASK)[0]
-    return [first] if first == tokenizer.bos_token_id else []
 
 
 def _filler(tokenizer: PreTrainedTokenizerBase, length: int) -> list[int]:

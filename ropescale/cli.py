@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="perplexity windows at most (tiny: 45; others: 3)")
     add("--samples", type=int, metavar="N", help="passkeys per length and depth (tiny: 10; others: 1)")
     add("--seed", type=int, metavar="N", help="of the passkeys (default: 0)")
+    add("--dtype", metavar="TYPE", help="float32 (the default), bfloat16 or float16")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/demo-MODEL)")
 
     methods = verbs.add_parser(
@@ -140,6 +142,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         "windows": arguments.limit,
         "samples": arguments.samples,
         "seed": arguments.seed,
+        "dtype": arguments.dtype,
+        "device": arguments.device,
     }
     options = dataclasses.replace(
         demo.default_options(arguments.model), **{name: value for name, value in asked.items() if value is not None}

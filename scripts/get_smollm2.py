@@ -55,11 +55,12 @@ def obtain_checkpoint() -> Path:
 
 def obtain_texts() -> None:
     """Downloads the long texts, described in print."""
+    from ropescale.checkpoints import cache_folder
     from ropescale.evals import texts
 
     lengths = sorted(len(document.text) for document in texts.speeches())
     print(
-        f"texts       {len(lengths)} speeches in {texts.cache_folder()}: {sum(lengths):,} characters, "
+        f"texts       {len(lengths)} speeches in {cache_folder()}: {sum(lengths):,} characters, "
         f"median {lengths[len(lengths) // 2]:,}, longest {lengths[-1]:,}"
     )
 

@@ -627,7 +627,9 @@ Perplexity over whole windows, by their length in tokens: {perplexity}.
 By position in the longest: {by_position}.
 (The same 64 windows as above.)
 
-Passkey, by length and depth, 20 samples a cell:
+Passkey, by length and depth, 20 samples a cell. In as many tokens, rows of {length} hold fewer passkeys and fewer
+repetitions than rows of 128, so where a length inside the window is at 0 % the task was never learnt: then the
+yardstick counts for text only.
 
 {passkey}
 
