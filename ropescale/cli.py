@@ -5,6 +5,7 @@ Heavy imports stand inside the verbs, so that `ropescale --help` answers at once
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ more methods can be added to a finished folder: give the same command with the l
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (found something wrong) or 2 (wrong usage)."""
+    # Waiting threads that spin cost five times the time where the cores are shared; torch reads this when it starts
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:
