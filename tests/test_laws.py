@@ -260,15 +260,17 @@ def test_resonant_wavelengths_are_whole_numbers_of_tokens(name: str, data: DataO
 def test_resonance_moves_a_wavelength_by_half_a_token_at_most(name: str, data: DataObject) -> None:
     resonant, geometry = data.draw(cases(name, resonance=True))
     assume(resonant.factor > 1)
-    plain = type(resonant)(**{**resonant.knobs(), "resonance": False}).spectrum(geometry)
+    plain = type(resonant)(**{**resonant.knobs(), "resonance": False})
     moved = resonant.spectrum(geometry)
-    assert torch.equal(moved.inv_freq == 0, plain.inv_freq == 0)
-    assert moved.attention_factor == plain.attention_factor
-    turning = plain.inv_freq > 0
-    before = 2 * math.pi / plain.inv_freq[turning].double()
+    assert moved.attention_factor == plain.spectrum(geometry).attention_factor
+    # in float64: knobs that almost meet (llama3, by_parts) magnify the last bit of float32
+    exact = plain.inv_freq(base_inv_freq(geometry, torch.float64), geometry)
+    turning = exact > 0
+    assert torch.equal(moved.inv_freq > 0, turning)
+    before = 2 * math.pi / exact[turning]
     after = 2 * math.pi / moved.inv_freq[turning].double()
-    # half a token, and what float32 leaves of a wavelength in either
-    assert bool(((after - before).abs() <= 0.5 + 2e-6 * before).all())
+    # half a token, and what float32 leaves of the wavelength
+    assert bool(((after - before).abs() <= 0.5 + 1e-7 * before).all())
 
 
 BROKEN: dict[str, Callable[[Method, Geometry], bool]] = {
