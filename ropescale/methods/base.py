@@ -146,9 +146,14 @@ class Method(ABC):
             "original_max_position_embeddings": geometry.original_length,
         }
 
-    def is_native(self, geometry: Geometry) -> bool:
-        """Whether Transformers' own type of this method is exact: on theta's base, without resonance."""
-        return not self.resonance and not geometry.inv_freq and geometry.attention_factor == 1 < self.factor
+    def native_rope_parameters(self, geometry: Geometry, rope_type: str, **keys: Any) -> dict[str, Any]:
+        """The spectrum as a native type with these keys, or pair by pair where that type would not be exact.
+
+        A native type is exact on theta's own base, without resonance, and at a factor that changes something.
+        """
+        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
+            return self.pairwise_rope_parameters(geometry)
+        return {"rope_type": rope_type, "rope_theta": geometry.theta, "factor": self.factor, **keys}
 
     def require_number(
         self,

@@ -21,10 +21,4 @@ class Linear(Method, name="linear"):
         return base / self.factor
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        if not self.is_native(geometry):
-            return self.pairwise_rope_parameters(geometry)
-        return {
-            "rope_type": "linear",
-            "rope_theta": geometry.theta,
-            "factor": self.factor,
-        }
+        return self.native_rope_parameters(geometry, "linear")

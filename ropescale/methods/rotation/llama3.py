@@ -35,13 +35,10 @@ class Llama3(Method, name="llama3"):
         return blended_by_turns(base, self.factor, self.low_freq_factor, self.high_freq_factor, geometry)
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        if not self.is_native(geometry):
-            return self.pairwise_rope_parameters(geometry)
-        return {
-            "rope_type": "llama3",
-            "rope_theta": geometry.theta,
-            "factor": self.factor,
-            "low_freq_factor": self.low_freq_factor,
-            "high_freq_factor": self.high_freq_factor,
-            "original_max_position_embeddings": geometry.original_length,
-        }
+        return self.native_rope_parameters(
+            geometry,
+            "llama3",
+            low_freq_factor=self.low_freq_factor,
+            high_freq_factor=self.high_freq_factor,
+            original_max_position_embeddings=geometry.original_length,
+        )

@@ -84,20 +84,17 @@ class YaRN(Method, name="yarn"):
         return 0.1 * mscale * math.log(self.factor) + 1.0
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        if self.ramp != "pairs" or not self.is_native(geometry):
+        if self.ramp != "pairs":
             return self.pairwise_rope_parameters(geometry)
-        parameters: dict[str, Any] = {
-            "rope_type": "yarn",
-            "rope_theta": geometry.theta,
-            "factor": self.factor,
-            "beta_fast": self.beta_fast,
-            "beta_slow": self.beta_slow,
-            "original_max_position_embeddings": geometry.original_length,
-        }
         # Only what differs from Transformers' own defaults: engines read these keys less reliably than the others
-        if not self.truncate:
-            parameters["truncate"] = False
-        for knob in ("attention_factor", "mscale", "mscale_all_dim"):
-            if getattr(self, knob) is not None:
-                parameters[knob] = getattr(self, knob)
-        return parameters
+        stated = {"truncate": None if self.truncate else False} | {
+            knob: getattr(self, knob) for knob in ("attention_factor", "mscale", "mscale_all_dim")
+        }
+        return self.native_rope_parameters(
+            geometry,
+            "yarn",
+            beta_fast=self.beta_fast,
+            beta_slow=self.beta_slow,
+            original_max_position_embeddings=geometry.original_length,
+            **{knob: value for knob, value in stated.items() if value is not None},
+        )
