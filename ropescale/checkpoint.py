@@ -24,9 +24,9 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     to `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        CheckpointError: a damaged record, or one that the rest of the config contradicts.
+        CheckpointError: no checkpoint there, a damaged record, or one that the rest of the config contradicts.
         InvalidArgumentError: neither a path nor a name.
-        OSError: no checkpoint there (raised by Transformers).
+        OSError: no weights beside the config (raised by Transformers).
     """
     if not isinstance(path_or_name, (str, Path)):
         raise InvalidArgumentError(
@@ -37,7 +37,15 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     given = from_pretrained.pop("config", None)
     if given is None:
         finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
-        given = AutoConfig.from_pretrained(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
+        try:
+            given = AutoConfig.from_pretrained(
+                path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
+            ) from error
     config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
     record = saved_record(config)
     if record is None:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from pathlib import Path
 
 import peft
 import pytest
@@ -109,6 +110,20 @@ def test_patching_through_peft_is_patching_the_base(model: PreTrainedModel) -> N
     assert not torch.equal(after, before)
     ropescale.unpatch(bare)
     assert torch.equal(logits(wrapped), before)
+
+
+def test_a_model_under_ddp_is_patched_and_undone(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path / 'meet'}")
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(family("llama"))
+        before = logits(wrapped)
+        ropescale.patch(wrapped, "yarn", factor=4)
+        assert ropescale.record(wrapped.module) == ropescale.record(wrapped)
+        assert not torch.equal(logits(wrapped), before)
+        ropescale.unpatch(wrapped)
+        assert torch.equal(logits(wrapped), before)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

@@ -176,3 +176,14 @@ def test_a_composed_patch_comes_back(tmp_path: Path) -> None:
     assert torch.equal(logits(ropescale.load(str(tmp_path))), logits(model))
     stranger = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert (logits(stranger) - logits(model)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"], ids=["no config", "half a config", "an empty config"])
+def test_a_folder_without_a_checkpoint_is_refused_in_words(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError) as refusal:
+        ropescale.load(tmp_path)
+    said = str(refusal.value)
+    assert said.startswith(f"{tmp_path}: must be a folder with a Transformers checkpoint, or a hub id that can be ")
+    assert said.endswith("; check the path or the connection")
