@@ -146,6 +146,22 @@ def test_spectrum_stays_float32_when_the_model_is_cast(dtype: torch.dtype, cast:
     assert rotary_of(model).inv_freq.dtype == dtype
 
 
+def test_spectrum_survives_a_journey_that_loses_values() -> None:
+    """Through the meta device and .to_empty, which is how large models change places."""
+    model = ropescale.patch(family("llama"), "power", factor=4)
+    expected = rotary_of(model).inv_freq.clone()
+    model.to("meta").to_empty(device="cpu")
+    assert torch.equal(rotary_of(model).inv_freq, expected)
+    assert torch.equal(rotary_of(model).original_inv_freq, expected)
+
+
+def test_a_move_that_moves_nothing_keeps_the_tensors() -> None:
+    """A captured graph replays from their addresses."""
+    model = ropescale.patch(family("llama"), "yarn", factor=4)
+    before = rotary_of(model).inv_freq
+    assert rotary_of(model.to("cpu").float()).inv_freq is before
+
+
 @pytest.mark.parametrize("order", ["patched before", "patched after"])
 def test_compiled_model_sees_the_patch_and_its_undo(order: str) -> None:
     model = family("llama")

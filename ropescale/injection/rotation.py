@@ -22,7 +22,7 @@ class Substitution:
     """Frequencies put in the place of a rotary module's own, and what was there before.
 
     It stands in for the module's `_apply`, through which `.to()`, `.half()` and `.cuda()` reach tensors. The
-    substituted frequencies follow to another device but stay float32, because in bf16 the phase is off by 40 radians
+    substituted frequencies follow to another device but keep their values, because in bf16 the phase is off by 40 radians
     at 32k tokens. The originals are kept as if they were still in place, so that taking the substitution out leaves
     the module as it would be had it never been there.
     """
@@ -31,21 +31,22 @@ class Substitution:
         self.rotary = rotary
         self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in BUFFERS}  # type: ignore[misc]
         self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in ("attention_scaling", "rope_type")}
-        device = self.originals["inv_freq"].device
+        self.inv_freq = spectrum.inv_freq  # [pairs] float32, on the CPU
         for name in BUFFERS:
             # a copy each: Transformers' own reset writes into one of them
-            rotary._buffers[name] = spectrum.inv_freq.to(device=device, dtype=torch.float32, copy=True)
+            rotary._buffers[name] = self.inv_freq.to(self.originals["inv_freq"].device, copy=True)
         rotary.__dict__["attention_scaling"] = spectrum.attention_factor
         rotary.__dict__["rope_type"] = rope_type if rope_type in FIXED_TYPES else "default"
         rotary.__dict__["_apply"] = self
 
     def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        before = {name: self.rotary._buffers[name] for name in BUFFERS}
+        before = dict(self.rotary._buffers)
         type(self.rotary)._apply(self.rotary, fn, recurse)  # type: ignore[no-untyped-call]
-        for name, exact in before.items():
-            cast = self.rotary._buffers[name]
-            if exact is not None and cast is not None and cast.dtype != exact.dtype:
-                self.rotary._buffers[name] = exact.to(cast.device)
+        for name in BUFFERS:
+            moved = self.rotary._buffers[name]
+            if moved is not None and moved is not before[name]:
+                # from the exact values, whatever became of these: rounded by .to(bf16), lost by .to_empty()
+                self.rotary._buffers[name] = self.inv_freq.to(moved.device, copy=True)
         with torch.no_grad():
             self.originals = {name: fn(tensor) for name, tensor in self.originals.items()}
         return self.rotary
