@@ -22,9 +22,9 @@ class Substitution:
     """Frequencies put in the place of a rotary module's own, and what was there before.
 
     It stands in for the module's `_apply`, through which `.to()`, `.half()` and `.cuda()` reach tensors. The
-    substituted frequencies follow to another device but keep their values, because in bf16 the phase is off by 40 radians
-    at 32k tokens. The originals are kept as if they were still in place, so that taking the substitution out leaves
-    the module as it would be had it never been there.
+    substituted frequencies follow to another device but keep their values: in bf16 the phase would be off by 40
+    radians at 32k tokens. The originals are kept as if they were still in place, so that taking the substitution out
+    leaves the module as it would be had it never been there.
     """
 
     def __init__(self, rotary: nn.Module, spectrum: Spectrum, rope_type: str) -> None:
