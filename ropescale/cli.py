@@ -19,7 +19,7 @@ OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about two minutes
+  ropescale demo                      compare methods on the embedded model, in about a minute
   ropescale demo --model smollm2      the same on a real model: 135M parameters, 12,288 tokens; hours on a CPU
   ropescale methods                   the methods there are, with their knobs
   ropescale report out/demo-tiny      write report.html again from finished results

@@ -115,7 +115,7 @@ def require_supported(config: Any) -> None:
             f"{config.model_type}: config.rope_parameters must be one dict with a rope_theta above 1, got "
             f"{shortened(rope)}; repair the config (assigning config.rope_scaling drops rope_theta)"
         )
-    if rope.get("rope_type", "default") not in ("default", *ROPE_INIT_FUNCTIONS):
+    if rope_type_of(config) not in ("default", *ROPE_INIT_FUNCTIONS):
         raise UnsupportedModelError(
             f"{config.model_type}: rope_type must be one that Transformers knows, got {rope['rope_type']!r}; "
             f"known: {', '.join(sorted(('default', *ROPE_INIT_FUNCTIONS)))}"
@@ -193,7 +193,7 @@ def read_geometry(
     inv_freq: tuple[float, ...] = ()
     attention_factor = 1.0
     if scaled_by and existing == "compose":
-        if rope["rope_type"] == "dynamic" or rope.get("short_factor") != rope.get("long_factor"):
+        if rope_type_of(config) == "dynamic" or rope.get("short_factor") != rope.get("long_factor"):
             raise AlreadyScaledError(
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
@@ -211,7 +211,7 @@ def read_geometry(
             return read_geometry(config, original_length=original_length, existing="replace")
         length, source = read_original_length(config, original_length)
         # dynamic scaling alone is anchored at max_position_embeddings
-        if source == "max_position_embeddings" and rope.get("rope_type", "default") not in ("default", "dynamic"):
+        if source == "max_position_embeddings" and rope_type_of(config) not in ("default", "dynamic"):
             raise AlreadyScaledError(
                 f"{config.model_type}: the config must say from what length it was scaled, got {scaled_by} and "
                 f"max_position_embeddings={length} alone; pass original_length"
@@ -242,8 +242,14 @@ def scaling(config: PreTrainedConfig) -> str:
     """How this checkpoint is scaled already, in words; empty where it is as pretrained."""
     if done := saved_record(config):
         return f"a ropescale record of {done.method!r}"
-    rope_type = config.rope_parameters.get("rope_type", "default")
+    rope_type = rope_type_of(config)
     return "" if rope_type == "default" else f"rope_type {rope_type!r}"
+
+
+def rope_type_of(config: PreTrainedConfig) -> str:
+    """The native type of a flat config; one that names none is as pretrained."""
+    rope_type: str = config.rope_parameters.get("rope_type", "default")
+    return rope_type
 
 
 def todays_spectrum(config: PreTrainedConfig) -> tuple[Tensor, float]:
@@ -252,16 +258,16 @@ def todays_spectrum(config: PreTrainedConfig) -> tuple[Tensor, float]:
     Raises:
         UnsupportedModelError: rope_parameters that Transformers cannot compute from.
     """
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") == "default":
+    rope, rope_type = config.rope_parameters, rope_type_of(config)
+    if rope_type == "default":
         rotary_dim = int(head_dim_of(config) * rope.get("partial_rotary_factor", 1.0))
         return theta_inv_freq(rope["rope_theta"], rotary_dim), 1.0
     try:
         # of a copy, because these functions write what is missing into the config
-        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](copy.deepcopy(config))
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](copy.deepcopy(config))
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
-            f"{config.model_type}: rope_parameters must be complete for rope_type {rope['rope_type']!r}, got "
+            f"{config.model_type}: rope_parameters must be complete for rope_type {rope_type!r}, got "
             f"{shortened(rope)} ({type(error).__name__}: {error}); repair the config"
         ) from error
     return inv_freq, float(attention_factor)
@@ -334,7 +340,7 @@ def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method
             f"{method.name}: spectrum must return a Spectrum of {geometry.pairs} pairs, got {shown}; "
             f"correct the method"
         )
-    saved = copy.deepcopy(config)
+    saved = copy.copy(config)  # shallow: only fields of its own are set, and the computation takes a copy
     for name, value in fields.items():
         setattr(saved, name, value)
     inv_freq, attention_factor = todays_spectrum(saved)
@@ -404,7 +410,7 @@ def require_matching(rotary: Rotary, config: PreTrainedConfig) -> None:
             f"{config.model_type}: the rotary module {rotary.name!r} must have {len(expected)} pairs as the config "
             f"says, got {tuple(live.shape)}; load the model from this config"
         )
-    if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
+    if rope_type_of(config) in ("dynamic", "longrope"):
         return  # the buffer holds what the last call needed
     # a model that was cast to bf16 after loading holds rounded frequencies; the patch replaces them by exact ones
     tolerance = 1e-5 if live.dtype == torch.float32 else 1e-2

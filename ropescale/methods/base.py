@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from abc import ABC
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -36,8 +36,8 @@ class Method(ABC):
     name: ClassVar[str]
     lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
 
-    factor: float = field(metadata={"help": "target length / original length, at least 1"})
-    resonance: bool = field(default=False, metadata={"help": "round wavelengths to whole tokens"})
+    factor: float  # target length / original length, at least 1
+    resonance: bool = False  # round wavelengths to whole tokens
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
