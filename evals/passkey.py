@@ -1,8 +1,8 @@
 """The passkey task of Mohtashami and Jaggi: a five-digit number hidden in filler, asked for at the end.
 
-Pure generation of token ids, for training and for evaluation alike; it knows tokenizers and no models.
-The wording is the original's. Two of its traps are avoided: the filler is cut between tokens, not between
-characters, so every sample is exactly as long as asked for; and the key always has five digits.
+The wording, which the harness's task shares, and samples as token ids, which training reads; it knows tokenizers
+and no models. The wording is the original's. Two of its traps are avoided: the filler is cut between tokens, not
+between characters, so every sample is exactly as long as asked for; and the key always has five digits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ TASK = (
 )
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NEEDLE = "\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
-QUESTION = "\nWhat is the pass key? The pass key is"
+ASKED = "\nWhat is the pass key?"
+ANSWER = "The pass key is"  # what the reply continues
+QUESTION = f"{ASKED} {ANSWER}"
 
 
 @dataclass(frozen=True, kw_only=True)

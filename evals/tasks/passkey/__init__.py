@@ -1,0 +1,1 @@
+"""The passkey task of Mohtashami and Jaggi for the harness."""

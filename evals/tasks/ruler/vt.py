@@ -1,0 +1,95 @@
+"""Variable tracking of RULER: which variables have a value, through a chain of assignments."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+
+from ropescale.evals.passkey import FILLER
+from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.ruler.niah import noise
+
+HOPS = 4  # assignments after the first, in one chain
+TEXT = (
+    "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\n"
+    "Question: Find all variables that are assigned the value {value} in the text above."
+)
+# "assgined" is RULER's spelling
+ANSWER = (
+    "Answer: According to the chain(s) of variable assignment in the text above, "
+    f"{HOPS + 1} variables are assgined the value {{value}}, they are:"
+)
+EXAMPLE_LINES = 15  # of noise in the example; RULER: as many as 500 tokens hold
+SHORT_EXAMPLE_LINES = 5  # in the short form, which RULER has not: its shortest length is 4,096 tokens
+
+
+class VariableTracking(RetrievalTask):
+    """One chain of five variables in lines of noise, after a worked example with shorter names."""
+
+    name = "vt"
+    reply_tokens = 30
+    lengths = (4096,)
+    samples = 500
+    full_from = 1024
+
+    def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
+        """Draws example and chain, and the places of the assignments."""
+        example_lines = SHORT_EXAMPLE_LINES if wanted.short else EXAMPLE_LINES
+        shown = _Chain(rng, 3)
+        chain = _Chain(rng, 5, apart_from=shown.names)
+        example = (
+            f"{TEXT.format(context=shown.context(example_lines, ''), value=shown.value)} "
+            f"{ANSWER.format(value=shown.value)} {' '.join(shown.names)}\n\n"
+        )
+        filler = noise(wanted.tokenizer, " ")
+
+        def prompt(units: int, rest: str) -> str:
+            """Example, noise with the chain in it, question."""
+            return example + TEXT.format(context=chain.context(units, rest), value=chain.value)
+
+        return Sample(
+            prompt=prompt,
+            gen_prefix=ANSWER.format(value=chain.value),
+            target=chain.names,
+            filling=lambda units: filler,
+        )
+
+
+class _Chain:
+    """Five variables, each assigned the one before it, the first a number."""
+
+    def __init__(self, rng: random.Random, letters: int, apart_from: Sequence[str] = ()):
+        names: dict[str, None] = {}
+        while len(names) <= HOPS:
+            name = "".join(rng.choices(string.ascii_uppercase, k=letters))
+            # RULER scores substrings: a name that contains one of the example would count for it
+            if not any(other in name for other in apart_from):
+                names[name] = None
+        self.names = list(names)
+        self.value = str(rng.randint(10_000, 99_999))
+        sources = [self.value, *(f"VAR {name} " for name in self.names[:-1])]
+        self._assignments = [f"VAR {name} = {source}" for name, source in zip(self.names, sources, strict=True)]
+        self._places = sorted(rng.random() for _ in self.names)
+
+    def context(self, lines: int, filling: str) -> str:
+        """So many lines of noise with the assignments at their places, in order, and the filling."""
+        parts: list[str] = []
+        start = 0
+        for place, assignment in zip(self._places, self._assignments, strict=True):
+            at = int(place * lines)
+            parts += [f"{FILLER}\n"] * (at - start) + [assignment]
+            start = at
+        parts += [f"{FILLER}\n"] * (lines - start)
+        return " ".join(parts) + filling
+
+
+VARIABLE_TRACKING = VariableTracking()
+
+
+def dataset(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """The rows of `ropescale_vt`; the README names the keys that the metadata may have."""
+    return VARIABLE_TRACKING.dataset(metadata)

@@ -1,0 +1,31 @@
+"""The words of RULER: English nouns, verbs and adjectives of the package wonderwords, in a fixed order."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from ropescale.errors import RopescaleError
+
+
+@cache
+def words(kind: str) -> tuple[str, ...]:
+    """All words of a kind (`noun`, `verb` or `adjective`), sorted.
+
+    Raises:
+        RopescaleError: wonderwords is not installed.
+    """
+    try:
+        lists = files("wonderwords").joinpath("assets")
+    except ModuleNotFoundError as error:
+        raise RopescaleError(
+            "ruler: wonderwords must be installed, got no package of that name; pip install 'ropescale[eval]'"
+        ) from error
+    text = lists.joinpath(f"{kind}list.txt").read_text(encoding="utf-8")
+    return tuple(sorted({line.strip() for line in text.splitlines() if line.strip()}))
+
+
+@cache
+def all_words() -> tuple[str, ...]:
+    """Every word of the three kinds once, sorted."""
+    return tuple(sorted({*words("noun"), *words("verb"), *words("adjective")}))
