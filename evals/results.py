@@ -1,32 +1,30 @@
-"""The results of a demo on disk, and what they say: cells, rows of the table, the verdict.
+"""The results of an evaluation on disk: settings, sessions, finished cells and what each took.
 
-A folder holds `run.json` (settings, sessions) and `results.jsonl` (one line per finished cell). Reading them
-needs neither torch nor a model. This room computes; it prints and draws nothing.
+A folder holds `run.json` (settings, sessions), `results.jsonl` (one line per finished cell) and `timings.jsonl` (one
+line per cell, apart because timings differ from run to run). A cell is one task at one length on one arm. Reading
+needs neither torch nor a model; this room computes and prints nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import InvalidArgumentError
-
-PERPLEXITY_TOLERANCE = 1.25  # times the unpatched perplexity inside the original length
+from ropescale.errors import CheckpointError, InvalidArgumentError
 
 Cell = dict[str, Any]  # one line of results.jsonl
-Key = tuple[Any, ...]  # what tells one cell from another
+Key = tuple[str, str, float, int | None]  # task, method, factor, length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of the comparison: the model patched with a method at a factor, or left as it is."""
+    """One row of a comparison: the model patched with a method at a factor, or left as it is."""
 
     method: str
     factor: float
@@ -42,116 +40,123 @@ UNPATCHED = Arm(method="none", factor=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a cell's figures depend on besides its arm; results of other settings cannot be compared."""
+    """What a cell's figures depend on besides its arm, task and length.
+
+    Results of other settings cannot be compared, except that a later run may add tasks and lengths.
+    """
 
     model: str
     weights: str  # first 16 hex digits of the SHA-256 over all parameters
     dtype: str
     original_length: int  # tokens
-    lengths: tuple[int, ...]  # tokens, ascending; the last one is the length of the perplexity windows
-    depths: tuple[float, ...]
-    samples: int  # passkeys per length and depth
+    backend: str  # "transformers" or "vllm"
+    tasks: Mapping[str, Mapping[str, Any]]  # short name -> version and knobs
+    lengths: tuple[int, ...]  # tokens, ascending
     seed: int
-    documents: tuple[tuple[str, int], ...]  # name, windows cut from it
-    texts: str  # first 16 hex digits of the SHA-256 over all windows
-    versions: tuple[tuple[str, str], ...]  # package, version
+    texts: str  # first 16 hex digits of the SHA-256 over the documents
+    versions: Mapping[str, str]  # package -> version
 
-    def reach(self, arm: Arm) -> int:
-        """How far an arm is read, in tokens: the unpatched one everywhere, the others to factor x L."""
-        window = self.lengths[-1]
-        return window if arm == UNPATCHED else min(window, math.floor(arm.factor * self.original_length))
+    def joined(self, earlier: Settings, folder: Path) -> Settings:
+        """These settings with the tasks and lengths of an earlier run in the same folder.
 
-    def keys(self, arm: Arm) -> list[Key]:
-        """The cells of one arm, in the order in which they run."""
-        name = (arm.method, arm.factor)
-        lengths = [length for length in self.lengths if length <= self.reach(arm)]
-        return [
-            ("record", *name),
-            *(("perplexity", *name, document) for document, _ in self.documents),
-            *(("passkey", *name, length, depth) for length in lengths for depth in self.depths),
-        ]
+        Raises:
+            InvalidArgumentError: the earlier run was of other settings.
+        """
+        for item in fields(Settings):
+            if item.name in ("tasks", "lengths"):
+                continue
+            ours, theirs = getattr(self, item.name), getattr(earlier, item.name)
+            if ours != theirs:
+                raise _differs(folder, item.name, theirs, ours)
+        for name in self.tasks.keys() & earlier.tasks.keys():
+            if dict(self.tasks[name]) != dict(earlier.tasks[name]):
+                raise _differs(folder, f"task {name}", dict(earlier.tasks[name]), dict(self.tasks[name]))
+        return dataclasses.replace(
+            self,
+            tasks={**earlier.tasks, **self.tasks},
+            lengths=tuple(sorted({*earlier.lengths, *self.lengths})),
+        )
+
+
+def _differs(folder: Path, name: str, theirs: Any, ours: Any) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"--output: results in {str(folder)!r} must be of the same {name} ({theirs!r}), got {ours!r}; "
+        f"choose another folder with --output"
+    )
 
 
 class Results:
     """The finished cells of one folder, in memory and on disk."""
 
-    def __init__(self, folder: Path, settings: Settings, sessions: list[dict[str, Any]], cells: dict[Key, Cell]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        sessions: list[dict[str, Any]],
+        cells: dict[Key, Cell],
+        timings: list[dict[str, Any]],
+    ):
         self.folder = folder
         self.settings = settings
         self.sessions = sessions  # who ran when: command, date, hardware
         self.cells = cells
+        self.timings = timings
 
-    def append(self, cell: Cell) -> None:
-        """Add a finished cell: one line, one write, so that a kill leaves it whole, torn at the end, or absent."""
-        line = (json.dumps(cell) + "\n").encode()
-        descriptor = os.open(self.folder / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def append(self, cell: Cell, *, seconds: float, tokens: int) -> None:
+        """Add a finished cell: one line, one write, so that a kill leaves it whole, torn at the end, or absent.
+
+        Raises:
+            CheckpointError: the line could not be written; the file is as it was before.
+        """
+        _append_line(self.folder / "results.jsonl", cell)
         self.cells[key_of(cell)] = cell
+        axes = {name: cell.get(name) for name in ("task", "method", "factor", "length")}
+        timing = {**axes, "seconds": round(seconds, 3), "tokens": tokens}
+        _append_line(self.folder / "timings.jsonl", timing)
+        self.timings.append(timing)
 
     def arms(self) -> list[Arm]:
         """All arms with a finished cell: unpatched first, then by factor, in the order in which they ran."""
         met = dict.fromkeys(Arm(method=c["method"], factor=c["factor"]) for c in self.cells.values())
         return sorted(met, key=lambda arm: (arm != UNPATCHED, arm.factor))
 
-    def missing(self, arm: Arm) -> list[Key]:
-        """The cells of an arm that are not finished."""
-        return [key for key in self.settings.keys(arm) if key not in self.cells]
-
-    def perplexity(self, arm: Arm, first: int, last: int) -> float:
-        """Token-weighted perplexity over positions [first, last), both edges of buckets, of all documents."""
-        nats, tokens = 0.0, 0
-        for document, _ in self.settings.documents:
-            cell = self.cells["perplexity", arm.method, arm.factor, document]
-            edges = cell["edges"]
-            for (start, stop), total, count in zip(pairwise(edges), cell["nll_sum"], cell["count"], strict=True):
-                if first <= start and stop <= last:
-                    nats, tokens = nats + total, tokens + count
-        return math.exp(min(nats / tokens, 700)) if tokens else math.nan
-
-    def passkeys(self, arm: Arm, lengths: Iterable[int]) -> tuple[int, int]:
-        """Passkeys found and passkeys asked for at these lengths, over all depths."""
-        keys = [("passkey", arm.method, arm.factor, n, d) for n in lengths for d in self.settings.depths]
-        cells = [self.cells[key] for key in keys]
-        return sum(cell["correct"] for cell in cells), sum(cell["samples"] for cell in cells)
+    def cell(self, arm: Arm, task: str, length: int | None = None) -> Cell | None:
+        """The finished cell of that arm, task and length, or None."""
+        return self.cells.get((task, arm.method, arm.factor, length))
 
 
 def key_of(cell: Cell) -> Key:
     """What tells a cell from every other one of its folder."""
-    axes = {"record": (), "perplexity": ("document",), "passkey": ("length", "depth")}[cell["task"]]
-    return (cell["task"], cell["method"], cell["factor"], *(cell[axis] for axis in axes))
+    length = cell.get("length")
+    return (str(cell["task"]), str(cell["method"]), float(cell["factor"]), None if length is None else int(length))
 
 
 def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
-    """The folder made ready for new cells, with the finished ones of an earlier run of the same settings.
+    """The folder made ready for new cells, with the finished ones of an earlier run.
 
     Raises:
         InvalidArgumentError: the folder holds results of other settings, or cannot be read.
+        CheckpointError: the folder cannot be written.
     """
     if not (folder / "run.json").exists() and (folder / "results.jsonl").exists():
         raise InvalidArgumentError(
             f"--output: a folder with results.jsonl must hold its run.json too, got {str(folder)!r}; "
             f"choose another folder with --output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    results = Results(folder, settings, [], {})
+    results = Results(folder, settings, [], {}, [])
     if (folder / "run.json").exists():
         results = read(folder)
-        for item in fields(Settings):
-            ours, theirs = getattr(settings, item.name), getattr(results.settings, item.name)
-            if ours != theirs:
-                raise InvalidArgumentError(
-                    f"--output: results in {str(folder)!r} must be of the same {item.name} ({theirs!r}), "
-                    f"got {ours!r}; choose another folder with --output"
-                )
-        _cut_torn_line(folder / "results.jsonl")
+        results.settings = settings.joined(results.settings, folder)
+        for name in ("results.jsonl", "timings.jsonl"):
+            _cut_torn_line(folder / name)
     results.sessions.append(session)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     write_atomically(
         folder / "run.json",
-        json.dumps({"settings": asdict(settings), "sessions": results.sessions}, indent=2) + "\n",
+        json.dumps({"settings": asdict(results.settings), "sessions": results.sessions}, indent=2) + "\n",
     )
     return results
 
@@ -160,50 +165,96 @@ def read(folder: Path) -> Results:
     """The results in a folder; a line that a kill left torn at the end is dropped with a warning.
 
     Raises:
-        InvalidArgumentError: no results there, or not what a demo writes.
+        InvalidArgumentError: no results there, or not what an evaluation writes.
     """
     run = folder / "run.json"
     if not run.exists():
         raise InvalidArgumentError(
-            f"results: a folder must hold the run.json of a demo, got {str(folder)!r}; "
-            f"run ropescale demo --output first"
+            f"results: a folder must hold the run.json of an evaluation, got {str(folder)!r}; "
+            f"run ropescale eval --output first"
         )
     try:
         stored = json.loads(run.read_text(encoding="utf-8"))
-        settings = Settings(**{name: _tuples(value) for name, value in stored["settings"].items()})
+        settings = Settings(**{**stored["settings"], "lengths": tuple(stored["settings"]["lengths"])})
         sessions = list(stored["sessions"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidArgumentError(
-            f"results: {str(run)!r} must be as a demo wrote it, got {type(error).__name__}; choose another folder"
+            f"results: {str(run)!r} must be as an evaluation wrote it, got {type(error).__name__}; "
+            f"choose another folder"
         ) from error
-    return Results(folder, settings, sessions, _cells(folder / "results.jsonl"))
+    cells = {}
+    for number, cell in _lines(folder / "results.jsonl"):
+        try:
+            cells[key_of(cell)] = cell  # a later line of the same key wins
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(folder / "results.jsonl", number, json.dumps(cell)) from error
+    timings = [timing for _, timing in _lines(folder / "timings.jsonl")]
+    return Results(folder, settings, sessions, cells, timings)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the place and move there, so that no reader and no kill ever meets half a file."""
+    """Write beside the place and move there, so that no reader and no kill ever meets half a file.
+
+    Raises:
+        CheckpointError: it could not be written; what was there before still is.
+    """
     beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        if beside.exists():
+            beside.unlink()
+        raise _unwritable(path, error) from error
 
 
-def _cells(path: Path) -> dict[Key, Cell]:
-    """Every finished cell of the file; a later line of the same key wins."""
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"results: {str(path)!r} must be writable, got {error.strerror!r}; "
+        f"make room there and give the same command again, finished cells are kept"
+    )
+
+
+def _append_line(path: Path, value: dict[str, Any]) -> None:
+    """One JSON line at the end of a file; what cannot be written whole is taken back."""
+    line = (json.dumps(value) + "\n").encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, line) != len(line):
+                    raise OSError(28, "No space left on device")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Line number and value of every whole line."""
     if not path.exists():
-        return {}
+        return
     whole, _, torn = path.read_bytes().rpartition(b"\n")
     if torn:
-        warnings.warn(f"{path}: the last line is cut off and is dropped; its cell counts as not run", stacklevel=3)
-    cells: dict[Key, Cell] = {}
+        warnings.warn(f"{path}: the last line is cut off and is dropped; its cell counts as not run", stacklevel=4)
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            cell = json.loads(line)
-            cells[key_of(cell)] = cell
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidArgumentError(
-                f"results: line {number} of {str(path)!r} must be a cell as a demo wrote it, got {line[:40]!r}; "
-                f"remove the line and run again"
-            ) from error
-    return cells
+            value = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number, line.decode("utf-8", "replace")) from error
+        yield number, value
+
+
+def _damaged(path: Path, number: int, line: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"results: line {number} of {str(path)!r} must be a cell as an evaluation wrote it, got {line[:40]!r}; "
+        f"remove the line and run again"
+    )
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -211,126 +262,3 @@ def _cut_torn_line(path: Path) -> None:
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON lists as the tuples they were."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one arm's cells say, over the positions that its group of the table covers."""
-
-    arm: Arm
-    reach: int  # tokens
-    inside: float  # perplexity at positions inside the original length
-    change: float  # inside, against unpatched on the same windows: 0.02 is 2 % worse
-    stretches: tuple[float, ...]  # perplexity of each stretch beyond the original length
-    whole: float  # perplexity of all positions
-    passkeys_inside: tuple[int, int]  # found, asked for
-    passkeys_beyond: tuple[int, int]
-    keeps: int  # tokens up to which perplexity keeps, by `RULE`; 0 is less than the original length
-
-
-def stretch_edges(settings: Settings, reach: int) -> list[int]:
-    """Where the stretches of the table begin and end: L, 2L, 4L ... to `reach`, or quarters of L below 2L."""
-    original = settings.original_length
-    steps = [original * i // 4 for i in range(4, 8)] if reach < 2 * original else [original * 2**i for i in range(40)]
-    return [*(edge for edge in steps if edge < reach), reach] if reach > original else [reach]
-
-
-def table(results: Results) -> dict[float, list[Row]]:
-    """Factor -> rows, of all finished arms; each group opens with the unpatched model on the same positions.
-
-    Raises:
-        InvalidArgumentError: the unpatched arm, which all others are compared with, is not finished.
-    """
-    if missing := results.missing(UNPATCHED):
-        raise InvalidArgumentError(
-            f"results: all cells of the unpatched model must be finished, got {len(missing)} missing in "
-            f"{str(results.folder)!r}; run the same demo again to go on"
-        )
-    groups: dict[float, list[Row]] = {}
-    for arm in results.arms():
-        if arm == UNPATCHED or results.missing(arm):
-            continue
-        if arm.factor not in groups:
-            groups[arm.factor] = [_row(results, UNPATCHED, results.settings.reach(arm))]
-        groups[arm.factor].append(_row(results, arm, results.settings.reach(arm)))
-    return groups or {1.0: [_row(results, UNPATCHED, results.settings.lengths[-1])]}
-
-
-def _row(results: Results, arm: Arm, reach: int) -> Row:
-    settings = results.settings
-    original = settings.original_length
-    inside_reach = min(original, reach)
-    edges = stretch_edges(settings, reach)
-    inside = results.perplexity(arm, 0, inside_reach)
-    unpatched = results.perplexity(UNPATCHED, 0, inside_reach)
-    stretches = tuple(results.perplexity(arm, a, b) for a, b in pairwise(edges))
-    asked = [length for length in settings.lengths if length <= reach]
-    keeps = 0
-    for (_, high), perplexity in zip(pairwise([0, *edges]), [inside, *stretches], strict=True):
-        if not perplexity <= PERPLEXITY_TOLERANCE * unpatched:
-            break
-        keeps = high
-    return Row(
-        arm=arm,
-        reach=reach,
-        inside=inside,
-        change=inside / unpatched - 1,
-        stretches=stretches,
-        whole=results.perplexity(arm, 0, reach),
-        passkeys_inside=results.passkeys(arm, [n for n in asked if n <= original]),
-        passkeys_beyond=results.passkeys(arm, [n for n in asked if n > original]),
-        keeps=keeps,
-    )
-
-
-RULE = (
-    f"An arm keeps its perplexity over a stretch of positions if that is at most {PERPLEXITY_TOLERANCE:g} times the "
-    f"unpatched model's inside the original length; it keeps it up to the first stretch where it is more. Of the arms "
-    f"that keep it furthest, the verdict names the one with the lowest perplexity inside the original length, and "
-    f"says how many passkeys it finds in longer prompts than that, and how many the unpatched model finds in the same "
-    f"prompts."
-)
-
-
-def verdict(groups: dict[float, list[Row]], settings: Settings) -> str:
-    """One sentence: which arm keeps its perplexity over the longest context, at what short-context cost, by `RULE`."""
-    original = settings.original_length
-    every = [row for rows in groups.values() for row in rows]
-    alone = max((row for row in every if row.arm == UNPATCHED), key=lambda row: row.reach)
-    patched = [row for row in every if row.arm != UNPATCHED]
-    if not patched:
-        return f"Unpatched, the model keeps its perplexity to {alone.keeps:,} tokens of {alone.reach:,}."
-    best = max(patched, key=lambda row: (row.keeps, -row.inside))
-    if best.keeps <= max(original, alone.keeps):
-        return (
-            f"No arm keeps its perplexity further than the unpatched model, which does to {alone.keeps:,} tokens of "
-            f"{alone.reach:,}."
-        )
-    sentence = (
-        f"{best.arm.label} keeps its perplexity over the longest context: {best.keeps:,} tokens, "
-        f"{best.keeps / original:g} times the original length, at {best.change:+.1%} inside it; the unpatched model "
-        f"keeps it to {alone.keeps:,}."
-    )
-    if not best.passkeys_beyond[1]:
-        return sentence
-    same = groups[best.arm.factor][0]  # unpatched, on the same prompts
-    found, found_alone = share_text(best.passkeys_beyond), share_text(same.passkeys_beyond)
-    return f"{sentence} Passkeys found beyond the original length: {found} against {found_alone}."
-
-
-def perplexity_text(value: float) -> str:
-    """Three digits or more, short enough for a column."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-
-
-def share_text(counted: tuple[int, int]) -> str:
-    """A percentage, or a dash where nothing was asked for."""
-    found, asked = counted
-    return f"{found / asked:.0%}" if asked else "-"

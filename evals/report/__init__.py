@@ -1,0 +1,42 @@
+"""The report of an evaluation: what its results on disk say, as a page, as Markdown, for machines and for model cards.
+
+Built from the folder alone, so it can be written again at any time, and while a run is still going. `findings` holds
+numbers and no words, `wording` the sentences that all formats share, `page` the HTML with figures from `drawing`,
+`markdown` the Markdown and the model card, `exports` the JSON. No file here knows a model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ropescale.evals.report.exports import evaluate_json, report_json
+from ropescale.evals.report.findings import read_findings
+from ropescale.evals.report.markdown import model_card, report_markdown
+from ropescale.evals.report.page import page
+from ropescale.evals.results import read, write_atomically
+
+__all__ = ["write"]
+
+
+def write(folder: Path) -> Path:
+    """Write the report into a folder of results and return the path of its page.
+
+    The files are report.html, report.md, report.json, model-card.md and evaluate.json. Arms that are not finished are
+    named and left out; the same results give the same bytes.
+
+    Raises:
+        InvalidArgumentError: no results there, a cell that is damaged, or the unpatched model is not finished.
+        CheckpointError: the folder cannot be written.
+    """
+    findings = read_findings(read(folder))
+    # all is made before anything is written, so that no mixture of old and new is left behind
+    texts = {
+        "report.md": report_markdown(findings),
+        "report.json": report_json(findings),
+        "model-card.md": model_card(findings),
+        "evaluate.json": evaluate_json(findings),
+        "report.html": page(findings),
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return folder / "report.html"

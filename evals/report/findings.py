@@ -1,0 +1,436 @@
+"""What the results of an evaluation say: arms compared, effective lengths, the recommendation; numbers, no words.
+
+Knows cells and statistics; knows neither HTML nor how a number is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.statistics import (
+    PERPLEXITY_TOLERANCE,
+    Estimate,
+    effective_length,
+    kept_length,
+    paired_bootstrap,
+    perplexity,
+    perplexity_ratio,
+    stretch_edges,
+    wilson,
+)
+
+LOSS_TASKS = ("perplexity", "position", "longppl")
+FIELDS = {  # what a sample of a cell must hold, by task; all others hold a score
+    "perplexity": ("document", "nll", "tokens"),
+    "position": ("document", "window", "edges", "nll", "tokens"),
+    "longppl": ("document", "nll", "tokens", "of"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How many of the prompts that were asked; found is a fraction where a prompt has several answers."""
+
+    found: float
+    asked: int
+
+    @property
+    def rate(self) -> float:
+        """From 0 to 1; nan where nothing was asked."""
+        return self.found / self.asked if self.asked else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson interval of 95 %; nan where nothing was asked."""
+        return wilson(self.found, self.asked) if self.asked else (math.nan, math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one arm's cells say at the lengths up to a reach; None where nothing was run that could say it."""
+
+    arm: Arm
+    reach: int  # tokens: the largest length that the row is about
+    inside: float | None  # perplexity inside the original length
+    change: Estimate | None  # inside, over the unpatched model's on the same tokens; None for the unpatched model
+    stretches: Mapping[tuple[int, int], float]  # positions from, to -> perplexity; from = to is a context length
+    retrieval_inside: Share | None  # the basis' prompts of at most the original length
+    retrieval_beyond: Share | None  # the longer ones
+    gain_inside: Estimate | None  # of those prompts, against the unpatched model
+    gain_beyond: Estimate | None
+    gain: Estimate | None  # of all of the basis' prompts
+    averages: Mapping[int, float]  # length -> average score over the basis
+    reads: int | None  # effective length by retrieval, in tokens
+    keeps: int | None  # effective length by perplexity, in tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that the report states, in numbers."""
+
+    results: Results
+    arms: tuple[Arm, ...]  # finished, unpatched first
+    unfinished: tuple[Arm, ...]
+    not_run: tuple[str, ...]  # tasks of the settings without a cell
+    basis: tuple[str, ...]  # the retrieval tasks that the effective length averages over
+    source: str | None  # the task whose perplexities the rows hold: position, perplexity or none
+    alone: Row  # the unpatched model at all its lengths
+    groups: Mapping[float, tuple[Row, ...]]  # factor -> the unpatched model at the same lengths, then the arms
+    best: Row | None  # the recommended arm; None if none helps
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the run."""
+        return self.results.settings
+
+    @property
+    def patched(self) -> list[Row]:
+        """The rows of all patched arms."""
+        return [row for rows in self.groups.values() for row in rows if row.arm != UNPATCHED]
+
+    def row(self, arm: Arm) -> Row:
+        """The row of an arm; of the unpatched model, the one at all its lengths."""
+        return next((row for row in self.patched if row.arm == arm), self.alone)
+
+    def tasks(self) -> list[str]:
+        """The tasks with cells, in the order of the settings."""
+        return [name for name in self.settings.tasks if _lengths(self.results, UNPATCHED, name)]
+
+    def lengths(self, arm: Arm, task: str) -> list[int]:
+        """At which lengths an arm ran a task, ascending."""
+        return [length for length in _lengths(self.results, arm, task) if length is not None]
+
+    def cell(self, arm: Arm, task: str, length: int | None = None) -> Cell:
+        """A cell that is known to be there."""
+        found = self.results.cell(arm, task, length)
+        assert found is not None
+        return found
+
+    def retrieval_tasks(self) -> list[str]:
+        """The tasks with a length and a score."""
+        return [name for name in self.tasks() if name not in LOSS_TASKS and self.lengths(UNPATCHED, name)]
+
+    def short_tasks(self) -> list[str]:
+        """The tasks without a length: cloze and those of the harness."""
+        return [name for name in self.tasks() if name not in LOSS_TASKS and not self.lengths(UNPATCHED, name)]
+
+    def gain(self, arm: Arm, task: str, length: int | None = None) -> Estimate | None:
+        """Score of an arm minus the unpatched model's on the same samples."""
+        before, after = scores(self.cell(UNPATCHED, task, length)), scores(self.cell(arm, task, length))
+        return paired_bootstrap(before, after, seed=self.settings.seed) if before else None
+
+
+def is_ruler(task: str) -> bool:
+    """Whether a task is one of RULER's thirteen."""
+    return task.startswith("niah_") or task in ("vt", "cwe", "fwe", "qa_1", "qa_2")
+
+
+def read_findings(results: Results) -> Findings:
+    """What the finished arms say.
+
+    Raises:
+        InvalidArgumentError: the unpatched model, which all others are compared with, is not finished, or a cell is
+            not as an evaluation writes it.
+    """
+    for cell in results.cells.values():
+        _check(results, cell)
+    _check_unpatched(results)
+    tasks = [name for name in results.settings.tasks if _lengths(results, UNPATCHED, name)]
+    patched = [arm for arm in results.arms() if arm != UNPATCHED]
+    finished = [arm for arm in patched if _finished(results, arm)]
+    retrieval = [name for name in tasks if name not in LOSS_TASKS and None not in _lengths(results, UNPATCHED, name)]
+    basis = tuple(filter(is_ruler, retrieval)) or tuple(name for name in retrieval if name in ("needle", "passkey"))
+    source = next((name for name in ("position", "perplexity") if name in tasks), None)
+
+    def row(arm: Arm, reach: int) -> Row:
+        return _row(results, arm, reach, basis, source)
+
+    alone = row(UNPATCHED, max(results.settings.lengths))
+    groups: dict[float, tuple[Row, ...]] = {}
+    for arm in finished:
+        reach = _reach(results, arm)
+        rows = groups.get(arm.factor) or (row(UNPATCHED, reach),)
+        groups[arm.factor] = (*rows, row(arm, reach))
+    helpful = [one for rows in groups.values() for one in rows if one.arm != UNPATCHED and _helps(one, alone)]
+    return Findings(
+        results=results,
+        arms=(UNPATCHED, *finished),
+        unfinished=tuple(arm for arm in patched if arm not in finished),
+        not_run=tuple(name for name in results.settings.tasks if name not in tasks),
+        basis=basis,
+        source=source,
+        alone=alone,
+        groups=groups,
+        best=max(helpful, key=_merit, default=None),
+    )
+
+
+def scores(cell: Cell, rule: str = "score") -> list[float]:
+    """The score of each sample by a rule; what could not be scored counts as 0."""
+    values = [sample.get(rule) for sample in cell["samples"]]
+    return [float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0 for value in values]
+
+
+def share(cell: Cell, rule: str = "score", depth: float | None = None) -> Share:
+    """Of all samples of a cell, or of those at one depth."""
+    every = zip(cell["samples"], scores(cell, rule), strict=True)
+    found = [score for sample, score in every if depth is None or sample.get("depth") == depth]
+    return Share(found=math.fsum(found), asked=len(found))
+
+
+def cell_perplexity(cell: Cell) -> float:
+    """Token-weighted, over all samples of a perplexity or longppl cell."""
+    return perplexity(math.fsum(one["nll"] for one in cell["samples"]), sum(one["tokens"] for one in cell["samples"]))
+
+
+def position_perplexities(cell: Cell) -> tuple[list[int], list[float]]:
+    """Edges and perplexities of the buckets of a position cell, over all its windows."""
+    edges = list(cell["samples"][0]["edges"])
+    columns = [_between(cell, first, last) for first, last in pairwise(edges)]
+    return edges, [perplexity(math.fsum(nats), sum(tokens)) for nats, tokens in columns]
+
+
+def finite(value: float | None) -> bool:
+    """Whether there is a value that can be compared."""
+    return value is not None and math.isfinite(value)
+
+
+def _helps(row: Row, alone: Row) -> bool:
+    """Whether an effective length is longer than the unpatched model's, neither is shorter, and no less is found."""
+    if row.gain is not None and row.gain.high < 0:
+        return False
+    pairs = [(row.reads, alone.reads), (row.keeps, alone.keeps)]
+    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    return any(ours > theirs for ours, theirs in known) and all(ours >= theirs for ours, theirs in known)
+
+
+def _merit(row: Row) -> tuple[float, ...]:
+    """Longer by retrieval, then by perplexity, then cheaper inside the original length, then the smaller factor."""
+    inside = row.inside if row.inside is not None and finite(row.inside) else math.inf
+    return (row.reads or 0, row.keeps or 0, -inside, -row.arm.factor)
+
+
+def _lengths(results: Results, arm: Arm, task: str) -> list[int | None]:
+    """At which lengths (None: without one) an arm has cells of a task, ascending."""
+    lengths = (*results.settings.lengths, None)
+    return [length for length in lengths if results.cell(arm, task, length) is not None]
+
+
+def _within(arm: Arm, original: int, length: int | None) -> bool:
+    return arm == UNPATCHED or length is None or length <= arm.factor * original
+
+
+def _reach(results: Results, arm: Arm) -> int:
+    """The largest length at which an arm has a cell."""
+    met = [length for task in results.settings.tasks for length in _lengths(results, arm, task) if length is not None]
+    return max(met, default=results.settings.original_length)
+
+
+def _finished(results: Results, arm: Arm) -> bool:
+    """Whether an arm has a cell for each of the unpatched model's that it can read.
+
+    Of a task that holds all shorter lengths in its longest one, only that is asked for.
+    """
+    for task in results.settings.tasks:
+        expected = [
+            length
+            for length in _lengths(results, UNPATCHED, task)
+            if _within(arm, results.settings.original_length, length)
+        ]
+        if task == "position":
+            expected = expected[-1:]
+        if set(expected) - set(_lengths(results, arm, task)):
+            return False
+    return True
+
+
+def _check_unpatched(results: Results) -> None:
+    tasks = results.settings.tasks
+    had = {(task, length) for task in tasks for length in _lengths(results, UNPATCHED, task)}
+    needed = {
+        (task, length)
+        for arm in results.arms()
+        for task in tasks
+        for length in _lengths(results, arm, task)
+        if (task, length) not in had
+    }
+    if needed or not had:
+        missing = ", ".join(sorted(f"{task} at {length}" if length else task for task, length in needed)) or "all"
+        raise InvalidArgumentError(
+            f"results: the unpatched model must be finished, since every arm is compared with it, got {missing} "
+            f"missing in {str(results.folder)!r}; give the same command again to go on"
+        )
+
+
+def _check(results: Results, cell: Cell) -> None:
+    """Refuse a cell that lacks what its task writes."""
+    task = cell["task"]
+    if task == "record":
+        fault = "" if "record" in cell else "no record"
+    elif not isinstance(cell.get("samples"), list) or not all(isinstance(one, dict) for one in cell["samples"]):
+        fault = "no list of samples"
+    else:
+        needed = FIELDS.get(task, ("score",))
+        fault = next((f"a sample without {name}" for one in cell["samples"] for name in needed if name not in one), "")
+        if not fault and task == "position":
+            uneven = any(not len(s["edges"]) == len(s["nll"]) + 1 == len(s["tokens"]) + 1 for s in cell["samples"])
+            edges = {tuple(one["edges"]) for one in cell["samples"]}
+            fault = "edges that do not fit the losses" if uneven or len(edges) != 1 else ""
+    if fault:
+        raise InvalidArgumentError(
+            f"results: every cell in {str(results.folder)!r} must be as an evaluation wrote it, got {fault} in "
+            f"{task!r}; remove its line from results.jsonl and give the same command again"
+        )
+
+
+def _row(results: Results, arm: Arm, reach: int, basis: Sequence[str], source: str | None) -> Row:
+    original = results.settings.original_length
+    inside, change, stretches = _losses(results, arm, reach, source)
+    limit = _limit(results, reach, source)
+    keeps = None
+    if inside is not None and limit is not None:
+        keeps = kept_length(_ends(inside, stretches, original, reach), limit)
+    averages = _averages(results, arm, reach, basis)
+    low, high = _retrieval(results, arm, 0, original, basis), _retrieval(results, arm, original, reach, basis)
+    return Row(
+        arm=arm,
+        reach=reach,
+        inside=inside,
+        change=change,
+        stretches=stretches,
+        retrieval_inside=low[0],
+        retrieval_beyond=high[0],
+        gain_inside=low[1],
+        gain_beyond=high[1],
+        gain=_retrieval(results, arm, 0, reach, basis)[1],
+        averages=averages,
+        reads=effective_length(averages) if averages else None,
+        keeps=keeps,
+    )
+
+
+def _ends(inside: float, stretches: Mapping[tuple[int, int], float], original: int, reach: int) -> dict[int, float]:
+    """Every stretch by its end, the original length first."""
+    return {min(original, reach): inside, **{high: value for (_, high), value in stretches.items()}}
+
+
+def _limit(results: Results, reach: int, source: str | None) -> float | None:
+    """The perplexity that still counts as kept: `PERPLEXITY_TOLERANCE` times the unpatched model's inside."""
+    inside, _, _ = _losses(results, UNPATCHED, reach, source)
+    return None if inside is None else PERPLEXITY_TOLERANCE * inside
+
+
+def _losses(
+    results: Results, arm: Arm, reach: int, source: str | None
+) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
+    """Perplexity inside the original length, its ratio to the unpatched model's, and every stretch beyond."""
+    if source == "position":
+        return _losses_by_position(results, arm, reach)
+    if source == "perplexity":
+        return _losses_by_length(results, arm, reach)
+    return None, None, {}
+
+
+def _losses_by_position(
+    results: Results, arm: Arm, reach: int
+) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
+    """From the longest position cell within reach: one set of windows, compared with itself unpatched."""
+    lengths = [n for n in _lengths(results, arm, "position") if n is not None and n <= reach]
+    if not lengths:
+        return None, None, {}
+    cell, other = results.cell(arm, "position", lengths[-1]), results.cell(UNPATCHED, "position", lengths[-1])
+    assert cell is not None
+    original, seed = results.settings.original_length, results.settings.seed
+    edges = stretch_edges(original, lengths[-1])
+    stretches = {
+        (low, high): perplexity(math.fsum(nats), sum(tokens))
+        for low, high in pairwise(edges)
+        for nats, tokens in [_between(cell, low, high)]
+    }
+    nats, tokens = _between(cell, 0, min(original, lengths[-1]))
+    if not sum(tokens):
+        return None, None, stretches
+    change = None
+    if arm != UNPATCHED and other is not None:
+        before, _ = _between(other, 0, min(original, lengths[-1]))
+        change = perplexity_ratio(before, nats, tokens, seed=seed)
+    return perplexity(math.fsum(nats), sum(tokens)), change, stretches
+
+
+def _losses_by_length(
+    results: Results, arm: Arm, reach: int
+) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
+    """From strided perplexity: inside is the largest length that the original length holds."""
+    original, seed = results.settings.original_length, results.settings.seed
+    lengths = [n for n in _lengths(results, arm, "perplexity") if n is not None and n <= reach]
+    cells = {length: cell for length in lengths if (cell := results.cell(arm, "perplexity", length)) is not None}
+    beyond = {(n, n): cell_perplexity(cell) for n, cell in cells.items() if n > original}
+    short = max((n for n in cells if n <= original), default=None)
+    if short is None:
+        return None, None, beyond
+    change = None
+    other = results.cell(UNPATCHED, "perplexity", short)
+    if arm != UNPATCHED and other is not None:
+        change = perplexity_ratio(
+            [one["nll"] for one in other["samples"]],
+            [one["nll"] for one in cells[short]["samples"]],
+            [one["tokens"] for one in cells[short]["samples"]],
+            seed=seed,
+        )
+    return cell_perplexity(cells[short]), change, beyond
+
+
+def _between(cell: Cell, low: int, high: int) -> tuple[list[float], list[int]]:
+    """Losses and tokens of each window's buckets that end after `low` and at `high` at the latest."""
+    nats: list[float] = []
+    tokens: list[int] = []
+    for one in cell["samples"]:
+        for end, loss, count in zip(one["edges"][1:], one["nll"], one["tokens"], strict=True):
+            if low < end <= high:
+                nats.append(loss)
+                tokens.append(count)
+    return nats, tokens
+
+
+def _averages(results: Results, arm: Arm, reach: int, basis: Sequence[str]) -> dict[int, float]:
+    """Length -> mean of the basis tasks' scores, at the lengths that the unpatched model ran all of them at."""
+    if not basis:
+        return {}
+    every = set.intersection(*(set(_lengths(results, UNPATCHED, task)) for task in basis))
+    lengths = sorted(length for length in every if length is not None and length <= reach)
+    return {n: math.fsum(share(_found(results, arm, t, n)).rate for t in basis) / len(basis) for n in lengths}
+
+
+def _found(results: Results, arm: Arm, task: str, length: int) -> Cell:
+    cell = results.cell(arm, task, length)
+    assert cell is not None
+    return cell
+
+
+def _retrieval(
+    results: Results, arm: Arm, above: int, up_to: int, basis: Iterable[str]
+) -> tuple[Share | None, Estimate | None]:
+    """Of all prompts of the basis with above < length <= up_to: what was found, and the gain over unpatched."""
+    after: list[float] = []
+    before: list[float] = []
+    for task in basis:
+        for length in _lengths(results, arm, task):
+            if length is not None and above < length <= up_to:
+                after += scores(_found(results, arm, task, length))
+                before += scores(_found(results, UNPATCHED, task, length))
+    if not after:
+        return None, None
+    gain = None if arm == UNPATCHED else paired_bootstrap(before, after, seed=results.settings.seed)
+    return Share(found=math.fsum(after), asked=len(after)), gain
+
+
+def failures(cell: Cell) -> list[dict[str, Any]]:
+    """The samples with a reply that the stricter rule of a task, else its only one, does not count as right."""
+    strict = scores(cell, "exact" if any("exact" in sample for sample in cell["samples"]) else "score")
+    return [one for one, score in zip(cell["samples"], strict, strict=True) if "reply" in one and score < 1]

@@ -1,0 +1,173 @@
+"""report.md, and the section and metadata for a model card, from the same sentences and tables as the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ropescale.evals.report.findings import Findings, cell_perplexity, share
+from ropescale.evals.report.tables import (
+    Comparison,
+    comparison,
+    heads,
+    loss_table,
+    main_score,
+    retrieval_table,
+    short_table,
+)
+from ropescale.evals.report.wording import (
+    arm_text,
+    command_text,
+    evaluators,
+    left_out,
+    reasons,
+    rules,
+    shown,
+    verdict,
+)
+from ropescale.evals.results import UNPATCHED
+from ropescale.version import __version__
+
+SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
+
+
+def plain(value: object) -> str:
+    """Text from outside on one line of Markdown, as text."""
+    return SPECIAL.sub(r"\\\1", escape(" ".join(shown(value).split()), quote=False))
+
+
+def report_markdown(findings: Findings) -> str:
+    """The verdict, its reasons and all tables."""
+    settings = findings.settings
+    parts = [
+        f"# {plain(verdict(findings))}",
+        _paragraph(reasons(findings)),
+        _paragraph(left_out(findings)),
+        *(f"<sub>{plain(rule)}</sub>" for rule in rules(findings)),
+        "## All arms",
+        f"Compare within a factor. In bold: the best patched arm of its factor. Beside a value: counts, and the "
+        f"change against the unpatched model with its 95% interval. The original length is "
+        f"{settings.original_length:,} tokens.",
+        _table(comparison(findings)),
+    ]
+    if findings.lengths(UNPATCHED, "perplexity"):
+        parts += [
+            "## Perplexity by context length",
+            "Strided and token-weighted; not to be compared with perplexity by position.",
+            _table(loss_table(findings, "perplexity")),
+        ]
+    for task in findings.retrieval_tasks():
+        parts += [f"## {plain(task)}", _table(retrieval_table(findings, task))]
+    if findings.lengths(UNPATCHED, "longppl"):
+        parts += [
+            "## LongPPL",
+            f"Perplexity of key tokens alone, chosen by {plain(evaluators(findings))}.",
+            _table(loss_table(findings, "longppl")),
+        ]
+    if findings.short_tasks():
+        parts += ["## Short prompts", _table(short_table(findings))]
+    session = findings.results.sessions[-1] if findings.results.sessions else {}
+    parts += [
+        "## How this was made",
+        _code(session.get("command")),
+        f"{plain(settings.model)}, {plain(settings.dtype)}, parameters {plain(settings.weights)}, seed "
+        f"{settings.seed}, texts {plain(settings.texts)}; "
+        + ", ".join(f"{plain(name)} {plain(number)}" for name, number in settings.versions.items())
+        + f"; {plain(session.get('processor'))}, {plain(session.get('device'))}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def model_card(findings: Findings) -> str:
+    """A section to paste into a model card, under the metadata that the hub reads for the recommended arm."""
+    best, settings = findings.best, findings.settings
+    parts = ["## Context extension", plain(verdict(findings))]
+    if best is not None:
+        target = int(best.arm.factor * settings.original_length)
+        parts += [
+            f"The context was extended from {settings.original_length:,} to {target:,} tokens with "
+            f"[ropescale](https://pypi.org/project/ropescale/):",
+            _code(f"import ropescale\n\n{command_text(best.arm)}", "python"),
+        ]
+    parts += [
+        _paragraph(reasons(findings)),
+        _table(comparison(findings)),
+        *(f"<sub>{plain(rule)}</sub>" for rule in rules(findings)),
+        f"Measured with ropescale {plain(settings.versions.get('ropescale', __version__))} on "
+        f"{plain(settings.model)} ({plain(settings.dtype)}), seed {settings.seed}.",
+    ]
+    return _front_matter(findings) + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def eval_results(findings: Findings) -> list[EvalResult]:
+    """What the hub's model index holds of the recommended arm; empty where none is recommended."""
+    if findings.best is None:
+        return []
+    arm = findings.best.arm
+    found = []
+    for task in findings.tasks():
+        for length in findings.lengths(arm, task):
+            cell = findings.cell(arm, task, length)
+            if task == "position":
+                continue
+            if task in ("perplexity", "longppl"):
+                values = [("perplexity", cell_perplexity(cell))]
+            else:
+                values = [("accuracy", share(cell).rate)]
+            found += [_result(task, length, name, value) for name, value in values if math.isfinite(value)]
+        cell_without = findings.results.cell(arm, task, None)
+        main = None if cell_without is None else main_score(cell_without.get("scores"))
+        if main is not None and math.isfinite(main[1]):
+            found.append(_result(task, None, "accuracy" if main[0] == "acc" else main[0], main[1]))
+    return found
+
+
+def _result(task: str, length: int | None, metric: str, value: float) -> EvalResult:
+    identifier = re.sub(r"[^\w.-]", "_", shown(task, 60))
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=identifier if length is None else f"ropescale_{identifier}",
+        dataset_name=shown(task, 60) if length is None else f"{shown(task, 60)} at {length:,} tokens",
+        dataset_config=None if length is None else str(length),
+        metric_type=shown(metric, 40),
+        metric_value=round(value, 6),
+        metric_name=shown(metric, 40) if length is None else f"{shown(metric, 40)} at {length:,} tokens",
+    )
+
+
+def _front_matter(findings: Findings) -> str:
+    results = eval_results(findings)
+    if not results or findings.best is None:
+        return ""
+    name = f"{shown(findings.settings.model, 80)} ({arm_text(findings.best.arm)})"
+    return f"---\n{ModelCardData(model_name=name, eval_results=results).to_yaml()}\n---\n\n"
+
+
+def _paragraph(sentences: Sequence[str]) -> str:
+    return " ".join(plain(sentence) for sentence in sentences)
+
+
+def _code(value: object, language: str = "") -> str:
+    """A fenced block whose fence is longer than any in the text."""
+    body = shown(value)
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{body}\n{fence}"
+
+
+def _table(made: Comparison) -> str:
+    """A comparison as a table of Markdown; small print stands beside its value."""
+    columns = ["method", "factor", *made.columns]
+    lines = [f"| {' | '.join(map(plain, columns))} |", f"|---|---|{'---:|' * len(made.columns)}"]
+    for group in made.groups:
+        for arm, entries in group:
+            cells = []
+            for entry in entries:
+                value = f"**{plain(entry.text)}**" if entry.best else plain(entry.text)
+                cells.append(" · ".join([value, *map(plain, entry.small)]))
+            lines.append(f"| {' | '.join([*map(plain, heads(arm)), *cells])} |")
+    return "\n".join(lines)

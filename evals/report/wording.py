@@ -1,0 +1,279 @@
+"""How the report says things: numbers as text, the verdict, its reason and its rules, the same in every format.
+
+Plain text throughout; HTML and Markdown escape it themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from ropescale.evals.report.findings import Findings, Row, Share
+from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+# Characters that a page would drop, or that would reorder what stands beside them
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def shown(text: object, limit: int = 4000) -> str:
+    """Text from outside, at most `limit` characters of it, without what cannot be written or would hide the rest."""
+    plain = INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+    return plain if len(plain) <= limit else f"{plain[:limit]} […]"
+
+
+def arm_text(arm: Arm) -> str:
+    """An arm as the report names it."""
+    return "unpatched" if arm == UNPATCHED else shown(arm.label, 60)
+
+
+def method_text(arm: Arm) -> str:
+    """The method of an arm as the report names it."""
+    return "unpatched" if arm == UNPATCHED else shown(arm.method, 50)
+
+
+def perplexity_text(value: float | None) -> str:
+    """Three digits or more, short enough for a column."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def tokens_text(value: int | None) -> str:
+    """A length in tokens."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def length_text(length: int) -> str:
+    """A length in tokens for the head of a narrow column: multiples of 1,024 from 4,096 on as 4k, 8k ..."""
+    return f"{length // 1024:,}k" if length >= 4096 and length % 1024 == 0 else f"{length:,}"
+
+
+def rate_text(value: float | None) -> str:
+    """A share as a percentage; one that is not quite all or none does not read as such."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if 0 < value < 0.005 or 0.995 < value < 1:
+        return f"{value:.1%}" if 0.0005 <= value <= 0.9995 else ("< 0.1%" if value < 0.5 else "> 99.9%")
+    return f"{value:.0%}"
+
+
+def share_text(share: Share | None) -> str:
+    """A rate with its count."""
+    return NOTHING if share is None or not share.asked else f"{rate_text(share.rate)} ({count_text(share)})"
+
+
+def count_text(share: Share) -> str:
+    """Found of asked."""
+    return f"{share.found:.4g}/{share.asked}"
+
+
+def interval_text(share: Share) -> str:
+    """The Wilson interval in percent."""
+    low, high = share.interval
+    return NOTHING if math.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f}%"
+
+
+def ratio_text(change: Estimate | None) -> str:
+    """A ratio as a change in percent: 1.02 is +2.0%."""
+    if change is None or not math.isfinite(change.value):
+        return NOTHING
+    return _ratio(change.value)
+
+
+def ratio_interval_text(change: Estimate | None) -> str:
+    """The interval of a ratio, as changes."""
+    if change is None or not math.isfinite(change.low):
+        return ""
+    low, high = _ratio(change.low), _ratio(change.high)
+    return f"{low.removesuffix('%') if high.endswith('%') else low} to {high}"
+
+
+def gain_text(gain: Estimate | None) -> str:
+    """A difference of shares in percentage points."""
+    return NOTHING if gain is None else f"{_points(gain.value)} points"
+
+
+def points_text(gain: Estimate) -> str:
+    """A difference of shares in percentage points, where the column says so."""
+    return _points(gain.value)
+
+
+def gain_interval_text(gain: Estimate | None) -> str:
+    """The interval of a difference, in percentage points."""
+    if gain is None or not math.isfinite(gain.low) or gain.low == gain.high:
+        return ""
+    return f"{_points(gain.low)} to {_points(gain.high)}"
+
+
+def estimate_text(value: str, interval: str) -> str:
+    """A value with its interval, where it has one."""
+    return f"{value} ({interval})" if interval else value
+
+
+def stretch_text(stretch: tuple[int, int]) -> str:
+    """What a column of perplexities is about."""
+    low, high = stretch
+    return f"at {length_text(high)}" if low == high else f"{length_text(low)} to {length_text(high)}"
+
+
+def basis_text(findings: Findings) -> str:
+    """The tasks that the effective length by retrieval averages over."""
+    names = ", ".join(shown(name, 40) for name in findings.basis)
+    if len(findings.basis) > 2 and findings.basis[0] not in ("needle", "passkey"):
+        return f"{len(findings.basis)} RULER tasks ({names})"
+    return names
+
+
+def command_text(arm: Arm) -> str:
+    """The call that patches a model so."""
+    return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g})'
+
+
+def verdict(findings: Findings) -> str:
+    """One sentence: what to take, how far it reaches, what it costs; or that nothing helped."""
+    alone, best = findings.alone, findings.best
+    if best is None and not findings.patched:
+        return f"Unpatched, the model {_reach(alone)}; no method has been evaluated yet."
+    if best is None:
+        return (
+            f"No method made the context longer: unpatched, the model {_reach(alone)}, and no arm gets further in one "
+            f"without losing in the other."
+        )
+    sentence = f"Take {method_text(best.arm)} at factor {best.arm.factor:g}: it {_reach(best, alone)}"
+    if best.change is None or not math.isfinite(best.change.value):
+        return f"{sentence}."
+    return f"{sentence}; perplexity inside the original length: {ratio_text(best.change)}."
+
+
+def _reach(row: Row, other: Row | None = None) -> str:
+    """What a row's two effective lengths say, as a verb phrase; also against another row's."""
+    reads = (row.reads, None if other is None else other.reads)
+    keeps = (row.keeps, None if other is None else other.keeps)
+    pairs = [
+        (verb, length, theirs)
+        for verb, (length, theirs) in (("retrieves", reads), ("keeps its perplexity", keeps))
+        if length is not None
+    ]
+    if len(pairs) == 2 and pairs[0][1:] == pairs[1][1:]:
+        pairs = [(f"{pairs[0][0]} and {pairs[1][0]}", *pairs[0][1:])]
+    said = [f"{verb} {_upto(length)}{_against(theirs)}" for verb, length, theirs in pairs]
+    return " and ".join(said) or "was asked neither to retrieve nor to predict"
+
+
+def _upto(length: int) -> str:
+    return f"to {length:,} tokens" if length else "at no length"
+
+
+def _against(length: int | None) -> str:
+    return "" if length is None else f" (unpatched: {f'{length:,}' if length else 'at none'})"
+
+
+def reasons(findings: Findings) -> list[str]:
+    """Sentences behind the verdict: gain beyond, cost inside, what else is known, what is not."""
+    best = findings.best
+    said = [] if best is None else _reasons_for(findings, best)
+    if best is not None:
+        said.append(f"It was not tested beyond {best.reach:,} tokens.")
+    if findings.patched and not findings.basis:
+        said.append("No retrieval task was run, and perplexity alone does not show that the context is used.")
+    if findings.patched and findings.source is None:
+        said.append("No perplexity was measured.")
+    return said
+
+
+def _reasons_for(findings: Findings, best: Row) -> list[str]:
+    original = findings.settings.original_length
+    same = findings.groups[best.arm.factor][0]  # unpatched, on the same prompts
+    said = []
+    if best.retrieval_beyond is not None and best.gain_beyond is not None:
+        said.append(
+            f"In prompts longer than the original {original:,} tokens it scores "
+            f"{rate_text(best.retrieval_beyond.rate)} where the unpatched model scores "
+            f"{rate_text(same.retrieval_beyond.rate if same.retrieval_beyond else None)}: "
+            f"{estimate_text(gain_text(best.gain_beyond), gain_interval_text(best.gain_beyond))}."
+        )
+    if best.retrieval_inside is not None and best.gain_inside is not None:
+        said.append(
+            f"In prompts that fit the original length it scores {rate_text(best.retrieval_inside.rate)}, "
+            f"{estimate_text(gain_text(best.gain_inside), gain_interval_text(best.gain_inside))}."
+        )
+    if best.change is not None and math.isfinite(best.change.value):
+        said.append(
+            f"Perplexity inside the original length is {perplexity_text(best.inside)} instead of "
+            f"{perplexity_text(same.inside)}: "
+            f"{estimate_text(ratio_text(best.change), ratio_interval_text(best.change))}."
+        )
+    for task in findings.short_tasks():
+        gain = findings.gain(best.arm, task)
+        if gain is not None and task == "cloze":
+            said.append(f"Cloze, on short prompts: {estimate_text(gain_text(gain), gain_interval_text(gain))}.")
+    return said
+
+
+def rules(findings: Findings) -> list[str]:
+    """The definitions behind the verdict, for the small print."""
+    said = []
+    if findings.basis:
+        said.append(
+            f"Effective length by retrieval is RULER's rule: the largest length at which the average score, and that "
+            f"of every shorter length tested, is at least {RULER_THRESHOLD:.1%} (Llama-2-7B at 4,096 tokens). The "
+            f"average is over {basis_text(findings)}; the score is the share of answers found in the reply as text."
+        )
+    if findings.source == "position":
+        said.append(
+            f"Effective length by perplexity: positions up to the original length, then stretches that double; the "
+            f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times the unpatched "
+            f"model's inside the original length, on the same windows."
+        )
+    if findings.source == "perplexity":
+        said.append(
+            f"Effective length by perplexity: the largest context length at which strided perplexity, and that of "
+            f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times the "
+            f"unpatched model's at the largest length inside it."
+        )
+    if any(length_text(length).endswith("k") for length in findings.settings.lengths):
+        said.append("In tables and figures, k is 1,024 tokens.")
+    if findings.patched:
+        said.append(
+            "Intervals are of 95%; changes and gains are against the unpatched model on the same samples. Those over "
+            "few documents or windows are too narrow, and so are those of samples that all changed alike."
+        )
+        said.append(
+            "An arm is recommended only if one of its effective lengths is longer than the unpatched model's, neither "
+            "is shorter, and over all prompts it does not retrieve less (an interval wholly below 0). Of those, the "
+            "longest by retrieval is taken, then by perplexity, then the lowest perplexity inside the original "
+            "length, then the smaller factor."
+        )
+    return said
+
+
+def left_out(findings: Findings) -> list[str]:
+    """What is not in the report, in sentences."""
+    said = []
+    if findings.unfinished:
+        said.append(f"Not finished, so left out: {', '.join(map(arm_text, findings.unfinished))}.")
+    if findings.not_run:
+        said.append(f"Not run yet: {', '.join(shown(name, 60) for name in findings.not_run)}.")
+    return said
+
+
+def evaluators(findings: Findings) -> str:
+    """The models that chose LongPPL's key tokens."""
+    lengths = findings.lengths(UNPATCHED, "longppl")
+    named: Iterable[object] = (findings.cell(UNPATCHED, "longppl", n).get("evaluator", "not stated") for n in lengths)
+    return ", ".join(dict.fromkeys(shown(name, 80) for name in named))
+
+
+def _ratio(value: float) -> str:
+    change = value - 1
+    if change >= 10:
+        return f"x{value:,.0f}" if value < 1e6 else f"x{value:.0e}"
+    return f"{change:+.1%}".replace("-", MINUS) if abs(change) >= 0.0005 else "±0.0%"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.0f}".replace("-", MINUS) if abs(value) >= 0.005 else "±0"
