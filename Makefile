@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 setup: .venv/.installed ## build .venv in the checkout from constraints.txt
 
-demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, under 3 minutes)
+demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, about a minute)
 	$(BIN)/ropescale demo --output out/demo-tiny
 
 test: setup lint ## lint, types and the default tests
@@ -31,11 +31,12 @@ test-slow: setup ## what takes minutes or needs a download
 smollm2: setup ## obtain SmolLM2-135M-Instruct and the long texts, and check the conversion
 	$(BIN)/python scripts/get_smollm2.py --check
 
-demo-smollm2: smollm2 ## the main job on the real checkpoint (about two hours on 2 cores)
+demo-smollm2: smollm2 ## the main job on the real checkpoint (hours on 2 cores)
 	$(BIN)/ropescale demo --model smollm2 --output out/demo-smollm2
 
 bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/patch.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean: ## remove what was built and run
 	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

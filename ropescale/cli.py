@@ -5,6 +5,7 @@ Heavy imports stand inside the verbs, so that `ropescale --help` answers at once
 
 import argparse
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -20,26 +21,55 @@ One call gives a pretrained rotary model a longer context, and the evidence that
 
 examples:
   ropescale demo                      compare methods on the embedded model, in about a minute
-  ropescale demo --model smollm2      the same on a real model: 135M parameters, 12,288 tokens; hours on a CPU
+  ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
-  ropescale report out/demo-tiny      write report.html again from finished results
+  ropescale report out/eval-tiny      write the report again from finished results
 """
 
 DEMO = """\
-Compare the unpatched model with methods at factors: perplexity by position on held-out texts, and passkeys by
-depth and length. Prints a table; writes results.jsonl, run.json and report.html into the output folder. A run that
-was stopped goes on where it was when the same command is given again.
+Compare the unpatched model with methods at factors on the embedded model: perplexity by position and by length on
+held-out texts, passkeys by depth and length, and short questions. Prints a table; writes results and a report into
+the output folder. `ropescale eval` is the same with every choice open.
 """
 
 DEMO_EXAMPLES = """\
 examples:
   ropescale demo
   ropescale demo --methods yarn,ntk --factors 4
-  ropescale demo --model smollm2 --lengths 4096,10240,12288 --samples 3
-  ropescale demo --model path/to/checkpoint --factors 2,4 --output out/mine
+  ropescale demo --model smollm2      a real model: 135M parameters, 12,288 tokens; hours on a CPU
+"""
 
-more methods can be added to a finished folder: give the same command with the longer list (more factors too, where
---lengths stays the same)
+EVAL = """\
+Evaluate a model unpatched and patched with methods at factors, over tasks and context lengths.
+
+Every arm (the unpatched model, and each method at each factor) gets the same texts and prompts, so comparisons are
+paired. Each finished cell (arm x task x length) is one line of results.jsonl; a run that was stopped goes on where it
+was when the same command is given again, and a finished folder takes more methods, factors, tasks and lengths. A
+report is written at the end: report.html, report.md, report.json, model-card.md, evaluate.json.
+
+tasks:
+  position     perplexity by position: windows read once, in buckets of an eighth of the original length
+  perplexity   perplexity by context length: strided, token-weighted (--stride of each window is scored)
+  longppl      perplexity of key tokens, those that a long context makes likely (--evaluator)
+  passkey      a number in filler, by depth and length
+  needle       a number in real text, by depth and length
+  ruler        the 11 tasks of RULER that need no download; each by its name too: niah_single_1 ... vt, cwe, fwe
+  qa_1, qa_2   RULER's questions: need --metadata '{"squad": "dev-v2.0.json"}' or '{"hotpotqa": ...}', or a hub
+  cloze        short questions that a model should not lose
+  any other    a task of the evaluation harness by its name (hellaswag, arc_easy ...), where a hub is reached
+"""
+
+EVAL_EXAMPLES = """\
+examples:
+  ropescale eval tiny --methods none,yarn --factors 4 --tasks perplexity,passkey --lengths 128,512 --output out/a
+  ropescale eval smollm2 --methods yarn,by_parts --factors 2 --tasks position,passkey --lengths 4096,12288 --dry-run
+  ropescale eval path/to/checkpoint --tasks ruler --lengths 4096,8192,16384 --samples 50
+  ropescale eval path/to/saved-patched --methods none --tasks passkey     a checkpoint as it is
+  accelerate launch --module ropescale.cli eval path/to/checkpoint        rows shared among devices
+
+The harness alone can run the tasks too, on a checkpoint that was saved patched:
+  lm_eval run --model hf --model_args pretrained=PATH --include_path "$(ropescale eval --task-folder)" \\
+      --tasks ropescale_passkey --metadata '{"lengths": [4096]}'
 """
 
 
@@ -70,31 +100,49 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = verbs.add_parser(
         "demo",
-        help="compare methods on a model",
+        help="compare methods on the embedded model",
         description=DEMO,
         epilog=DEMO_EXAMPLES,
         formatter_class=formatter,
         allow_abbrev=False,
     )
     demo.set_defaults(verb=_demo)
-    add = demo.add_argument
-    add("--model", default="tiny", metavar="MODEL", help="tiny (embedded, the default), smollm2, a path or a hub id")
-    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
-    add("--factors", type=_list_of(float), metavar="N,N", help="target / original length (tiny: 2,4,8; others: 2)")
-    add(
-        "--lengths",
-        type=_list_of(int),
-        metavar="N,N",
-        help="tokens of the passkey prompts; the longest is also the length of the perplexity windows "
-        "(smollm2: 4096,12288; others: the original length and every factor times it)",
+    demo.add_argument(
+        "--model", default="tiny", metavar="MODEL", help="tiny (embedded, the default), smollm2, a path or a hub id"
     )
-    add("--depths", type=_list_of(float), metavar="X,X", help="where the passkey hides, 0 to 1 (tiny: 5; others: 3)")
-    add("--limit", type=int, metavar="N", help="perplexity windows at most (tiny: 45; others: 3)")
-    add("--samples", type=int, metavar="N", help="passkeys per length and depth (tiny: 10; others: 1)")
-    add("--seed", type=int, metavar="N", help="of the passkeys (default: 0)")
-    add("--dtype", metavar="TYPE", help="float32 (the default), bfloat16 or float16")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
-    add("--output", type=Path, metavar="DIR", help="where results go (default: out/demo-MODEL)")
+    _grid_arguments(demo)
+    demo.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: out/demo-MODEL)")
+
+    evaluation = verbs.add_parser(
+        "eval",
+        help="evaluate a model over methods, factors, tasks and lengths",
+        description=EVAL,
+        epilog=EVAL_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    evaluation.set_defaults(verb=_eval)
+    evaluation.add_argument(
+        "model", nargs="?", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id; unpatched"
+    )
+    _grid_arguments(evaluation)
+    add = evaluation.add_argument
+    add("--tasks", type=_list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
+    add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
+    add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
+    add(
+        "--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path to .txt, .jsonl"
+    )
+    add("--evaluator", metavar="MODEL", help="of longppl: the model that finds the key tokens (default: the model)")
+    add("--include-path", metavar="DIR", help="a folder with tasks of your own for the harness")
+    add("--limit", type=int, metavar="N", help="rows of a task of the harness, at most")
+    add("--backend", metavar="NAME", help="transformers (the default), or vllm for a checkpoint as it is")
+    add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
+    add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
+    add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
+    add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
+    add("--dry-run", action="store_true", help="print every cell with its cost on this machine, and run nothing")
+    add("--task-folder", action="store_true", help="print where the tasks are, for the harness's --include_path")
 
     methods = verbs.add_parser(
         "methods",
@@ -106,13 +154,32 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser(
         "report",
         help="write the report of finished results",
-        description="Write report.html into a folder of results, finished or not: one file, no network needed.",
-        epilog="example:\n  ropescale report out/demo-tiny",
+        description="Write the report of a folder of results, finished or not: report.html (one file that opens from "
+        "disk), report.md, report.json, model-card.md and evaluate.json.",
+        epilog="example:\n  ropescale report out/eval-tiny",
         formatter_class=formatter,
     )
     report.set_defaults(verb=_report)
-    report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of a demo")
+    report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
     return parser
+
+
+def _grid_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `demo` and `eval` share."""
+    add = parser.add_argument
+    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
+    add("--factors", type=_list_of(float), metavar="N,N", help="target / original length (default: 2; demo: 2,4,8)")
+    add(
+        "--lengths",
+        type=_list_of(int),
+        metavar="N,N",
+        help="context lengths in tokens (default: the original length and every factor times it)",
+    )
+    add("--depths", type=_list_of(float), metavar="X,X", help="of needles, 0 to 1 (default: 0,0.25,0.5,0.75,1)")
+    add("--samples", type=int, metavar="N", help="prompts per length, and per depth where there are any (default: 10)")
+    add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add("--dtype", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16 or float16")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
 
 
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
@@ -131,34 +198,65 @@ def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
     return parse
 
 
+def _json(text: str) -> dict[str, Any]:
+    """A parser of one JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value
+
+
 def _demo(arguments: argparse.Namespace) -> int:
+    return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    if arguments.task_folder:
+        from ropescale.evals import tasks
+
+        print(Path(tasks.__file__).parent)
+        return 0
+    if arguments.model is None:
+        print("ropescale eval: MODEL must be given: tiny, smollm2, a path or a hub id; see --help", file=sys.stderr)
+        return 2
+    return _evaluate(arguments, f"eval-{Path(arguments.model).name}")
+
+
+def _evaluate(arguments: argparse.Namespace, name: str) -> int:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rich.console import Console
 
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
-    from ropescale.evals import demo, report  # type: ignore[import-not-found] # the build puts evals/ there
+    from ropescale.evals import demo, grid, plan, report, tracking
+    from ropescale.evals.report.terminal import print_summary
 
-    asked = {
-        "methods": arguments.methods,
-        "factors": arguments.factors,
-        "lengths": arguments.lengths,
-        "depths": arguments.depths,
-        "windows": arguments.limit,
-        "samples": arguments.samples,
-        "seed": arguments.seed,
-        "dtype": arguments.dtype,
-        "device": arguments.device,
-    }
-    options = dataclasses.replace(
-        demo.default_options(arguments.model), **{name: value for name, value in asked.items() if value is not None}
-    )
-    folder = arguments.output or Path("out", f"demo-{Path(arguments.model).name}")
+    fields = {field.name for field in dataclasses.fields(plan.Options)}
+    asked = {key: value for key, value in vars(arguments).items() if key in fields and value is not None}
+    base = demo.default_options(arguments.model) if name.startswith("demo") else plan.Options(model=arguments.model)
+    options = dataclasses.replace(base, **asked)
+    tracker = getattr(arguments, "report_to", None)
+    if tracker:
+        tracking.check(tracker)
+    if getattr(arguments, "dry_run", False):
+        grid.print_cost(options, Console())
+        return 0
+    folder = arguments.output or Path("out", name)
     try:
-        results = demo.run(options, folder, arguments.command)
+        results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
         return 1
-    demo.print_table(results, Console())
-    print(f"results: {folder}\nreport:  {report.write(folder)}")
+    if int(os.environ.get("RANK", "0")):  # the first process reports
+        return 0
+    page = report.write(folder)
+    print_summary(results, Console())
+    print(f"results: {folder}\nreport:  {page}")
+    if tracker:
+        tracking.track(results, tracker)
     return 0
 
 

@@ -43,6 +43,8 @@ ELSEWHERE = {
     "accelerate": ("recipes", "evals"),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
+    "matplotlib": ("evals",),
+    "wonderwords": ("evals",),
     "peft": ("recipes", "evals", "ropescale.checkpoint"),
 }
 

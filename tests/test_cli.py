@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ropescale import cli
-from ropescale.evals import demo
+from ropescale.evals import demo, grid, tasks
+from ropescale.evals.plan import Options
 from ropescale.methods import list_methods
 from ropescale.version import __version__
 
@@ -19,7 +21,7 @@ def test_help_imports_nothing_heavy():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert "ropescale demo --model smollm2" in answer.stdout
+    assert "ropescale eval path/to/checkpoint" in answer.stdout
 
 
 def test_the_version_is_the_package_s(capsys):
@@ -30,7 +32,7 @@ def test_the_version_is_the_package_s(capsys):
 def test_the_verbs_are_frozen(capsys):
     assert cli.main(["--help"]) == 0
     verbs = capsys.readouterr().out.partition("VERB\n")[2].split("\n")
-    assert [line.split()[0] for line in verbs if line] == ["demo", "methods", "report"]
+    assert [line.split()[0] for line in verbs if line] == ["demo", "eval", "methods", "report"]
 
 
 def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
@@ -49,7 +51,8 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         ([], "ropescale: error: the following arguments are required: VERB"),
         (
             ["evaluate"],
-            "ropescale: error: argument VERB: invalid choice: 'evaluate' (choose from 'demo', 'methods', 'report')",
+            "ropescale: error: argument VERB: invalid choice: 'evaluate' "
+            "(choose from 'demo', 'eval', 'methods', 'report')",
         ),
         (
             ["demo", "--factors", "2,x"],
@@ -67,7 +70,15 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
             ["demo", "--methods", "yarn,,ntk"],
             "ropescale demo: error: argument --methods: must be names separated by commas, got 'yarn,,ntk'",
         ),
-        (["demo", "--limit", "many"], "ropescale demo: error: argument --limit: invalid int value: 'many'"),
+        (["eval", "tiny", "--limit", "many"], "ropescale eval: error: argument --limit: invalid int value: 'many'"),
+        (
+            ["eval", "tiny", "--metadata", "[1]"],
+            "ropescale eval: error: argument --metadata: must be a JSON object, got '[1]'",
+        ),
+        (
+            ["eval", "--factors", "2"],
+            "ropescale eval: MODEL must be given: tiny, smollm2, a path or a hub id; see --help",
+        ),
         (["demo", "--factor", "2"], "ropescale: error: unrecognized arguments: --factor 2"),
         (["report"], "ropescale report: error: the following arguments are required: DIR"),
     ],
@@ -83,12 +94,12 @@ def test_wrong_usage_is_told_by_the_parser(capsys, arguments, text):
     [
         (
             ["demo", "--factors", "0.5"],
-            "ropescale: demo: factors must be finite and at least 1, got 0.5; "
+            "ropescale: eval: factors must be finite and at least 1, got 0.5; "
             "a factor is target length / original length\n",
         ),
         (
-            ["demo", "--limit", "0"],
-            "ropescale: demo: windows must be at least 1, got 0; leave it out for the default\n",
+            ["eval", "tiny", "--windows", "0"],
+            "ropescale: eval: windows must be at least 1, got 0; leave it out for the default\n",
         ),
         (
             ["demo", "--methods", "yran"],
@@ -96,8 +107,13 @@ def test_wrong_usage_is_told_by_the_parser(capsys, arguments, text):
         ),
         (
             ["report", "no/such/folder"],
-            "ropescale: results: a folder must hold the run.json of a demo, got 'no/such/folder'; "
-            "run ropescale demo --output first\n",
+            "ropescale: results: a folder must hold the run.json of an evaluation, got 'no/such/folder'; "
+            "run ropescale eval --output first\n",
+        ),
+        (
+            ["eval", "tiny", "--report-to", "tensorboard"],
+            "ropescale: --report-to: must be one of trackio, wandb, which the harness has loggers for, got "
+            "'tensorboard'; report.json holds every figure for others\n",
         ),
     ],
 )
@@ -112,48 +128,90 @@ def test_other_errors_propagate(monkeypatch):
     def fail(*arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(demo, "run", fail)
+    monkeypatch.setattr(grid, "run", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 
 
-def test_a_stopped_demo_says_how_to_go_on(monkeypatch, capsys):
+def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run", stop)
-    assert cli.main(["demo", "--output", "somewhere"]) == 1
+    monkeypatch.setattr(grid, "run", stop)
+    assert cli.main(["eval", "tiny", "--output", "somewhere"]) == 1
     assert capsys.readouterr().err == (
         "ropescale: stopped; somewhere keeps the finished cells, the same command goes on\n"
     )
 
 
-def test_flags_reach_the_demo_and_the_rest_is_the_model_s_default(monkeypatch):
+def test_flags_reach_the_run_and_the_rest_is_the_default(monkeypatch):
     seen = []
 
     def stop(*arguments):
         seen.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run", stop)
-    given = ["demo", "--methods", "yarn, ntk", "--factors", "2,4.5", "--lengths", "128", "--depths", "0,1"]
-    cli.main([*given, "--limit", "5", "--samples", "6", "--seed", "7", "--output", "a b"])
-    cli.main(["demo", "--model", "smollm2"])
-    (options, folder, command), (other, default, _) = seen
-    assert options == demo.Options(
-        model="tiny",
+    monkeypatch.setattr(grid, "run", stop)
+    shared = ["--methods", "yarn, ntk", "--factors", "2,4.5", "--lengths", "128", "--depths", "0,1", "--seed", "7"]
+    own = ["--tasks", "passkey,ruler", "--samples", "6", "--windows", "5", "--stride", "1", "--limit", "9"]
+    more = ["--texts", "a.txt", "--evaluator", "tiny", "--chat", "--metadata", '{"squad": "dev.json"}']
+    cli.main(["eval", "a/b", *shared, *own, *more, "--output", "a b"])
+    cli.main(["eval", "a/b"])
+    cli.main(["demo"])
+    cli.main(["demo", "--model", "smollm2", "--factors", "4"])
+    (options, folder, command), (plain, out, _), (tiny, _, _), (other, default, _) = seen
+    assert options == Options(
+        model="a/b",
         methods=("yarn", "ntk"),
         factors=(2.0, 4.5),
         lengths=(128,),
         depths=(0.0, 1.0),
-        windows=5,
-        samples=6,
         seed=7,
+        tasks=("passkey", "ruler"),
+        samples=6,
+        windows=5,
+        stride=1.0,
+        limit=9,
+        texts="a.txt",
+        evaluator="tiny",
+        chat=True,
+        metadata={"squad": "dev.json"},
     )
     assert str(folder) == "a b"
-    assert command == (
-        "ropescale demo --methods 'yarn, ntk' --factors 2,4.5 --lengths 128 --depths 0,1 "
-        "--limit 5 --samples 6 --seed 7 --output 'a b'"
-    )
-    assert other == demo.default_options("smollm2")
+    assert command.startswith("ropescale eval a/b --methods 'yarn, ntk' --factors 2,4.5 --lengths 128 --depths 0,1")
+    assert plain == Options(model="a/b")
+    assert out.as_posix() == "out/eval-b"
+    assert tiny == demo.default_options("tiny")
+    assert other.factors == (4.0,)
+    assert other.tasks == demo.default_options("smollm2").tasks
     assert default.as_posix() == "out/demo-smollm2"
+
+
+def test_where_the_tasks_are_is_printed_for_the_harness(capsys):
+    assert cli.main(["eval", "--task-folder"]) == 0
+    assert capsys.readouterr().out == f"{Path(tasks.__file__).parent}\n"
+
+
+def test_a_dry_run_prints_every_cell_and_runs_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    given = ["eval", "tiny", "--methods", "yarn", "--tasks", "passkey,cloze", "--samples", "1", "--dry-run"]
+    assert cli.main([*given, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "tiny: 6 cells" in said
+    assert [line.split()[:3] for line in said.splitlines() if line.strip().startswith("yarn")] == [
+        ["yarn", "x2", "passkey"],
+        ["yarn", "x2", "passkey"],
+        ["yarn", "x2", "cloze"],
+    ]
+    assert "nothing was run" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_ends_with_a_table_a_verdict_and_a_report(capsys, tmp_path):
+    given = ["eval", "tiny", "--methods", "yarn", "--tasks", "position,passkey", "--samples", "1", "--windows", "1"]
+    assert cli.main([*given, "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "unpatched" in said
+    assert f"results: {tmp_path}" in said
+    names = ("report.html", "report.md", "report.json", "model-card.md", "evaluate.json", "results.jsonl", "run.json")
+    assert all((tmp_path / name).stat().st_size for name in names)

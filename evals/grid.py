@@ -1,0 +1,454 @@
+"""`ropescale eval`: a model unpatched against methods at factors, over tasks and lengths.
+
+The grid is a list of cells; each is appended to `results.jsonl` when it is finished, and a run that was stopped goes
+on with the next one. Every arm gets the same rows in the same order, so that every comparison is paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lm_eval import evaluator
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+import ropescale
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.evals import plan, results
+from ropescale.evals.engine import RopescaleLM, vllm_model
+from ropescale.evals.plan import KINDS, Options, Planned
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.texts import documents
+from ropescale.families import saved_record
+
+TASK_FOLDER = Path(__file__).parent / "tasks"
+PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
+PACKAGES = ("ropescale", "torch", "transformers", "lm_eval")
+
+
+def run(options: Options, folder: Path, command: str) -> Results:
+    """Run what is missing in `folder`, with a progress bar, and return all results.
+
+    A kill loses at most the running cell. Under `accelerate launch` the rows of a cell are shared among the
+    processes, and the first one writes.
+
+    Raises:
+        InvalidArgumentError: options that do not fit the model or one another, or a folder of other settings.
+        CheckpointError: results that cannot be written.
+        RopescaleError: the model returned something that is not a number.
+    """
+    with _quiet_harness():
+        bench = Bench(options)
+        first = bench.lm.rank == 0
+        # Patching is cheap, so every arm is tried before the first costly cell: a method that this model refuses
+        # ends the run at once, and nothing is written.
+        records = [bench.record(arm) for arm in options.arms]
+        cells = plan.cells(options, bench.original_length)
+        bench.try_tasks(cells)
+        lock: AbstractContextManager[Any] = _sole_writer(folder) if first else nullcontext()
+        with lock:
+            found = results.start(folder, bench.settings(), _session(command, options)) if first else None
+            if found:
+                for record in records:
+                    if results.key_of(record) not in found.cells:
+                        found.append(record, seconds=0.0, tokens=0)
+            _run_missing(bench, found, cells)
+    return found if found is not None else results.read(folder)
+
+
+def print_cost(options: Options, console: Console) -> None:
+    """The dry run: every cell with the tokens it reads, and how long all of them will take on this machine."""
+    with _quiet_harness():
+        bench = Bench(options)
+        cells = plan.cells(options, bench.original_length)
+        bench.try_tasks(cells)
+        rate = bench.operations_per_second()
+    longest = plan.lengths_of(options, bench.original_length)[-1]
+    title = f"{options.model}: {len(cells)} cells"
+    table = Table("arm", "task", "length", "tokens", "estimate", box=None, title=title)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    total = 0.0
+    for cell in cells:
+        read, seconds = plan.tokens(options, cell, longest), bench.operations(cell) / rate
+        total += seconds
+        table.add_row(
+            cell.arm.label,
+            cell.task,
+            "" if cell.length is None else f"{cell.length:,}",
+            f"{read:,.0f}" if read else "?",
+            _duration(seconds) if read else "?",
+        )
+    console.print(table)
+    console.print(
+        f"about {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
+    )
+
+
+class Bench:
+    """A loaded model with the harness around it, and the tasks that were built for it."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.path = resolve(options.model)
+        self.model: PreTrainedModel | None = None
+        if options.backend == "vllm":
+            self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
+            self._saved = saved_record(AutoConfig.from_pretrained(self.path))
+            self.original_length = self._original_length(AutoConfig.from_pretrained(self.path))
+        else:
+            dtype = getattr(torch, options.dtype_name)
+            self.model = ropescale.load(options.model, dtype=dtype).to(options.device_name)
+            self._saved = ropescale.record(self.model)
+            if self._saved is not None and len(options.arms) > 1:
+                raise InvalidArgumentError(
+                    f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
+                    f"{', '.join(options.methods)}; give --methods none, or the checkpoint that it was made from"
+                )
+            self.original_length = self._original_length(self.model.config)
+            # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
+            longest = plan.lengths_of(options, self.original_length)[-1]
+            self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest)
+        self._tasks: dict[tuple[str, int | None], Any] = {}
+        self._names: dict[str, str] = {}
+
+    def _original_length(self, config: Any) -> int:
+        if self._saved is not None:
+            return self._saved.original_length
+        return ropescale.read_geometry(config).original_length
+
+    def patched(self, arm: Arm) -> AbstractContextManager[Any]:
+        """A context in which the model is this arm."""
+        if arm == UNPATCHED:
+            return nullcontext()
+        assert self.model is not None
+        return ropescale.patched(self.model, method=arm.method, factor=arm.factor)
+
+    def record(self, arm: Arm) -> Cell:
+        """The cell that says what patch did for an arm."""
+        with self.patched(arm):
+            record = self._saved if self.model is None else ropescale.record(self.model)
+        return {
+            "task": "record",
+            "method": arm.method,
+            "factor": arm.factor,
+            "record": None if record is None else record.to_dict(),
+        }
+
+    def settings(self) -> Settings:
+        """What the cells' figures depend on besides their axes."""
+        options = self.options
+        lengths = plan.lengths_of(options, self.original_length)
+        return Settings(
+            model=options.model,
+            weights=_digest_of_files(Path(self.path)) if self.model is None else _digest_of_parameters(self.model),
+            dtype=options.dtype_name,
+            original_length=self.original_length,
+            backend=options.backend,
+            tasks={name: self._knobs(name) for name in options.task_names},
+            lengths=lengths,
+            seed=options.seed,
+            texts=_digest([document.text.encode() for document in documents(options.source)]),
+            versions={name: version(name) for name in PACKAGES},
+        )
+
+    def _knobs(self, name: str) -> dict[str, Any]:
+        """What the rows of a task depend on besides length and seed."""
+        lengths = plan.lengths_of(self.options, self.original_length)
+        kind = KINDS.get(name)
+        knobs = kind.knobs(self.options, self.original_length, lengths[-1]) if kind else {"limit": self.options.limit}
+        # all that can change a row stands in the settings, so that no two runs of a folder differ unseen
+        shared = {**({"chat": True} if self.options.chat else {}), **dict(self.options.metadata)}
+        return {"version": 1, **knobs, **shared}
+
+    def task(self, name: str, length: int | None) -> Any:
+        """The harness's task with its rows, built once for all arms.
+
+        Raises:
+            InvalidArgumentError: no such task, or a length that it cannot be asked for.
+        """
+        if (name, length) not in self._tasks:
+            knobs = {key: value for key, value in self._knobs(name).items() if key != "version"}
+            metadata = {**knobs, "tokenizer": self.path, "pretrained": self.path, "seed": self.options.seed}
+            if length is not None:
+                metadata["lengths"] = [length]
+            ours = name in KINDS
+            folders = [str(TASK_FOLDER), *([self.options.include_path] if self.options.include_path else [])]
+            manager = TaskManager(include_path=folders, include_defaults=not ours, metadata=metadata)
+            known = f"ropescale_{name}" if ours else name
+            if known not in manager.all_tasks:
+                raise plan.unknown_task(name, manager.all_tasks)
+            loaded = manager.load([known])["tasks"]
+            if len(loaded) != 1:
+                raise InvalidArgumentError(
+                    f"eval: tasks of the harness must be single tasks, got the group {name!r} of {len(loaded)}; "
+                    f"name its tasks"
+                )
+            task = next(iter(loaded.values()))
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=self.options.seed)
+            self._tasks[name, length] = task
+        return self._tasks[name, length]
+
+    def try_tasks(self, cells: Iterable[Planned]) -> None:
+        """Build the rows of every task, so that what cannot be asked for is known before the first costly cell."""
+        for name, length in dict.fromkeys((cell.task, cell.length) for cell in cells):
+            self.task(name, length)
+
+    def cell(self, planned: Planned) -> Cell | None:
+        """Run one cell on a model that is its arm; None in all processes but the first.
+
+        Raises:
+            RopescaleError: the model returned something that is not a number.
+        """
+        task = self.task(planned.task, planned.length)
+        name = task.config.task
+        found = evaluator.evaluate(
+            self.lm,
+            {"tasks": {name: task}, "groups": {}, "group_map": {}},
+            limit=None if planned.task in KINDS else self.options.limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=self.options.chat,
+        )
+        if found is None:
+            return None
+        samples = found["samples"][name]
+        axes = {
+            "task": planned.task,
+            "method": planned.arm.method,
+            "factor": planned.arm.factor,
+            "length": planned.length,
+        }
+        if planned.task in ("position", "perplexity", "longppl"):
+            return {**axes, **self._stated(planned), "samples": [_losses(planned.task, sample) for sample in samples]}
+        scores = {
+            key.partition(",")[0]: value
+            for key, value in found["results"][name].items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and "stderr" not in key
+            and key not in ("sample_len",)
+        }  # fmt: skip
+        main = next(iter(scores))
+        return {**axes, "scores": scores, "samples": [_answer(i, sample, main) for i, sample in enumerate(samples)]}
+
+    def _stated(self, planned: Planned) -> dict[str, Any]:
+        """What a perplexity has to say of itself."""
+        if planned.task == "perplexity":
+            assert planned.length is not None
+            return {"window": planned.length, "stride": max(1, round(self.options.stride * planned.length))}
+        return {"evaluator": self.options.evaluator or self.options.model} if planned.task == "longppl" else {}
+
+    def operations(self, cell: Planned) -> float:
+        """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""
+        longest = plan.lengths_of(self.options, self.original_length)[-1]
+        read = plan.tokens(self.options, cell, longest)
+        return read * self._operations_per_token(cell.length or 32)
+
+    def _operations_per_token(self, length: int) -> float:
+        if self.model is None:
+            return 1.0
+        config = self.model.config.get_text_config()
+        return float(2 * self.model.num_parameters() + 2 * config.num_hidden_layers * config.hidden_size * length)
+
+    @torch.inference_mode()
+    def operations_per_second(self) -> float:
+        """Measured on one short sequence: the best of three, since the first also warms up."""
+        if self.model is None:
+            return 1.0
+        probe = torch.zeros(1, PROBE_LENGTH, dtype=torch.long, device=self.model.device)
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self.model(input_ids=probe, use_cache=False)
+            seconds.append(time.perf_counter() - began)
+        return self._operations_per_token(PROBE_LENGTH) * PROBE_LENGTH / min(seconds)
+
+
+def _losses(task: str, sample: dict[str, Any]) -> Cell:
+    """One row of a perplexity task."""
+    row = sample["doc"]
+    nats = [-float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]]
+    named = {"document": row["document"], "window": row["window"]}
+    if task == "position":
+        return {**named, "edges": list(row["edges"]), "nll": nats, "tokens": list(row["tokens"])}
+    summed = {**named, "nll": sum(nats), "tokens": sum(row["tokens"])}
+    return {**summed, "of": row["of"]} if task == "longppl" else summed
+
+
+def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
+    """One row of any other task: its score, and for what was generated also the reply."""
+    row, reply = sample["doc"], sample["filtered_resps"][0]
+    score = sample.get(main)
+    kept: Cell = {"id": number, "score": float(score) if isinstance(score, (int, float)) else None}
+    if isinstance(reply, str):
+        kept |= {"reply": reply, "target": sample["target"]}
+    if "exact" in sample:
+        kept["exact"] = float(sample["exact"])
+    if "depth" in row:
+        kept["depth"] = row["depth"]
+    return kept
+
+
+def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> None:
+    """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
+    console = Console(stderr=True, quiet=found is None)
+    finished = [
+        found is not None and (cell.task, cell.arm.method, cell.arm.factor, cell.length) in found.cells
+        for cell in cells
+    ]
+    if bench.lm.world_size > 1:
+        torch.distributed.broadcast_object_list(finished, src=0)
+    missing = [cell for cell, done in zip(cells, finished, strict=True) if not done]
+    folder = found.folder if found else ""
+    if not missing:
+        console.print(f"all {len(cells)} cells are finished already; results in {folder}", highlight=False)
+        return
+    total = sum(bench.operations(cell) for cell in missing) or 1.0
+    about = _duration(total / bench.operations_per_second())
+    console.print(
+        f"{len(missing)} cells to run ({len(cells) - len(missing)} finished), about {about}; results in {folder}",
+        highlight=False,
+    )
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=24 * 3600,  # seconds: a cell of a real model takes minutes
+    ) as progress:
+        bar = progress.add_task("", total=total)
+        before = 0.0
+        for arm in dict.fromkeys(cell.arm for cell in missing):
+            with bench.patched(arm):
+                for cell in (cell for cell in missing if cell.arm == arm):
+                    progress.update(bar, description=cell.label)
+                    share = bench.operations(cell)
+                    expected = max(1.0, plan.tokens(bench.options, cell, max(found.settings.lengths) if found else 0))
+                    seen = [0]
+
+                    def advance(tokens: int, at: float = before, of: float = share / expected, up_to: float = share,
+                                seen: list[int] = seen) -> None:  # fmt: skip
+                        seen[0] += tokens
+                        progress.update(bar, completed=at + min(up_to, seen[0] * of))
+
+                    if isinstance(bench.lm, RopescaleLM):
+                        bench.lm.on_progress = advance
+                    began = time.perf_counter()
+                    done = bench.cell(cell)
+                    if done is not None and found is not None:
+                        found.append(done, seconds=time.perf_counter() - began, tokens=seen[0])
+                    before += share
+                    progress.update(bar, completed=before)
+            if not console.is_terminal:  # a log has no bar
+                progress.console.print(f"{arm.label}: finished", highlight=False)
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Two runs into one folder would each run every cell.
+
+    Raises:
+        InvalidArgumentError: another process is writing there.
+        CheckpointError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InvalidArgumentError(
+            f"--output: only one run at a time can write to a folder, got {str(folder)!r}, where another one is "
+            f"writing; wait for it, or choose another folder with --output"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"--output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with --output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """The harness without its notices: what a user should know is said by the errors and the progress bar."""
+    # Transformers too: that the unpatched model is read beyond its length is the point here
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers.generation")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _digest(pieces: Iterable[bytes | memoryview]) -> str:
+    """The first 16 hex digits of the SHA-256 over all pieces."""
+    seen = hashlib.sha256()
+    for piece in pieces:
+        seen.update(piece)
+    return seen.hexdigest()[:16]
+
+
+def _digest_of_parameters(model: PreTrainedModel) -> str:
+    def content(tensor: Tensor) -> memoryview:
+        return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+    return _digest(content(parameter) for _, parameter in sorted(model.named_parameters()))
+
+
+def _digest_of_files(folder: Path) -> str:
+    return _digest(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
+
+
+def _session(command: str, options: Options) -> dict[str, Any]:
+    """Who ran when and on what, for the report."""
+    return {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if options.device_name.startswith("cuda") else options.device_name,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

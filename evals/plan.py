@@ -1,0 +1,277 @@
+"""What an evaluation will run: options checked, arms, tasks and lengths laid out as cells, and what they cost.
+
+Everything that can be wrong with a command is found here, before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+import ropescale
+from ropescale.errors import InvalidArgumentError
+from ropescale.evals.results import UNPATCHED, Arm
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+BACKENDS = ("transformers", "vllm")
+RULER = (
+    *(f"niah_single_{i}" for i in (1, 2, 3)),
+    *(f"niah_multikey_{i}" for i in (1, 2, 3)),
+    "niah_multivalue",
+    "niah_multiquery",
+    "vt",
+    "cwe",
+    "fwe",
+)
+QUESTIONS = ("qa_1", "qa_2")  # RULER's tasks that need a download or a file
+GROUPS = {"ruler": RULER, "ruler_full": (*RULER, *QUESTIONS)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare, and on how much.
+
+    Raises:
+        InvalidArgumentError: a value out of bounds.
+        UnknownMethodError: a method that is not in the registry.
+    """
+
+    model: str  # a short name, a path or a hub id
+    methods: tuple[str, ...] = ("linear", "ntk", "by_parts", "yarn")  # the unpatched model always runs too
+    factors: tuple[float, ...] = (2.0,)
+    tasks: tuple[str, ...] = ("position", "perplexity", "passkey", "cloze")
+    lengths: tuple[int, ...] = ()  # tokens; empty stands for the original length and every factor times it
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    samples: int = 10  # of a retrieval task: per length, and per depth where the task has depths
+    windows: int = 3  # of a perplexity task, at most
+    stride: float = 0.5  # of strided perplexity: share of the window that is scored
+    texts: str = ""  # sample, speeches or a path; empty: sample for the embedded model, speeches for others
+    evaluator: str | None = None  # of longppl
+    limit: int | None = None  # rows of a harness task that is not ours
+    seed: int = 0
+    dtype: str = "auto"  # float32 on a CPU, bfloat16 on an accelerator
+    device: str = "auto"  # the accelerator if torch sees one, else the CPU
+    backend: str = "transformers"
+    chat: bool = False  # put prompts into the tokenizer's chat template
+    include_path: str | None = None  # a folder with further tasks for the harness
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise InvalidArgumentError(
+                    f"eval: {name} must be at least {smallest}, got {value!r}; leave it out for the default"
+                )
+        for name, what in (("factors", "factor"), ("depths", "depth"), ("tasks", "task")):
+            if not getattr(self, name):
+                raise InvalidArgumentError(f"eval: {name} must hold at least one {what}, got none; leave it out")
+        for name in self.methods:
+            if name != UNPATCHED.method:
+                ropescale.get_method(name)
+        for factor in self.factors:
+            if not 1 <= factor < math.inf:
+                raise InvalidArgumentError(
+                    f"eval: factors must be finite and at least 1, got {factor!r}; "
+                    f"a factor is target length / original length"
+                )
+        for depth in self.depths:
+            if not 0 <= depth <= 1:
+                raise InvalidArgumentError(
+                    f"eval: depths must be shares from 0 (first) to 1 (last), got {depth!r}; "
+                    f"divide a percentage by 100"
+                )
+        for length in self.lengths:
+            if length < 16:
+                raise InvalidArgumentError(
+                    f"eval: lengths must be at least 16 tokens, got {length!r}; a window needs tokens to predict"
+                )
+        if not 0 < self.stride <= 1:
+            raise InvalidArgumentError(
+                f"eval: stride must be a share of the window, above 0 and at most 1, got {self.stride!r}; "
+                f"0.5 scores the second half of every window"
+            )
+        for name, choices in (("dtype", DTYPES), ("backend", BACKENDS)):
+            if getattr(self, name) not in choices:
+                raise InvalidArgumentError(
+                    f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
+                    f"leave it out for {choices[0]}"
+                )
+        if self.backend == "vllm" and self.arms != [UNPATCHED]:
+            raise InvalidArgumentError(
+                f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
+                f"give --methods none and the path of a checkpoint that was saved patched or exported"
+            )
+        try:
+            torch.device(self.device_name)
+        except RuntimeError as error:
+            raise InvalidArgumentError(
+                f"eval: device must be one that torch knows, got {self.device!r}; leave it out, or give cpu or cuda"
+            ) from error
+
+    @property
+    def device_name(self) -> str:
+        """The device, where "auto" is the accelerator if there is one."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of the weights, where "auto" goes by the device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if torch.device(self.device_name).type == "cpu" else "bfloat16"
+
+    @property
+    def source(self) -> str:
+        """Where texts come from."""
+        return self.texts or ("sample" if self.model == "tiny" else "speeches")
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Unpatched, then method by method within each factor; twice the same counts once."""
+        methods = [method for method in dict.fromkeys(self.methods) if method != UNPATCHED.method]
+        factors = sorted({float(factor) for factor in self.factors})
+        return [UNPATCHED, *(Arm(method=method, factor=factor) for factor in factors for method in methods)]
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, with groups spelled out; twice the same counts once."""
+        return list(dict.fromkeys(one for name in self.tasks for one in GROUPS.get(name, (name,))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What the plan has to know of a task of ours."""
+
+    # options, original length, longest length -> what the task's rows depend on, as its metadata
+    knobs: Callable[[Options, int, int], dict[str, Any]]
+    # options, length, longest length -> tokens that one cell reads, roughly
+    tokens: Callable[[Options, int, int], float]
+    lengths: bool = True  # whether its result has a length
+    reads_all: bool = False  # whether its result at one length holds those of all shorter ones
+
+
+def _grid(options: Options, length: int, longest: int) -> float:
+    return options.samples * len(options.depths) * length
+
+
+def _one_by_one(options: Options, length: int, longest: int) -> float:
+    return options.samples * length
+
+
+_DEPTHS = Kind(knobs=lambda o, original, longest: {"samples": o.samples, "depths": list(o.depths)}, tokens=_grid)
+_SAMPLES = Kind(knobs=lambda o, original, longest: {"samples": o.samples}, tokens=_one_by_one)
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "position": Kind(
+            knobs=lambda o, original, longest: {
+                "windows": o.windows,
+                "bucket": max(1, original // 8),
+                "texts": o.source,
+            },
+            tokens=lambda o, length, longest: o.windows * length,
+            reads_all=True,
+        ),
+        "perplexity": Kind(
+            knobs=lambda o, original, longest: {
+                "windows": o.windows,
+                "stride": o.stride,
+                "tokens": longest,
+                "texts": o.source,
+            },
+            tokens=lambda o, length, longest: (
+                o.windows * (1 + math.ceil((longest - length) / max(1, o.stride * length))) * length
+            ),
+        ),
+        "longppl": Kind(
+            knobs=lambda o, original, longest: {
+                "windows": o.windows,
+                "texts": o.source,
+                "evaluator": o.evaluator or o.model,
+            },
+            tokens=lambda o, length, longest: o.windows * length,
+        ),
+        "passkey": _DEPTHS,
+        "needle": _DEPTHS,
+        **dict.fromkeys((*RULER, *QUESTIONS), _SAMPLES),
+        "cloze": Kind(knobs=lambda o, original, longest: {}, tokens=lambda o, length, longest: 2000, lengths=False),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One cell to run."""
+
+    arm: Arm
+    task: str
+    length: int | None
+
+    @property
+    def label(self) -> str:
+        """How progress names it."""
+        return f"{self.arm.label} {self.task}" + ("" if self.length is None else f" {self.length:,}")
+
+
+def lengths_of(options: Options, original_length: int) -> tuple[int, ...]:
+    """The lengths in tokens, ascending.
+
+    Raises:
+        InvalidArgumentError: a length beyond what any arm is made for.
+    """
+    reach = int(max(options.factors) * original_length)
+    products = [original_length, *(int(factor * original_length) for factor in options.factors)]
+    lengths = sorted(set(options.lengths or products))
+    if lengths[-1] > reach and len(options.arms) > 1:
+        raise InvalidArgumentError(
+            f"eval: lengths must be at most the largest factor x the original length ({reach}), got {lengths[-1]}; "
+            f"ask for a larger factor or for shorter lengths"
+        )
+    return tuple(lengths)
+
+
+def cells(options: Options, original_length: int) -> list[Planned]:
+    """Every cell, arm by arm: the unpatched model at all lengths, the others up to factor x the original length.
+
+    A task whose result at one length holds all shorter ones runs at an arm's largest length alone, and on the
+    unpatched model at each of these, so that every comparison is of the same tokens.
+    """
+    lengths = lengths_of(options, original_length)
+    reaches = {
+        arm: [n for n in lengths if arm == UNPATCHED or n <= arm.factor * original_length] for arm in options.arms
+    }
+    whole = sorted({fitting[-1] for arm, fitting in reaches.items() if fitting and arm != UNPATCHED} | {lengths[-1]})
+    planned = []
+    for arm, fitting in reaches.items():
+        for task in options.task_names:
+            kind = KINDS.get(task)
+            if kind is None or not kind.lengths:
+                chosen: list[int | None] = [None]
+            elif kind.reads_all:
+                chosen = [*(whole if arm == UNPATCHED else fitting[-1:])]
+            else:
+                chosen = [*fitting]
+            planned += [Planned(arm=arm, task=task, length=length) for length in chosen]
+    return planned
+
+
+def tokens(options: Options, cell: Planned, longest: int) -> float:
+    """Tokens that a cell reads, roughly; 0 where nobody can know without the rows (tasks of the harness)."""
+    kind = KINDS.get(cell.task)
+    return kind.tokens(options, cell.length or 0, longest) if kind else 0.0
+
+
+def unknown_task(name: str, known: list[str]) -> InvalidArgumentError:
+    """The error for a task that neither this package nor the harness has."""
+    ours = sorted({*KINDS, *GROUPS})
+    near = get_close_matches(name, [*ours, *known], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(ours)}"
+    return InvalidArgumentError(f"eval: tasks must be ours or the harness's, got {name!r}; {hint}")

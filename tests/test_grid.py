@@ -1,0 +1,294 @@
+"""`ropescale eval`: cells, resuming after a kill, what is refused, and that every arm gets the same rows."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import ropescale
+from ropescale.checkpoints import resolve
+from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.evals import grid
+from ropescale.evals.plan import Options
+from ropescale.evals.results import UNPATCHED, Arm
+
+YARN = Arm(method="yarn", factor=2.0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(resolve("tiny"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, tokenizer):
+    """A small Llama with random weights and the embedded tokenizer, on disk."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+    )
+    folder = tmp_path_factory.mktemp("checkpoint")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def options(checkpoint):
+    return Options(model=str(checkpoint), methods=("yarn",), depths=(0.0, 1.0), windows=2, samples=2, texts="sample")
+
+
+def run(options, folder):
+    return grid.run(options, folder, "ropescale eval")
+
+
+def test_every_cell_of_the_plan_is_run_and_says_what_it_is(options, tmp_path):
+    found = run(options, tmp_path)
+    keys = {(task, method, length) for task, method, _, length in found.cells}
+    assert keys == {
+        *(("record", method, None) for method in ("none", "yarn")),
+        *(("position", method, 256) for method in ("none", "yarn")),
+        *(("cloze", method, None) for method in ("none", "yarn")),
+        *((task, method, n) for task in ("perplexity", "passkey") for method in ("none", "yarn") for n in (128, 256)),
+    }
+    strided = found.cell(YARN, "perplexity", 128)
+    assert (strided["window"], strided["stride"]) == (128, 64)
+    assert sum(sample["tokens"] for sample in strided["samples"]) >= 2 * (256 - 64)
+    position = found.cell(YARN, "position", 256)["samples"]
+    assert [len(sample["nll"]) for sample in position] == [16, 16]
+    assert position[0]["edges"][:3] == [1, 16, 32]
+    assert all(sum(sample["tokens"]) == 255 for sample in position)
+    passkey = found.cell(YARN, "passkey", 256)
+    assert [sample["depth"] for sample in passkey["samples"]] == [0.0, 0.0, 1.0, 1.0]
+    assert all(len(sample["target"][0]) == 5 and isinstance(sample["reply"], str) for sample in passkey["samples"])
+    assert len(found.cell(YARN, "cloze")["samples"]) == 60
+    assert found.cell(YARN, "record")["record"]["knobs"]["factor"] == 2.0
+    assert found.cell(UNPATCHED, "record")["record"] is None
+    assert len(found.timings) == len(found.cells)
+
+
+def test_every_arm_gets_the_same_rows(options, tmp_path):
+    found = run(options, tmp_path)
+    for task, length in (("passkey", 128), ("passkey", 256), ("position", 256), ("perplexity", 128)):
+        ours, theirs = (found.cell(arm, task, length)["samples"] for arm in (UNPATCHED, YARN))
+        for one, other in zip(ours, theirs, strict=True):
+            same = ("target", "depth", "document", "window", "tokens", "edges")
+            assert {k: one.get(k) for k in same} == {k: other.get(k) for k in same}
+
+
+def test_perplexity_by_position_is_what_transformers_own_loss_says(options, tmp_path, tokenizer, checkpoint):
+    found = run(replace(options, tasks=("position",), windows=1), tmp_path)
+    from ropescale.evals.tasks.perplexity.windows import windows
+    from ropescale.evals.texts import sample
+
+    cutter, _, first = windows(sample(), tokenizer, length=256, limit=1)[0]
+    ids = torch.tensor([cutter.ids[first : first + 256]])
+    model = ropescale.patch(LlamaForCausalLM.from_pretrained(checkpoint), "yarn", factor=2)
+    with torch.no_grad():
+        loss = model(input_ids=ids, labels=ids).loss.item()
+    nats = found.cell(YARN, "position", 256)["samples"][0]["nll"]
+    assert sum(nats) / 255 == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_second_run_changes_nothing_and_more_methods_run_alone(options, tmp_path):
+    options = replace(options, tasks=("passkey",))
+    run(options, tmp_path)
+    before = (tmp_path / "results.jsonl").read_bytes()
+    run(options, tmp_path)
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    run(replace(options, methods=("yarn", "ntk")), tmp_path)
+    after = (tmp_path / "results.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert {json.loads(line)["method"] for line in after[len(before) :].splitlines()} == {"ntk"}
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_next_cell_to_the_same_results(options, tmp_path, monkeypatch):
+    whole = run(options, tmp_path / "whole")
+    real, done = grid.Bench.cell, []
+
+    def stopping(self, planned):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(planned)
+        return real(self, planned)
+
+    monkeypatch.setattr(grid.Bench, "cell", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(options, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert len((tmp_path / "stopped" / "results.jsonl").read_text().splitlines()) == 2 + 4  # two records
+    assert run(options, tmp_path / "stopped").cells == whole.cells
+    content = [(tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "stopped")]
+    assert content[0] == content[1]
+
+
+AMOUNTS = ["--factors", "2", "--depths", "0,1", "--samples", "2", "--windows", "2"]
+COMMAND = ["eval", "tiny", "--methods", "yarn", *AMOUNTS]
+
+
+def killed_and_resumed(folder: Path, after: float) -> bool:
+    """One run that is killed after some seconds; whether the kill came before the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ropescale.cli", *COMMAND, "--output", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def finished(folder: Path) -> bytes:
+    done = subprocess.run(
+        [sys.executable, "-m", "ropescale.cli", *COMMAND, "--output", str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return (folder / "results.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
+    began = time.perf_counter()
+    whole = finished(tmp_path / "whole")
+    length = time.perf_counter() - began
+    rng = random.Random(0)
+    killed = 0
+    for trial in range(20):
+        folder = tmp_path / str(trial)
+        killed += killed_and_resumed(folder, rng.uniform(0.2, 0.95) * length)
+        assert finished(folder) == whole
+        assert not list(folder.glob("*.part"))
+    assert killed >= 15
+
+
+def test_a_method_the_model_refuses_ends_the_run_before_anything_is_written(options, tmp_path):
+    with pytest.raises(InvalidArgumentError):
+        run(replace(options, methods=("yarn", "abf")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_length_that_a_task_cannot_have_ends_the_run_before_anything_is_written(options, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="passkey"):
+        run(replace(options, tasks=("passkey",), lengths=(32,)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_task_ends_the_run_before_anything_is_written(options, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="got 'paskey'; did you mean 'passkey'"):
+        run(replace(options, tasks=("paskey",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_saved_patched_runs_as_it_is_and_not_against_methods(options, tmp_path, checkpoint, tokenizer):
+    saved = tmp_path / "saved"
+    ropescale.patch(LlamaForCausalLM.from_pretrained(checkpoint), "yarn", factor=2).save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    with pytest.raises(InvalidArgumentError) as caught:
+        run(replace(options, model=str(saved)), tmp_path / "out")
+    assert str(caught.value) == (
+        f"eval: a model that was saved patched is evaluated as it is, got {str(saved)!r} with methods yarn; "
+        f"give --methods none, or the checkpoint that it was made from"
+    )
+    live = run(options, tmp_path / "live")
+    alone = run(replace(options, model=str(saved), methods=("none",), lengths=(128, 256)), tmp_path / "alone")
+    assert alone.settings.original_length == 128
+    assert alone.cell(UNPATCHED, "record")["record"]["method"] == "yarn"
+    for task, length in (("passkey", 256), ("perplexity", 256)):
+        assert alone.cell(UNPATCHED, task, length)["samples"] == live.cell(YARN, task, length)["samples"]
+
+
+def test_a_model_that_returns_nan_is_named_and_finished_cells_are_kept(options, tmp_path, checkpoint, tokenizer):
+    broken = LlamaForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[5:400] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    with pytest.raises(RopescaleError, match=r"nan|NaN"):
+        run(replace(options, model=str(tmp_path / "broken"), tasks=("position",)), tmp_path / "out")
+    kept = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert {cell["task"] for cell in kept} == {"record"}
+
+
+def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
+    with grid._sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
+        run(options, tmp_path)
+    assert str(caught.value) == (
+        f"--output: only one run at a time can write to a folder, got {str(tmp_path)!r}, where another one is "
+        f"writing; wait for it, or choose another folder with --output"
+    )
+
+
+TASK = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: ["red", "blue"]
+doc_to_target: answer
+"""
+
+
+def test_a_task_of_the_users_own_runs_beside_ours(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"Colour {number}:", "answer": number % 2} for number in range(5)]
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "colours.yaml").write_text(TASK.replace("DATA", str(tmp_path / "rows.json")))
+    asked = replace(options, tasks=("colours",), limit=3, include_path=str(tmp_path / "tasks"))
+    found = run(asked, tmp_path / "out")
+    for arm in (UNPATCHED, YARN):
+        cell = found.cell(arm, "colours")
+        assert cell["scores"].keys() == {"acc", "acc_norm"}
+        assert len(cell["samples"]) == 3
+        assert cell["scores"]["acc"] == pytest.approx(sum(sample["score"] for sample in cell["samples"]) / 3)
+
+
+@pytest.mark.slow
+def test_the_stock_harness_answers_smollm2_s_passkeys_as_this_evaluation_does(tmp_path):
+    """On a checkpoint that was saved patched, with no code of ours but the task."""
+    saved = tmp_path / "saved"
+    ropescale.patch(ropescale.load("smollm2", dtype=torch.float32), "yarn", factor=2).save_pretrained(saved)
+    AutoTokenizer.from_pretrained(resolve("smollm2")).save_pretrained(saved)
+    options = Options(
+        model="smollm2", methods=("yarn",), tasks=("passkey",), lengths=(1024,), depths=(0.0, 0.5, 1.0), samples=2
+    )
+    cell = run(options, tmp_path / "ours").cell(YARN, "passkey", 1024)
+    metadata = {"lengths": [1024], "depths": [0.0, 0.5, 1.0], "samples": 2}
+    command = [Path(sys.executable).with_name("lm_eval"), "run", "--model", "hf", "--device", "cpu", "--log_samples"]
+    given = ["--model_args", f"pretrained={saved},dtype=float32", "--include_path", str(grid.TASK_FOLDER)]
+    chosen = [
+        "--tasks",
+        "ropescale_passkey",
+        "--metadata",
+        json.dumps(metadata),
+        "--output_path",
+        str(tmp_path / "stock"),
+    ]
+    done = subprocess.run([*command, *given, *chosen], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = (tmp_path / "stock").rglob("samples_*.jsonl")
+    rows = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["doc_id"])
+    assert [row["filtered_resps"][0] for row in rows] == [sample["reply"] for sample in cell["samples"]]
+    assert [row["score"] for row in rows] == [sample["score"] for sample in cell["samples"]]
+    assert len(rows) == 6

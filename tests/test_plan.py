@@ -1,0 +1,130 @@
+"""What an evaluation will run: options that are refused before a model is loaded, and the cells of the grid."""
+
+import pytest
+
+from ropescale.errors import InvalidArgumentError, UnknownMethodError
+from ropescale.evals import plan
+from ropescale.evals.plan import Options
+from ropescale.evals.results import UNPATCHED, Arm
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"windows": 0}, "eval: windows must be at least 1, got 0; leave it out for the default"),
+        ({"samples": 0}, "eval: samples must be at least 1, got 0; leave it out for the default"),
+        ({"seed": -1}, "eval: seed must be at least 0, got -1; leave it out for the default"),
+        ({"limit": 0}, "eval: limit must be at least 1, got 0; leave it out for the default"),
+        ({"factors": ()}, "eval: factors must hold at least one factor, got none; leave it out"),
+        ({"depths": ()}, "eval: depths must hold at least one depth, got none; leave it out"),
+        ({"tasks": ()}, "eval: tasks must hold at least one task, got none; leave it out"),
+        (
+            {"depths": (50.0,)},
+            "eval: depths must be shares from 0 (first) to 1 (last), got 50.0; divide a percentage by 100",
+        ),
+        (
+            {"factors": (0.5,)},
+            "eval: factors must be finite and at least 1, got 0.5; a factor is target length / original length",
+        ),
+        (
+            {"factors": (float("inf"),)},
+            "eval: factors must be finite and at least 1, got inf; a factor is target length / original length",
+        ),
+        ({"lengths": (15,)}, "eval: lengths must be at least 16 tokens, got 15; a window needs tokens to predict"),
+        (
+            {"stride": 0.0},
+            "eval: stride must be a share of the window, above 0 and at most 1, got 0.0; "
+            "0.5 scores the second half of every window",
+        ),
+        (
+            {"dtype": "float8"},
+            "eval: dtype must be one of auto, bfloat16, float16, float32, got 'float8'; leave it out for auto",
+        ),
+        (
+            {"backend": "sglang"},
+            "eval: backend must be one of transformers, vllm, got 'sglang'; leave it out for transformers",
+        ),
+        (
+            {"backend": "vllm"},
+            "eval: backend vllm runs a checkpoint as it is, got methods linear, ntk, by_parts, yarn; "
+            "give --methods none and the path of a checkpoint that was saved patched or exported",
+        ),
+        (
+            {"device": "abacus"},
+            "eval: device must be one that torch knows, got 'abacus'; leave it out, or give cpu or cuda",
+        ),
+    ],
+)
+def test_wrong_options_are_refused(wrong, text):
+    with pytest.raises(InvalidArgumentError) as caught:
+        Options(model="tiny", **wrong)
+    assert str(caught.value) == text
+
+
+def test_an_unknown_method_is_refused_before_the_model_is_loaded():
+    with pytest.raises(UnknownMethodError, match="unknown method 'yran'; did you mean 'yarn'"):
+        Options(model="no such model", methods=("yran",))
+
+
+def test_lengths_beyond_the_largest_factor_are_refused():
+    with pytest.raises(InvalidArgumentError) as caught:
+        plan.lengths_of(Options(model="m", lengths=(512,)), 128)
+    assert str(caught.value) == (
+        "eval: lengths must be at most the largest factor x the original length (256), got 512; "
+        "ask for a larger factor or for shorter lengths"
+    )
+
+
+def test_the_unpatched_model_alone_may_be_read_at_any_length():
+    assert plan.lengths_of(Options(model="m", methods=("none",), lengths=(512,)), 128) == (512,)
+
+
+def test_lengths_are_the_original_one_and_its_products_if_none_are_given():
+    assert plan.lengths_of(Options(model="m", factors=(4.0, 2.0)), 128) == (128, 256, 512)
+
+
+def test_arms_are_unpatched_first_and_nothing_twice():
+    options = Options(model="m", methods=("yarn", "none", "ntk", "yarn"), factors=(4.0, 2.0, 2.0))
+    assert [arm.label for arm in options.arms] == ["none", "yarn x2", "ntk x2", "yarn x4", "ntk x4"]
+
+
+def test_groups_of_tasks_are_spelled_out_once():
+    options = Options(model="m", tasks=("vt", "ruler", "passkey", "vt"))
+    assert options.task_names[0] == "vt"
+    assert len(options.task_names) == 12
+    assert set(plan.QUESTIONS) < set(Options(model="m", tasks=("ruler_full",)).task_names)
+
+
+def test_every_arm_runs_up_to_its_own_reach_and_the_unpatched_one_everywhere():
+    options = Options(model="m", methods=("yarn",), factors=(2.0, 4.0), tasks=("passkey", "cloze"))
+    cells = [(cell.arm.label, cell.task, cell.length) for cell in plan.cells(options, 128)]
+    assert cells == [
+        *(("none", "passkey", n) for n in (128, 256, 512)),
+        ("none", "cloze", None),
+        *(("yarn x2", "passkey", n) for n in (128, 256)),
+        ("yarn x2", "cloze", None),
+        *(("yarn x4", "passkey", n) for n in (128, 256, 512)),
+        ("yarn x4", "cloze", None),
+    ]
+
+
+def test_perplexity_by_position_is_read_once_per_arm_and_paired_with_the_unpatched_model():
+    options = Options(model="m", methods=("yarn",), factors=(2.0, 4.0), tasks=("position",), lengths=(64, 256, 512))
+    cells = [(cell.arm, cell.length) for cell in plan.cells(options, 128)]
+    yarn = [Arm(method="yarn", factor=factor) for factor in (2.0, 4.0)]
+    assert cells == [(UNPATCHED, 256), (UNPATCHED, 512), (yarn[0], 256), (yarn[1], 512)]
+
+
+def test_the_cost_of_strided_perplexity_counts_every_window():
+    options = Options(model="m", tasks=("perplexity",), windows=2)
+    cell = plan.Planned(arm=UNPATCHED, task="perplexity", length=128)
+    assert plan.tokens(options, cell, 512) == 2 * 7 * 128  # ends at 128, 192, 256 ... 512
+    assert plan.tokens(options, plan.Planned(arm=UNPATCHED, task="perplexity", length=512), 512) == 2 * 512
+
+
+def test_an_unknown_task_is_named_with_the_nearest_one():
+    assert str(plan.unknown_task("paskey", ["hellaswag"])) == (
+        "eval: tasks must be ours or the harness's, got 'paskey'; did you mean 'passkey'?"
+    )
+    assert str(plan.unknown_task("hellaswg", ["hellaswag"])).endswith("did you mean 'hellaswag'?")
+    assert "ours are cloze, cwe, fwe, longppl, needle," in str(plan.unknown_task("xxxxxxxx", []))
