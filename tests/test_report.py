@@ -248,6 +248,18 @@ def test_the_verdict_names_the_arm_that_reaches_furthest(folder: Path) -> None:
     assert page.text.index(verdict(findings)) < page.text.index("Every arm against the unpatched model")
 
 
+def test_cloze_is_no_reason_where_the_unpatched_model_guesses(folder: Path) -> None:
+    assert "Cloze, on short prompts: 75%, \N{MINUS SIGN}3 points" in page_of(folder).text
+    cells = lines(folder)
+    for cell in cells:
+        if cell["task"] == "cloze":
+            cell["samples"] = [one | {"score": float(one["id"] % 4 == 0)} for one in cell["samples"]]
+    rewrite(folder, cells)
+    text = page_of(folder).text
+    assert "Cloze cannot tell what short prompts lost: the unpatched model scores 25%, and chance is 25%." in text
+    assert "Short prompts: cloze" not in text
+
+
 def test_every_arm_stands_in_every_table_of_arms(folder: Path) -> None:
     text = report.write(folder).read_text(encoding="utf-8")
     tables = [table for table in re.findall(r"<table>.*?</table>", text, re.DOTALL) if ">method</th>" in table]

@@ -43,6 +43,7 @@ from ropescale.evals.report.tables import (
     short_table,
 )
 from ropescale.evals.report.wording import (
+    CLOZE_CHANCE,
     arm_text,
     command_text,
     count_text,
@@ -60,6 +61,7 @@ from ropescale.evals.report.wording import (
     reasons,
     rules,
     shown,
+    tells,
     tokens_text,
     verdict,
 )
@@ -171,7 +173,7 @@ def _tiles(findings: Findings) -> str:
     elif row.inside is not None:
         tiles.append((f"Perplexity inside {original:,} tokens", perplexity_text(row.inside), "unpatched"))
     for task in findings.short_tasks()[:1]:
-        gain = findings.gain(row.arm, task) if findings.best else None
+        gain = findings.gain(row.arm, task) if findings.best and tells(findings, task) else None
         if gain is not None:
             tiles.append((f"Short prompts: {shown(task, 30)}", gain_text(gain), _interval(gain_interval_text(gain))))
     items = "".join(
@@ -567,6 +569,8 @@ def _short(findings: Findings) -> str:
         "needed. Beneath each score: the change against the unpatched model on the same questions, in percentage "
         "points, with its 95% interval."
     )
+    if "cloze" in findings.short_tasks():
+        said += f" Cloze has four answers to every question, so chance is {rate_text(CLOZE_CHANCE)}."
     return paragraph([said]) + _comparison_table("Short tasks", short_table(findings), findings.best)
 
 

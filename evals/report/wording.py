@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Iterable
 
-from ropescale.evals.report.findings import Findings, Row, Share
+from ropescale.evals.report.findings import Findings, Row, Share, share
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+CLOZE_CHANCE = 0.25  # every question has four answers
 # Characters that a page would drop, or that would reorder what stands beside them
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
@@ -207,11 +208,28 @@ def _reasons_for(findings: Findings, best: Row) -> list[str]:
             f"{perplexity_text(same.inside)}: "
             f"{estimate_text(ratio_text(best.change), ratio_interval_text(best.change))}."
         )
-    for task in findings.short_tasks():
-        gain = findings.gain(best.arm, task)
-        if gain is not None and task == "cloze":
-            said.append(f"Cloze, on short prompts: {estimate_text(gain_text(gain), gain_interval_text(gain))}.")
+    if "cloze" in findings.short_tasks():
+        said.append(_cloze_reason(findings, best))
     return said
+
+
+def tells(findings: Findings, task: str) -> bool:
+    """Whether a short task can show a loss: not where the unpatched model guesses, so that it has none to show."""
+    return task != "cloze" or share(findings.cell(UNPATCHED, task)).interval[0] > CLOZE_CHANCE
+
+
+def _cloze_reason(findings: Findings, best: Row) -> str:
+    """What short prompts lost."""
+    if not tells(findings, "cloze"):
+        return (
+            f"Cloze cannot tell what short prompts lost: the unpatched model scores "
+            f"{rate_text(share(findings.cell(UNPATCHED, 'cloze')).rate)}, and chance is {rate_text(CLOZE_CHANCE)}."
+        )
+    gain = findings.gain(best.arm, "cloze")
+    return (
+        f"Cloze, on short prompts: {rate_text(share(findings.cell(best.arm, 'cloze')).rate)}, "
+        f"{estimate_text(gain_text(gain), gain_interval_text(gain))}."
+    )
 
 
 def rules(findings: Findings) -> list[str]:
