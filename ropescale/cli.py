@@ -20,7 +20,7 @@ OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about a minute
+  ropescale demo                      compare methods on the embedded model, in about two minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
   ropescale report out/eval-tiny      write the report again from finished results
