@@ -1,14 +1,19 @@
 """Saved models on disk: a patched one brought back patched."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.families import saved_record
+from ropescale.injection.late import NAME
 from ropescale.patching import repatch
 from ropescale.records import RECORD_FIELD
 
@@ -62,6 +67,7 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{path}: the ropescale record must be one that this version can carry out, got {error}; restore the "
             f"config.json that ropescale saved, or load with the version that saved it"
         ) from error
+    _load_added(model, path, {name: from_pretrained[name] for name in FINDING if name in from_pretrained})
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(model.config, name, None) != value
     ]
@@ -72,3 +78,36 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
         )
     return model
+
+
+def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:
+    """Give the parameters that a method added the values that were saved.
+
+    Raises:
+        CheckpointError: they are not among the saved weights.
+    """
+    added = {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+    if not added:
+        return
+    missing = dict(added)
+    for file in _weight_files(path, finding):
+        with safe_open(file, framework="pt") as weights:
+            for name in missing.keys() & set(weights.keys()):
+                with torch.no_grad():
+                    missing.pop(name).copy_(weights.get_tensor(name))
+    if missing:
+        raise CheckpointError(
+            f"{path}: the weights must hold what {model.config.ropescale['method']} added to the model, got none for "
+            f"{next(iter(missing))!r}; save the model again with save_pretrained"
+        )
+
+
+def _weight_files(path: str, finding: dict[str, Any]) -> list[str]:
+    """The files of a checkpoint's weights: one, or those that its index names."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, **finding}
+    index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **quiet)
+    if index is None:
+        whole = cached_file(path, SAFE_WEIGHTS_NAME, **quiet)
+        return [] if whole is None else [whole]
+    names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    return [file for name in names if (file := cached_file(path, name, **quiet)) is not None]

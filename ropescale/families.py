@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropescale.errors import AlreadyScaledError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.errors import (
+    AlreadyScaledError,
+    CheckpointError,
+    InvalidArgumentError,
+    UnsupportedModelError,
+    shortened,
+)
 from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.methods import Method
 from ropescale.records import RECORD_FIELD, Record
@@ -89,8 +95,29 @@ FAMILIES = frozenset(
     }
 )
 
-# Phi-3 renames yarn to longrope and refuses every other native type.
+# Phi-3 renames yarn to longrope and refuses every other type.
 LONGROPE_ONLY = frozenset({"phi3"})
+
+# The type that a config states where Transformers has none that does the same
+LATE_TYPE = "ropescale"
+KEPT_KEYS = ("partial_rotary_factor", "rope_theta")  # of rope_parameters, where that type is stated
+
+
+def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
+    """What Transformers calls for a config that only ropescale can carry out.
+
+    Raises:
+        CheckpointError: always.
+    """
+    done = saved_record(config)
+    what = f"method {done.method!r}" if done else f"rope_type {LATE_TYPE!r} and no record"
+    raise CheckpointError(
+        f"{config.model_type}: a checkpoint saved with a method that acts in attention must be loaded by ropescale, "
+        f"got {what}; call ropescale.load(path)"
+    )
+
+
+ROPE_INIT_FUNCTIONS[LATE_TYPE] = refuse_late
 
 
 def require_supported(config: Any) -> None:
@@ -193,6 +220,11 @@ def read_geometry(
     inv_freq: tuple[float, ...] = ()
     attention_factor = 1.0
     if scaled_by and existing == "compose":
+        if rope_type_of(config) == LATE_TYPE:
+            raise AlreadyScaledError(
+                f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which acts in attention; "
+                f'pass existing="replace"'
+            )
         if rope_type_of(config) == "dynamic" or rope.get("short_factor") != rope.get("long_factor"):
             raise AlreadyScaledError(
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
@@ -322,6 +354,21 @@ def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> di
     if getattr(config, "head_dim", 0) is None:
         fields["head_dim"] = geometry.head_dim
     return fields
+
+
+def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields that this config gets for a method that Transformers cannot carry out, by field name.
+
+    Raises:
+        UnsupportedModelError: a family whose config refuses such a type when it is saved.
+    """
+    if config.model_type in LONGROPE_ONLY:
+        raise UnsupportedModelError(
+            f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
+            f"in attention, got one that states nothing but longrope; use a method of fixed frequencies"
+        )
+    kept = {name: config.rope_parameters[name] for name in KEPT_KEYS if name in config.rope_parameters}
+    return {"rope_parameters": {"rope_type": LATE_TYPE, **kept}}
 
 
 def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:

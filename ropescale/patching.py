@@ -26,6 +26,7 @@ from ropescale.families import (
     Rotary,
     as_reloaded,
     find_rotary,
+    late_spelling,
     read_geometry,
     read_original_length,
     require_matching,
@@ -35,13 +36,17 @@ from ropescale.families import (
     uses_sliding_window,
 )
 from ropescale.geometry import LONGEST, Geometry
+from ropescale.injection.late import Late, LateRotation
+from ropescale.injection.probe import Probe
 from ropescale.injection.rotation import Substitution, deviation, substitution_in
-from ropescale.methods import Method, get_method
+from ropescale.methods import AnyMethod, Method, get_method
+from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum
 from ropescale.version import __version__
 
 ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
+LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -57,11 +62,12 @@ class Plan:
     fields: dict[str, Any]  # of the config
     record: Record
     warning: str
+    late: Late | None  # what acts in attention, if anything does
 
 
 def patch(
     model: AnyModel,
-    method: str | Method = "yarn",
+    method: str | AnyMethod = "yarn",
     *,
     factor: float | None = None,
     target_length: int | None = None,
@@ -89,7 +95,7 @@ def patch(
         existing: what to do with a checkpoint that is scaled already: "error", "replace" (start from theta and the
             original length) or "compose" (scale what it has now).
         layers: "global" or "all"; matters where layers keep rotations of their own, which this version refuses.
-        log_n: a query scale; not in this version.
+        log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method.
         **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
 
     Raises:
@@ -124,6 +130,7 @@ def unpatch(model: AnyModel) -> AnyModel:
         )
     substitution = substitution_in(rotary)
     assert substitution is not None
+    take_out_late(rotary)
     rotary.__dict__.pop(RECORD_FIELD).restore(bare(model).config)
     substitution.undo()
     return model
@@ -144,7 +151,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         saved.original_length,
         saved.existing,
         saved.layers,
-        log_n=False,
+        log_n=saved.log_n,
         knobs={},
     )
     source = saved.original_length_source
@@ -153,7 +160,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
 
 
 @contextmanager
-def patched(model: AnyModel, method: str | Method = "yarn", **arguments: Any) -> Iterator[AnyModel]:
+def patched(model: AnyModel, method: str | AnyMethod = "yarn", **arguments: Any) -> Iterator[AnyModel]:
     """A model that is patched within the block and as before after it, also after an error.
 
     The arguments and errors are those of `patch`.
@@ -210,7 +217,7 @@ def patched_rotary(model: nn.Module) -> nn.Module | None:
 
 def planned(
     model: nn.Module,
-    method: str | Method,
+    method: str | AnyMethod,
     factor: float | None,
     target_length: int | None,
     original_length: int | None,
@@ -227,10 +234,8 @@ def planned(
         raise InvalidArgumentError(
             f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
         )
-    if log_n is not False:
-        raise InvalidArgumentError(
-            f"log_n: must be False, since this version changes frequencies only, got {log_n!r}; leave it out"
-        )
+    if not isinstance(log_n, bool):
+        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
     if not isinstance(config, PreTrainedConfig):
         raise InvalidArgumentError(
             f"model: must be a Transformers model with a config, got {type(base).__name__}; "
@@ -238,7 +243,7 @@ def planned(
         )
     if isinstance(method, str):
         require_knobs(method, knobs)
-    elif not isinstance(method, Method):
+    elif not isinstance(method, AnyMethod):
         raise InvalidArgumentError(
             f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
         )
@@ -251,9 +256,15 @@ def planned(
             f"call ropescale.unpatch(model) first"
         )
     geometry = read_geometry(config, original_length=original_length, existing=existing)
-    chosen, target = chosen_method(method, factor, target_length, geometry.original_length, knobs)
-    fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
-    spectrum = as_reloaded(config, fields, chosen, geometry)
+    chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
+    late = late_of(chosen, geometry, log_n=log_n)
+    if late is None:
+        assert isinstance(chosen, Method)
+        fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
+        spectrum = as_reloaded(config, fields, chosen, geometry)
+    else:
+        fields = {**late_spelling(config), "max_position_embeddings": target}
+        spectrum = Spectrum(torch.zeros(geometry.pairs))  # the identity: attention rotates
     rotary = find_rotary(base, config)
     require_matching(rotary, config)
 
@@ -265,6 +276,7 @@ def planned(
         target_length=target,
         existing=existing,
         layers=layers,
+        log_n=log_n,
         theta=geometry.theta,
         rotary_dim=geometry.rotary_dim,
         attention_factor=spectrum.attention_factor,
@@ -284,28 +296,57 @@ def planned(
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{chosen.name} rescales all of them"
         )
-    return Plan(base, rotary, spectrum, fields, done, warning)
+    return Plan(base, rotary, spectrum, fields, done, warning, late)
 
 
 def commit(plan: Plan) -> None:
     """Carry out a plan and verify it; on any failure the model is as it was.
 
     Raises:
+        UnsupportedModelError: a method that acts in attention, and layers that it cannot be put into.
         VerificationError: the module's cos and sin are not those of the plan.
     """
     config: Any = plan.model.config
     module = plan.rotary.module
+    probe = None if plan.late is None else Probe(plan.model, module, plan.late)
     substitution = Substitution(module, plan.spectrum, plan.fields["rope_parameters"]["rope_type"])
     try:
+        if probe is not None:
+            module.__dict__[LATE_FIELD] = probe.put()
         module.__dict__[RECORD_FIELD] = plan.record
         for name, value in {**plan.fields, RECORD_FIELD: plan.record.to_dict()}.items():
             setattr(config, name, value)
         verify(plan, substitution.device)
     except BaseException:
+        take_out_late(module)
         module.__dict__.pop(RECORD_FIELD, None)
         plan.record.restore(config)
         substitution.undo()
         raise
+
+
+def take_out_late(rotary: nn.Module) -> None:
+    """Undo what acts in attention, where anything does."""
+    late = rotary.__dict__.pop(LATE_FIELD, None)
+    if isinstance(late, LateRotation):
+        late.undo()
+
+
+def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | None:
+    """What a method does when attention reads; None where it only changes frequencies.
+
+    Raises:
+        InvalidArgumentError: knobs that do not fit this geometry.
+    """
+    acting = method.when_read(geometry) if isinstance(method, Method) else method
+    if isinstance(acting, LateMethod):
+        acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
+        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n)
+    if not log_n:
+        return None
+    assert isinstance(method, Method)
+    spectrum = method.spectrum(geometry)
+    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=True)
 
 
 def verify(plan: Plan, device: torch.device) -> None:
@@ -340,30 +381,32 @@ def length_source(config: Any, given: int | None, geometry: Geometry) -> str:
 
 
 def chosen_method(
-    method: str | Method,
+    method: str | AnyMethod,
     factor: float | None,
     target_length: int | None,
-    original_length: int,
+    geometry: Geometry,
     knobs: dict[str, Any],
-) -> tuple[Method, int]:
+) -> tuple[AnyMethod, int]:
     """The method instance that was asked for, and its target length in tokens.
 
     Raises:
         InvalidArgumentError: a missing, surplus or contradictory factor, target length or knob.
     """
-    if isinstance(method, Method):
+    original_length = geometry.original_length
+    if isinstance(method, AnyMethod):
         name = method.name
         if knobs:
             raise InvalidArgumentError(
                 f"{name}: knobs must be set on the Method instance, got {', '.join(sorted(knobs))} beside it; "
                 f"give the name {name!r} with knobs, or the instance alone"
             )
-        if factor is not None and (isinstance(factor, bool) or factor != method.factor):
+        stated: float | None = method.knobs()["factor"]
+        if factor is not None and (isinstance(factor, bool) or factor != stated):
             raise InvalidArgumentError(
-                f"factor: must agree with the Method instance ({method.factor:g}), got {shortened(factor)}; "
-                f"leave it out"
+                f"factor: must agree with the Method instance ({'none' if stated is None else f'{stated:g}'}), got "
+                f"{shortened(factor)}; leave it out"
             )
-        factor = method.factor
+        factor = stated
     else:
         name = method
     if target_length is not None and (
@@ -375,24 +418,28 @@ def chosen_method(
             f"target_length: must be a whole number of tokens, from the original length ({original_length}) to "
             f"{LONGEST}, got {shortened(target_length)}; give the context length you want"
         )
-    if factor is None:
-        if target_length is None:
-            raise InvalidArgumentError(
-                f"{name}: factor or target_length is required, got neither; give factor=4 for four times the "
-                f"original length ({original_length})"
-            )
+    late = isinstance(method, LateMethod) or (isinstance(method, str) and issubclass(get_method(name), LateMethod))
+    if factor is None and target_length is not None and not isinstance(method, AnyMethod):
         factor = target_length / original_length
-    if not isinstance(method, Method):
-        method = get_method(name)(factor=factor, **knobs)
-    if method.factor * original_length > LONGEST:
+    if factor is None and not late:
+        raise InvalidArgumentError(
+            f"{name}: factor or target_length is required, got neither; give factor=4 for four times the "
+            f"original length ({original_length})"
+        )
+    if not isinstance(method, AnyMethod):
+        method = get_method(name)(factor=factor, **knobs)  # type: ignore[call-arg]  # every kind has a factor
+    if factor is None:
+        assert isinstance(method, LateMethod)
+        return method, target_length or method.target_length(geometry)
+    if factor * original_length > LONGEST:
         raise InvalidArgumentError(
             f"factor: must give a target length of at most {LONGEST} tokens, up to which float32 tells neighbouring "
-            f"positions apart, got {method.factor:g} times the original length ({original_length}); give a smaller one"
+            f"positions apart, got {factor:g} times the original length ({original_length}); give a smaller one"
         )
-    reached = round(method.factor * original_length)
+    reached = round(factor * original_length)
     if target_length is not None and target_length != reached:
         raise InvalidArgumentError(
-            f"target_length: must agree with factor {method.factor:g} times the original length "
+            f"target_length: must agree with factor {factor:g} times the original length "
             f"({original_length}), which is {reached}, got {target_length}; give only one of the two"
         )
     return method, reached

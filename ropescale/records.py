@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ropescale.errors import CheckpointError, RopescaleError, shortened
-from ropescale.methods import Method, get_method
+from ropescale.methods import AnyMethod, get_method
 from ropescale.version import __version__
 
 RECORD_FIELD = "ropescale"  # where a config keeps the record
@@ -22,6 +22,7 @@ FIELD_TYPES = {
     "target_length": int,
     "existing": str,
     "layers": str,
+    "log_n": bool,
     "before": dict,
     "added": list,
     "versions": dict,
@@ -43,6 +44,7 @@ class Record:
     target_length: int  # tokens
     existing: str
     layers: str
+    log_n: bool  # queries multiplied by max(1, ln(position + 1) / ln(original length))
     theta: float
     rotary_dim: int
     attention_factor: float
@@ -92,7 +94,7 @@ class Record:
             if hasattr(config, name):
                 delattr(config, name)
 
-    def method_instance(self) -> Method:
+    def method_instance(self) -> AnyMethod:
         """The method with its knobs.
 
         Raises:

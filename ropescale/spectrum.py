@@ -105,6 +105,32 @@ def ramp(low: float, high: float, pairs: int, dtype: torch.dtype = torch.float32
     return ((torch.arange(pairs, dtype=dtype) - low) / (high - low)).clamp(0, 1)
 
 
+def yarn_inv_freq(
+    base: Tensor,
+    factor: float,
+    beta_fast: float,
+    beta_slow: float,
+    geometry: Geometry,
+    *,
+    truncate: bool = True,
+    wavelengths: bool = False,
+) -> Tensor:
+    """[pairs]: pairs up to the one with `beta_fast` turns kept, from that with `beta_slow` slowed, blended between.
+
+    YaRN's ramp over pair indices as all released code has it (arXiv:2309.00071, section 3.4). The blend is of
+    frequencies, or of wavelengths.
+    """
+    low, high = pair_completing(beta_fast, geometry), pair_completing(beta_slow, geometry)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    # rotary_dim - 1 although there are half as many pairs: the released clamp, kept for equal frequencies
+    low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
+    keep = 1 - ramp(low, high, geometry.pairs, base.dtype)
+    if wavelengths:
+        return base / ((1 - keep) * factor + keep)
+    return slowed(base, factor, geometry) * (1 - keep) + base * keep
+
+
 def blended_by_turns(base: Tensor, factor: float, low: float, high: float, geometry: Geometry) -> Tensor:
     """[pairs]: pairs with fewer than `low` turns slowed by `factor`, with more than `high` kept, blended between.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from ropescale import Method, get_method, list_methods
 from ropescale.families import FAMILIES
 
 TINY = {
@@ -34,6 +35,9 @@ TINY = {
     "original_max_position_embeddings": 64,
 }
 NAMES = sorted(FAMILIES)
+# The methods of fixed frequencies, and those that act when attention reads
+FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
+LATE = [name for name in list_methods() if name not in FIXED]
 
 
 def config_of(name: str, **changes: Any) -> PreTrainedConfig:

@@ -276,10 +276,10 @@ ARGUMENTS = [
         "layers: must be one of all, global, got 'local'; leave it out for 'global'",
     ),
     Wrong(
-        "log_n, which this version lacks",
-        patching("yarn", factor=4, log_n=True),
+        "log_n that is no yes or no",
+        patching("yarn", factor=4, log_n=1),
         InvalidArgumentError,
-        "log_n: must be False, since this version changes frequencies only, got True; leave it out",
+        "log_n: must be True or False, got 1; leave it out for False",
     ),
     Wrong(
         "knobs beside an instance",
@@ -421,11 +421,11 @@ KNOBS = [
         "longrope: short_factor must be a list of finite numbers above 0, one per pair, got [0, 1]; give the list",
     ),
     Wrong(
-        "lists that differ",
-        made("longrope", long_factor=[1, 2], short_factor=[1, 1]),
+        "lists of two lengths",
+        made("longrope", long_factor=[1, 2], short_factor=[1, 1, 1]),
         InvalidArgumentError,
-        "longrope: short_factor must equal long_factor, since lists that differ depend on length, got [1.0, 1.0]; "
-        "leave short_factor out",
+        "longrope: short_factor must be as long as long_factor (2), got 3; leave short_factor out for one list at "
+        "every length",
     ),
     at_least("a theta of one", "abf", "theta", 1, "above 1 and at most 1e+30"),
     at_least("a negative theta", "abf", "theta", -10000.0, "above 1 and at most 1e+30"),
@@ -866,7 +866,7 @@ def damaged(saved: Path, folder: Path, damage: Callable[[dict[str, Any]], Any]) 
 
 
 ALL_FIELDS = (
-    "['added', 'attention_factor', 'before', 'existing', 'knobs', 'layers', 'method', 'original_length', "
+    "['added', 'attention_factor', 'before', 'existing', 'knobs', 'layers', 'log_n', 'method', 'original_length', "
     "'original_length_source', 'rotary_dim', 'target_length', 'theta', 'versions']"
 )
 VERSION = ropescale.__version__

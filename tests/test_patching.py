@@ -8,13 +8,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from families import NAMES, config_of, family, fingerprint, knobs_for, logits, model_of
+from families import FIXED, NAMES, config_of, family, fingerprint, knobs_for, logits, model_of
 from transformers import PreTrainedModel
 
 import ropescale
 from ropescale.errors import RopescaleError
 
-METHODS = ropescale.list_methods()
 NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")  # what Transformers has a type of its own for
 
 
@@ -40,7 +39,7 @@ def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
 def test_undo_is_exact(model: PreTrainedModel) -> None:
     """Every method in turn, from the same starting point."""
     before, config, state = logits(model), copy.deepcopy(model.config.to_dict()), fingerprint(model)
-    for method in METHODS:
+    for method in FIXED:
         patched_with(model, method)
         assert not torch.equal(logits(model), before), method
         assert fingerprint(model) == state, method

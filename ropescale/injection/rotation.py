@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ropescale.families import LATE_TYPE
 from ropescale.spectrum import Spectrum
 
 BUFFERS = ("inv_freq", "original_inv_freq")
@@ -36,7 +37,9 @@ class Substitution:
             # a copy each: Transformers' own reset writes into one of them
             rotary._buffers[name] = self.inv_freq.to(self.originals["inv_freq"].device, copy=True)
         rotary.__dict__["attention_scaling"] = spectrum.attention_factor
-        rotary.__dict__["rope_type"] = rope_type if rope_type in FIXED_TYPES else "default"
+        # A module that gives the identity keeps a type whose re-initialisation is an error: native frequencies would
+        # rotate a second time
+        rotary.__dict__["rope_type"] = rope_type if rope_type in (*FIXED_TYPES, LATE_TYPE) else "default"
         rotary.__dict__["_apply"] = self
 
     def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -1,8 +1,14 @@
 """The methods: one file each, and this table of contents."""
 
-from ropescale.methods.base import Method, get_method, list_methods
+from ropescale.methods.base import AnyMethod, Method, get_method, list_methods
+from ropescale.methods.embedding.learned import Learned
+from ropescale.methods.embedding.sinusoidal import Sinusoidal
+from ropescale.methods.nope import NoPE
 from ropescale.methods.rotation.abf import ABF
 from ropescale.methods.rotation.by_parts import NTKByParts
+from ropescale.methods.rotation.dynamic_linear import DynamicLinear
+from ropescale.methods.rotation.dynamic_ntk import DynamicNTK
+from ropescale.methods.rotation.dynamic_yarn import DynamicYaRN
 from ropescale.methods.rotation.linear import Linear
 from ropescale.methods.rotation.llama3 import Llama3
 from ropescale.methods.rotation.longrope import LongRoPE
@@ -13,9 +19,32 @@ from ropescale.methods.rotation.power import Power
 from ropescale.methods.rotation.proportional import Proportional
 from ropescale.methods.rotation.truncated import Truncated
 from ropescale.methods.rotation.yarn import YaRN
+from ropescale.methods.score.alibi import ALiBi
+from ropescale.methods.score.cope import CoPE
+from ropescale.methods.score.dual_chunk import DualChunk
+from ropescale.methods.score.leaky_rerope import LeakyReRoPE
+from ropescale.methods.score.lm_infinite import LMInfinite
+from ropescale.methods.score.rerope import ReRoPE
+from ropescale.methods.score.self_extend import SelfExtend
+from ropescale.methods.score.shaw import Shaw
+from ropescale.methods.score.streaming import Streaming
+from ropescale.methods.score.string import STRING
+from ropescale.methods.score.t5 import T5
 
 __all__ = [
     "ABF",
+    "STRING",
+    "T5",
+    "ALiBi",
+    "AnyMethod",
+    "CoPE",
+    "DualChunk",
+    "DynamicLinear",
+    "DynamicNTK",
+    "DynamicYaRN",
+    "LMInfinite",
+    "LeakyReRoPE",
+    "Learned",
     "Linear",
     "Llama3",
     "LongRoPE",
@@ -24,8 +53,14 @@ __all__ = [
     "NTKByParts",
     "NTKFixed",
     "NTKMixed",
+    "NoPE",
     "Power",
     "Proportional",
+    "ReRoPE",
+    "SelfExtend",
+    "Shaw",
+    "Sinusoidal",
+    "Streaming",
     "Truncated",
     "YaRN",
     "get_method",

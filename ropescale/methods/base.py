@@ -1,4 +1,4 @@
-"""What a method is, the laws that it obeys, and the registry where it is found by name."""
+"""What a method is, the laws that rotation methods obey, and the registry where all are found by name."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from ropescale.errors import InvalidArgumentError, UnknownMethodError, shortened
 from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
-_METHODS: dict[str, type["Method"]] = {}
+_METHODS: dict[str, type["AnyMethod"]] = {}
 
 # Transformers divides by the factors of its longrope form: dividing by this one leaves no rotation at all,
 # and 1e30 * theta^x stays below the largest float32 (3.4e38) for every theta in use.
@@ -22,25 +22,22 @@ WITHOUT_POSITION = 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
-    """A way to give rotary embeddings a longer context: a name, knobs, and one function to a spectrum.
+class AnyMethod(ABC):
+    """A way to give a model a longer context: a registry name and knobs.
 
-    A subclass is a frozen dataclass with a registry name, and defines `inv_freq` (and `attention_factor_for`
-    where it has one), or `spectrum` itself. Defining the class registers it.
-
-    Laws, tested for every registered method: `spectrum` is the identity at factor 1, its frequencies strictly
-    descend, and every pair's stretch lies within [1, factor]. What a method does not obey it declares in
-    `lawless`, with the reason.
+    A subclass is a frozen dataclass; defining it registers it. What it has to define besides is said by its kind:
+    `Method` for frequencies that are fixed, `ropescale.methods.late.LateMethod` for all that acts when attention
+    reads.
     """
 
     name: ClassVar[str]
-    lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
-
-    factor: float  # target length / original length, at least 1
-    resonance: bool = False  # round wavelengths to whole tokens
+    abstract: ClassVar[bool] = True  # a kind of method, which has no name; each class says so for itself
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("abstract", False):
+            return
+        cls.abstract = False
         # dataclass(slots=True) makes the class a second time and passes no keyword
         name = cls.__dict__.get("name") if name is None else name
         if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
@@ -48,11 +45,7 @@ class Method(ABC):
                 f"method class {cls.__qualname__}: name must be a registry name in lower_snake, got {name!r}; "
                 f'write class {cls.__qualname__}(Method, name="...")'
             )
-        if cls.inv_freq is Method.inv_freq and cls.spectrum is Method.spectrum:
-            raise InvalidArgumentError(
-                f"method class {cls.__qualname__}: inv_freq or spectrum must be defined, got neither; "
-                f"define one of them"
-            )
+        cls.require_definition()
         # the same class again is a notebook cell run again
         taken = _METHODS.get(name, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -63,97 +56,19 @@ class Method(ABC):
         cls.name = name
         _METHODS[name] = cls
 
-    def __post_init__(self) -> None:
-        self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
-        if not isinstance(self.resonance, bool):
-            raise InvalidArgumentError(
-                f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
-            )
-        if self.resonance and type(self).spectrum is not Method.spectrum:
-            raise InvalidArgumentError(
-                f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "
-                f"define inv_freq instead"
-            )
-
-    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
-        """[pairs], in the dtype of `base`: the rescaled inverse frequencies; pure."""
-        raise NotImplementedError
-
-    def attention_factor_for(self, geometry: Geometry) -> float:
-        """What multiplies cos and sin."""
-        return 1.0
-
-    def spectrum(self, geometry: Geometry) -> Spectrum:
-        """The rescaled spectrum of `geometry`: pure, and the identity at factor 1 where that law holds.
+    @classmethod
+    def require_definition(cls) -> None:
+        """Refuse a class that does not define what its kind needs.
 
         Raises:
-            InvalidArgumentError: knobs that do not fit this geometry.
+            InvalidArgumentError: the message names what is missing.
         """
-        if not isinstance(geometry, Geometry):
-            raise InvalidArgumentError(
-                f"{self.name}: spectrum must be asked of a Geometry, got {type(geometry).__name__}; "
-                f"read it with ropescale.read_geometry(config)"
-            )
-        if self.factor == 1 and "identity" not in self.laws_broken():
-            return Spectrum(base_inv_freq(geometry), geometry.attention_factor)
-        # float64 under resonance, because rounding a wavelength of 1e4 tokens needs more than seven digits
-        base = base_inv_freq(geometry, torch.float64 if self.resonance else torch.float32)
-        rescaled = self.inv_freq(base, geometry)
-        if not isinstance(rescaled, Tensor) or rescaled.shape != base.shape:
-            shown = f"shape {tuple(rescaled.shape)}" if isinstance(rescaled, Tensor) else type(rescaled).__name__
-            raise InvalidArgumentError(
-                f"{self.name}: inv_freq must return a tensor with one entry per pair ({geometry.pairs}), got {shown}; "
-                f"correct the method"
-            )
-        return Spectrum(
-            (resonant(rescaled) if self.resonance else rescaled).float(),
-            self.attention_factor_for(geometry) * geometry.attention_factor,
-        )
-
-    def laws_broken(self) -> dict[str, str]:
-        """Law -> reason, of this instance."""
-        if not self.resonance:
-            return self.lawless
-        reason = "rounding a wavelength to whole tokens moves it to either side"
-        return {"identity": reason, "descending": reason, "stretch": reason}
+        return None
 
     def knobs(self) -> dict[str, Any]:
         """Every field with its value, as JSON can hold it."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        """How Transformers spells this spectrum in config.json, so that a saved model loads without ropescale.
-
-        The native type where one is exact; the default here states the spectrum pair by pair.
-        """
-        return self.pairwise_rope_parameters(geometry)
-
-    def pairwise_rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        """The spectrum in Transformers' longrope form with equal lists, which can state any fixed spectrum."""
-        spectrum = self.spectrum(geometry)
-        theirs = theta_inv_freq(geometry.theta, geometry.rotary_dim)
-        if torch.equal(spectrum.inv_freq, theirs) and spectrum.attention_factor == 1:
-            return {"rope_type": "default", "rope_theta": geometry.theta}
-        factors = divisors(spectrum.inv_freq, geometry).tolist()
-        return {
-            "rope_type": "longrope",
-            "rope_theta": geometry.theta,
-            "factor": self.factor,
-            "short_factor": factors,
-            "long_factor": list(factors),
-            "attention_factor": spectrum.attention_factor,
-            "original_max_position_embeddings": geometry.original_length,
-        }
-
-    def native_rope_parameters(self, geometry: Geometry, rope_type: str, **keys: Any) -> dict[str, Any]:
-        """The spectrum as a native type with these keys, or pair by pair where that type would not be exact.
-
-        A native type is exact on theta's own base, without resonance, and at a factor that changes something.
-        """
-        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
-            return self.pairwise_rope_parameters(geometry)
-        return {"rope_type": rope_type, "rope_theta": geometry.theta, "factor": self.factor, **keys}
 
     def require_number(
         self,
@@ -188,6 +103,140 @@ class Method(ABC):
         return f"{self.name}({', '.join(f'{knob}={value!r}' for knob, value in self.knobs().items())})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Method(AnyMethod):
+    """A way to give rotary embeddings a longer context: a name, knobs, and one function to a spectrum.
+
+    A subclass is a frozen dataclass with a registry name, and defines `inv_freq` (and `attention_factor_for`
+    where it has one), or `spectrum` itself. Defining the class registers it.
+
+    Laws, tested for every registered method: `spectrum` is the identity at factor 1, its frequencies strictly
+    descend, and every pair's stretch lies within [1, factor]. What a method does not obey it declares in
+    `lawless`, with the reason.
+    """
+
+    abstract: ClassVar[bool] = True
+    lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
+
+    factor: float  # target length / original length, at least 1
+    resonance: bool = False  # round wavelengths to whole tokens
+
+    @classmethod
+    def require_definition(cls) -> None:
+        """Refuse a class that defines no frequencies.
+
+        Raises:
+            InvalidArgumentError: the message names what is missing.
+        """
+        if cls.inv_freq is Method.inv_freq and cls.spectrum is Method.spectrum:
+            raise InvalidArgumentError(
+                f"method class {cls.__qualname__}: inv_freq or spectrum must be defined, got neither; "
+                f"define one of them"
+            )
+
+    def __post_init__(self) -> None:
+        self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
+        if not isinstance(self.resonance, bool):
+            raise InvalidArgumentError(
+                f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
+            )
+        if self.resonance and type(self).spectrum is not Method.spectrum:
+            raise InvalidArgumentError(
+                f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "
+                f"define inv_freq instead"
+            )
+
+    def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
+        """[pairs], in the dtype of `base`: the rescaled inverse frequencies; pure."""
+        raise NotImplementedError
+
+    def attention_factor_for(self, geometry: Geometry) -> float:
+        """What multiplies cos and sin."""
+        return 1.0
+
+    def at_length(self, geometry: Geometry, length: float) -> "Method":
+        """What this method is in a context of `length` tokens: itself, where frequencies do not depend on that."""
+        return self
+
+    def when_read(self, geometry: Geometry) -> AnyMethod | None:
+        """The method that acts for this one when attention reads; None where its frequencies are fixed."""
+        return None
+
+    def spectrum(self, geometry: Geometry, length: float | None = None) -> Spectrum:
+        """The rescaled spectrum of `geometry`: pure, and the identity at factor 1 where that law holds.
+
+        Arguments:
+            geometry: the rotary facts of a model.
+            length: tokens of the context, which matters to a method whose frequencies depend on it; the target
+                length if not given.
+
+        Raises:
+            InvalidArgumentError: knobs that do not fit this geometry.
+        """
+        if not isinstance(geometry, Geometry):
+            raise InvalidArgumentError(
+                f"{self.name}: spectrum must be asked of a Geometry, got {type(geometry).__name__}; "
+                f"read it with ropescale.read_geometry(config)"
+            )
+        if length is not None and (other := self.at_length(geometry, length)) is not self:
+            return other.spectrum(geometry)
+        if self.factor == 1 and "identity" not in self.laws_broken():
+            return Spectrum(base_inv_freq(geometry), geometry.attention_factor)
+        # float64 under resonance, because rounding a wavelength of 1e4 tokens needs more than seven digits
+        base = base_inv_freq(geometry, torch.float64 if self.resonance else torch.float32)
+        rescaled = self.inv_freq(base, geometry)
+        if not isinstance(rescaled, Tensor) or rescaled.shape != base.shape:
+            shown = f"shape {tuple(rescaled.shape)}" if isinstance(rescaled, Tensor) else type(rescaled).__name__
+            raise InvalidArgumentError(
+                f"{self.name}: inv_freq must return a tensor with one entry per pair ({geometry.pairs}), got {shown}; "
+                f"correct the method"
+            )
+        return Spectrum(
+            (resonant(rescaled) if self.resonance else rescaled).float(),
+            self.attention_factor_for(geometry) * geometry.attention_factor,
+        )
+
+    def laws_broken(self) -> dict[str, str]:
+        """Law -> reason, of this instance."""
+        if not self.resonance:
+            return self.lawless
+        reason = "rounding a wavelength to whole tokens moves it to either side"
+        return {"identity": reason, "descending": reason, "stretch": reason}
+
+    def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        """How Transformers spells this spectrum in config.json, so that a saved model loads without ropescale.
+
+        The native type where one is exact; the default here states the spectrum pair by pair.
+        """
+        return self.pairwise_rope_parameters(geometry)
+
+    def pairwise_rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
+        """The spectrum in Transformers' longrope form with equal lists, which can state any fixed spectrum."""
+        spectrum = self.spectrum(geometry)
+        theirs = theta_inv_freq(geometry.theta, geometry.rotary_dim)
+        if torch.equal(spectrum.inv_freq, theirs) and spectrum.attention_factor == 1:
+            return {"rope_type": "default", "rope_theta": geometry.theta}
+        factors = divisors(spectrum.inv_freq, geometry).tolist()
+        return {
+            "rope_type": "longrope",
+            "rope_theta": geometry.theta,
+            "factor": self.factor,
+            "short_factor": factors,
+            "long_factor": list(factors),
+            "attention_factor": spectrum.attention_factor,
+            "original_max_position_embeddings": geometry.original_length,
+        }
+
+    def native_rope_parameters(self, geometry: Geometry, rope_type: str, **keys: Any) -> dict[str, Any]:
+        """The spectrum as a native type with these keys, or pair by pair where that type would not be exact.
+
+        A native type is exact on theta's own base, without resonance, and at a factor that changes something.
+        """
+        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
+            return self.pairwise_rope_parameters(geometry)
+        return {"rope_type": rope_type, "rope_theta": geometry.theta, "factor": self.factor, **keys}
+
+
 def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
     """[pairs] float32: the longrope factors f for which Transformers' 1 / (f theta^x) comes out as `inv_freq`.
 
@@ -204,7 +253,7 @@ def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
     return torch.where(inv_freq > 0, best, WITHOUT_POSITION)
 
 
-def get_method(name: str) -> type[Method]:
+def get_method(name: str) -> type[AnyMethod]:
     """The method class of that registry name.
 
     Raises:

@@ -1,7 +1,7 @@
-"""LongRoPE with one list of stretches."""
+"""LongRoPE."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import Geometry, as_float
-from ropescale.methods.base import Method
+from ropescale.methods.base import AnyMethod, Method
+from ropescale.methods.late import Switch
 from ropescale.spectrum import slowed
 
 
@@ -18,7 +19,8 @@ class LongRoPE(Method, name="longrope"):
     """LongRoPE: every pair slowed by a stretch of its own, found by search.
 
     Ding et al. 2024, arXiv:2402.13753, equation 3. The attention factor is sqrt(1 + ln(factor) / ln(L)) unless
-    given. Lists that differ make the frequencies depend on length, which this version refuses.
+    given. Where `short_factor` is another list, queries within the original length see all keys by that one, and later
+    queries by the long one: each by its own position, where Transformers and the authors' code switch whole batches.
     """
 
     lawless: ClassVar[dict[str, str]] = {
@@ -40,10 +42,10 @@ class LongRoPE(Method, name="longrope"):
             )
         if not self.short_factor:
             object.__setattr__(self, "short_factor", self.long_factor)
-        if self.short_factor != self.long_factor:
+        if len(self.short_factor) != len(self.long_factor):
             raise InvalidArgumentError(
-                f"longrope: short_factor must equal long_factor, since lists that differ depend on length, got "
-                f"{shortened(list(self.short_factor))}; leave short_factor out"
+                f"longrope: short_factor must be as long as long_factor ({len(self.long_factor)}), got "
+                f"{len(self.short_factor)}; leave short_factor out for one list at every length"
             )
         if self.attention_factor is not None:
             self.require_number("attention_factor", above=0)
@@ -56,6 +58,16 @@ class LongRoPE(Method, name="longrope"):
                 f"give the list"
             )
         return tuple(float(item) for item in value)
+
+    def at_length(self, geometry: Geometry, length: float) -> Method:
+        if self.short_factor == self.long_factor or length > geometry.original_length:
+            return self
+        return replace(self, long_factor=self.short_factor)
+
+    def when_read(self, geometry: Geometry) -> AnyMethod | None:
+        if self.short_factor == self.long_factor:
+            return None
+        return Switch(below=self.spectrum(geometry, geometry.original_length), above=self.spectrum(geometry))
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         if len(self.long_factor) != geometry.pairs:

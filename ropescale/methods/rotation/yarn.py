@@ -9,7 +9,7 @@ from torch import Tensor
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import Method
-from ropescale.spectrum import blended_by_turns, pair_completing, ramp, slowed
+from ropescale.spectrum import blended_by_turns, yarn_inv_freq
 
 RAMPS = ("pairs", "turns", "wavelength")
 
@@ -61,16 +61,15 @@ class YaRN(Method, name="yarn"):
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         if self.ramp == "turns":
             return blended_by_turns(base, self.factor, self.beta_slow, self.beta_fast, geometry)
-        low = pair_completing(self.beta_fast, geometry)
-        high = pair_completing(self.beta_slow, geometry)
-        if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        # rotary_dim - 1 although there are half as many pairs: the released clamp, kept for equal frequencies
-        low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
-        keep = 1 - ramp(low, high, geometry.pairs, base.dtype)
-        if self.ramp == "wavelength":
-            return base / ((1 - keep) * self.factor + keep)
-        return slowed(base, self.factor, geometry) * (1 - keep) + base * keep
+        return yarn_inv_freq(
+            base,
+            self.factor,
+            self.beta_fast,
+            self.beta_slow,
+            geometry,
+            truncate=self.truncate,
+            wavelengths=self.ramp == "wavelength",
+        )
 
     def attention_factor_for(self, geometry: Geometry) -> float:
         if self.attention_factor is not None:

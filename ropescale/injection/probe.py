@@ -1,0 +1,168 @@
+"""How each layer of a live model rotates, found by trying, before a late method is put in.
+
+A family's own code decides what happens between projection and attention. Three short forward passes tell: what
+attention is given as the model is, what it is given when the rotary module gives the identity, and whether rotating
+late gives the hidden states that rotating early gave. What does not fit is refused, so nothing is silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropescale.errors import RopescaleError, UnsupportedModelError
+from ropescale.injection.late import LAYOUTS, NAME, Late, LateRotation, Recorder, rotated
+from ropescale.methods.late import Fixed, Sizes, with_spectrum
+from ropescale.spectrum import Spectrum
+
+TOKENS = 8  # of a probing pass
+FIRST = 3  # position of its first token: at 0 nothing rotates
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the largest element
+COARSE = 5e-2  # in half precision
+
+
+class Probe:
+    """What a model does before a late method; made while it is unpatched, and asked to put the method in after the
+    rotary module was emptied.
+
+    Raises:
+        UnsupportedModelError: layers that cannot be rotated late; the message says why.
+    """
+
+    def __init__(self, model: nn.Module, rotary: nn.Module, late: Late) -> None:
+        self._model, self._late = model, late
+        self._decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
+        live = rotary.inv_freq
+        assert isinstance(live, Tensor)
+        place = live.device
+        embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
+        self._ids = torch.arange(1, TOKENS + 1, device=embeddings.weight.device).remainder(embeddings.num_embeddings)[
+            None
+        ]
+        self._positions = torch.arange(FIRST, FIRST + TOKENS, device=self._ids.device)[None]
+        scaling = float(rotary.attention_scaling)  # type: ignore[arg-type]
+        self._spectrum = Spectrum(live.detach().float().cpu().clone(), scaling)
+        angles = torch.arange(FIRST, FIRST + TOKENS, device=place)[:, None].float() * live.detach().float()
+        self._cos, self._sin = angles.cos() * scaling, angles.sin() * scaling
+        self._tolerance = TOLERANCES.get(embeddings.weight.dtype, COARSE)
+        if self._decoder is model:
+            raise self._refused("a decoder apart from its head", "one that is both")
+        with _evaluating(self._decoder):
+            self._hidden = self._read()
+            self._native = self._noted()
+
+    def put(self) -> LateRotation:
+        """The method put in, once it is known that rotating late changes nothing by itself.
+
+        Raises:
+            UnsupportedModelError: layers that cannot be rotated late; the model has nothing of this left in it.
+        """
+        with _evaluating(self._decoder):
+            layouts = self._layouts(self._noted())
+            geometry = with_spectrum(self._late.geometry, self._spectrum)
+            trial = LateRotation(
+                self._decoder, Late(name=self._late.name, method=Fixed(), geometry=geometry), layouts, None
+            )
+            try:
+                hidden = self._read()
+            except Exception as error:  # whatever a family's own code says to attention that it did not expect
+                raise self._refused(
+                    "layers that take what attention gives back", f"{type(error).__name__}: {error}"
+                ) from error
+            finally:
+                trial.undo()
+        apart = float((hidden - self._hidden).abs().max())
+        if not apart <= self._tolerance * float(self._hidden.abs().max()):
+            raise self._refused(
+                "the same hidden states whether keys are rotated before or after the cache",
+                f"a difference of {apart:.3g}",
+            )
+        config: Any = self._model.config
+        sizes = Sizes(
+            heads=config.num_attention_heads, head_dim=self._late.geometry.head_dim, hidden=config.hidden_size
+        )
+        return LateRotation(self._decoder, self._late, layouts, sizes)
+
+    @torch.no_grad()
+    def _read(self) -> Tensor:
+        found: Tensor = self._decoder(
+            input_ids=self._ids, position_ids=self._positions, use_cache=False
+        ).last_hidden_state.float()
+        return found
+
+    @torch.no_grad()
+    def _noted(self) -> Recorder:
+        """What every layer's attention is given, with nothing given back."""
+        recorder = Recorder()
+        try:
+            with _attending(self._decoder.config, NAME):
+                self._decoder(input_ids=self._ids, position_ids=self._positions, use_cache=False, **{NAME: recorder})
+        except (RuntimeError, TypeError, RopescaleError) as error:
+            raise self._refused("a decoder that hands keywords down to its attention", str(error)) from error
+        return recorder
+
+    def _layouts(self, bare: Recorder) -> dict[nn.Module, str | None]:
+        """Layer -> its layout, or None where it does not rotate."""
+        if not bare.calls or len(self._native.calls) != len(bare.calls):
+            raise self._refused(
+                "layers whose attention goes through the function that Transformers looks up",
+                f"{len(bare.calls)} that do",
+            )
+        found: dict[nn.Module, str | None] = {}
+        for (layer, *turned), (_, *plain) in zip(self._native.calls, bare.calls, strict=True):
+            fitting = [choice for choice in (None, *LAYOUTS) if self._fits(choice, plain, turned)]
+            if not fitting or layer in found:
+                number = getattr(layer, "layer_idx", len(found))
+                raise self._refused(
+                    "layers that rotate queries and keys last before attention",
+                    f"layer {number}, which does something else",
+                )
+            found[layer] = fitting[0]
+        if all(choice is None for choice in found.values()):
+            raise self._refused("a layer that rotates", "none")
+        return found
+
+    def _fits(self, layout: str | None, plain: list[Tensor], turned: list[Tensor]) -> bool:
+        """Whether this is what makes `turned` of `plain`."""
+        for before, after in zip(plain, turned, strict=True):
+            if layout is not None and before.shape[-1] < 2 * self._cos.shape[-1]:
+                return False
+            made = before if layout is None else rotated(before.float(), self._cos, self._sin, layout)
+            apart = (made.float() - after.float()).abs().max()
+            if not apart <= self._tolerance * after.float().abs().max():
+                return False
+        return True
+
+    def _refused(self, needed: str, got: str) -> UnsupportedModelError:
+        config: Any = self._model.config
+        return UnsupportedModelError(
+            f"{config.model_type}: {self._late.name} "
+            f"needs {needed}, got {got}; use a method of fixed frequencies, such as yarn"
+        )
+
+
+@contextmanager
+def _attending(config: Any, implementation: str) -> Iterator[None]:
+    """A model whose layers attend with another function for a while."""
+    before = config._attn_implementation
+    config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """A module without dropout for a while."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,1 @@
+"""Methods that change the vectors which enter the first layer."""

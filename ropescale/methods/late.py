@@ -1,0 +1,316 @@
+"""What methods share that act when attention reads: distances, regions of pairs, spectra by a query's position.
+
+Queries and keys reach attention un-rotated. A method says what the rotation between a query at position i and a key at
+position j is: its angle per pair is `distance * inv_freq`, with the inverse frequencies of the query. The definition
+is `distance` and `spectra`; `regions` says the same for a computation that rotates whole blocks at once.
+"""
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.geometry import LONGEST, Geometry
+from ropescale.methods.base import AnyMethod
+from ropescale.spectrum import Spectrum, base_inv_freq
+
+UNBOUNDED = 2**20  # tokens: the maximum that a config states where a method has none
+GROWTH = ("double", "exact")
+Positions = Callable[[Tensor], Tensor]
+Added = Mapping[str, Tensor]  # parameters that a method adds to a model, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the parameters of a method are shaped by."""
+
+    heads: int  # of the queries
+    head_dim: int
+    hidden: int  # of the vectors that enter the first layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Pairs of a query and a key that one pair of rotations serves.
+
+    A query at position i is rotated as if it stood at `query(i)`, a key at position j as if at `key(j)`, both with
+    `spectrum`. The pair is in the region if start(i) <= j < stop(i). All four take and give positions elementwise;
+    the regions of a method never share a pair, and no stop is above i + 1.
+    """
+
+    query: Positions
+    key: Positions
+    start: Positions
+    stop: Positions
+    spectrum: Spectrum
+
+
+def same(positions: Tensor) -> Tensor:
+    """The positions themselves."""
+    return positions
+
+
+def nowhere(positions: Tensor) -> Tensor:
+    """Zero for every position."""
+    return torch.zeros_like(positions)
+
+
+def after(positions: Tensor) -> Tensor:
+    """The next position: where a region that ends with the query itself stops."""
+    return positions + 1
+
+
+def causal(spectrum: Spectrum) -> Region:
+    """Every pair of a causal mask, at its own distance."""
+    return Region(query=same, key=same, start=nowhere, stop=after, spectrum=spectrum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateMethod(AnyMethod):
+    """A method that acts when attention reads, on queries and keys that the cache holds un-rotated.
+
+    `factor` is a ceiling where the method has use for one; without it the config states what `target_length` says.
+    """
+
+    abstract: ClassVar[bool] = True
+    recalibration: ClassVar[bool] = False  # whether it is of no use before a brief training
+    shared: ClassVar[bool] = True  # whether all layers have the same added parameters, or each its own
+
+    factor: float | None = None  # target length / original length, at least 1
+
+    def __post_init__(self) -> None:
+        if self.factor is not None:
+            self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
+
+    def target_length(self, geometry: Geometry) -> int:
+        """Tokens that the config states where neither factor nor target length was given."""
+        return UNBOUNDED
+
+    def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """What lies between positions: the distance that the rotation sees, and whether the key is visible.
+
+        Arguments:
+            geometry: the rotary facts of the model.
+            query: positions of queries, integer.
+            key: positions of keys, integer; broadcast against `query`.
+
+        Returns:
+            Both of the broadcast shape: distances (integer or float), and bool. A pair whose key comes after its
+            query may have any distance and is never visible.
+        """
+        return query - key, key <= query
+
+    def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., pairs] float32 inverse frequencies and [...] attention factors of queries at these positions."""
+        spectrum = self.base_spectrum(geometry)
+        inv_freq = spectrum.inv_freq.to(query.device).expand(*query.shape, -1)
+        return inv_freq, torch.full(query.shape, spectrum.attention_factor, device=query.device)
+
+    @abstractmethod
+    def regions(self, geometry: Geometry, longest: int) -> list[Region] | None:
+        """The same for blocks of pairs, for positions below `longest`; None where no blocks are rotated alike."""
+
+    def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
+        """What the parameters that the method adds begin as; the same at every call. Nothing by default."""
+        return {}
+
+    def bias(self, geometry: Geometry, distance: Tensor, heads: int, added: Added) -> Tensor | None:
+        """[..., heads, n, slots]: what is added to scores at a [..., n, slots] distance; None for nothing."""
+        return None
+
+    def content_bias(
+        self, query: Tensor, scaling: float, scores: Tensor, distance: Tensor, added: Added
+    ) -> Tensor | None:
+        """[..., n, slots]: what is added to scores by what queries hold; None for nothing.
+
+        Arguments:
+            query: [..., n, head_dim].
+            scaling: what the products of queries and keys were multiplied by.
+            scores: [..., n, slots] as softmax would get them, the lowest number where a pair is not visible; all
+                slots up to the last query's.
+            distance: broadcast against scores, integer.
+            added: the layer's parameters.
+        """
+        return None
+
+    def content_value(self, weights: Tensor, distance: Tensor, added: Added) -> Tensor | None:
+        """[..., n, head_dim]: what weights of [..., n, slots] read besides the values; None for nothing."""
+        return None
+
+    def embedding(self, position: Tensor, hidden: int, added: Added) -> Tensor | None:
+        """[..., hidden]: what is added to the vectors that enter the first layer; None for nothing."""
+        return None
+
+    def query_scale(self, geometry: Geometry, query: Tensor) -> Tensor | None:
+        """[...] float32: what queries at these positions are multiplied by; None for nothing."""
+        return None
+
+    def base_spectrum(self, geometry: Geometry) -> Spectrum:
+        """What the model was pretrained with."""
+        return Spectrum(base_inv_freq(geometry), geometry.attention_factor)
+
+    def require_tokens(self, knob: str, *, at_least: int = 1) -> None:
+        """Check a knob that counts tokens.
+
+        Raises:
+            InvalidArgumentError: not a whole number in bounds.
+        """
+        value = getattr(self, knob)
+        if type(value) is not int or not at_least <= value <= LONGEST:
+            raise InvalidArgumentError(
+                f"{self.name}: {knob} must be a whole number of tokens, from {at_least} to {LONGEST}, got {value!r}; "
+                f"leave it out for what follows from the original length"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutRotation(LateMethod):
+    """Another system of positions, in the place of rotation: a model that was pretrained with rotation needs it
+    recalibrated.
+    """
+
+    abstract: ClassVar[bool] = True
+    recalibration: ClassVar[bool] = True
+
+    def base_spectrum(self, geometry: Geometry) -> Spectrum:
+        """No rotation."""
+        return Spectrum(torch.zeros(geometry.pairs))
+
+    def regions(self, geometry: Geometry, longest: int) -> list[Region]:
+        """As `LateMethod.regions`."""
+        return [causal(self.base_spectrum(geometry))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(LateMethod):
+    """Rotation as the geometry has it: what a method of fixed frequencies is when something else acts in attention."""
+
+    abstract: ClassVar[bool] = True  # not in the registry: asked for by nobody
+
+    def regions(self, geometry: Geometry, longest: int) -> list[Region]:
+        """As `LateMethod.regions`."""
+        return [causal(self.base_spectrum(geometry))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Switch(LateMethod):
+    """One spectrum for queries within the original length, another one for those beyond."""
+
+    abstract: ClassVar[bool] = True  # not in the registry: what a method of two lists is when attention reads
+
+    below: Spectrum
+    above: Spectrum
+
+    def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
+        """As `LateMethod.spectra`."""
+        later = (query >= geometry.original_length).long()
+        both = self.below, self.above
+        frequencies = torch.stack([one.inv_freq for one in both]).to(query.device)[later]
+        return frequencies, torch.tensor([one.attention_factor for one in both], device=query.device)[later]
+
+    def regions(self, geometry: Geometry, longest: int) -> list[Region]:
+        """As `LateMethod.regions`."""
+        length = geometry.original_length
+        return [
+            dataclasses.replace(causal(self.below), stop=lambda i: torch.where(i < length, i + 1, 0)),
+            dataclasses.replace(causal(self.above), stop=lambda i: torch.where(i < length, 0, i + 1)),
+        ]
+
+
+def with_spectrum(geometry: Geometry, spectrum: Spectrum) -> Geometry:
+    """The geometry with this spectrum for its base."""
+    return dataclasses.replace(
+        geometry, inv_freq=tuple(spectrum.inv_freq.tolist()), attention_factor=spectrum.attention_factor
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthDependent(LateMethod):
+    """Frequencies that depend on how far into a sequence the query stands, and on nothing else.
+
+    A query at position i is rotated for a context of `scale(i)` times the original length L, and so are all keys
+    that it sees. The scale is 1 below L. With growth="double" it is the power of two that holds i + 1 tokens, so that
+    a few rotations of the keys serve all queries; with "exact" it is (i + 1) / L, and every query rotates all keys
+    for itself. A `factor` is the largest scale.
+
+    The papers rescale a whole sequence by its present length. With a cache that mixes scales in the hidden states of
+    deeper layers, so that cached and uncached decoding disagree; a scale by the query's own position is the only one
+    that both see alike.
+    """
+
+    abstract: ClassVar[bool] = True
+
+    growth: str = "double"  # or "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.growth not in GROWTH:
+            raise InvalidArgumentError(
+                f"{self.name}: growth must be one of {', '.join(GROWTH)}, got {self.growth!r}; leave it out for "
+                f"'double'"
+            )
+
+    @abstractmethod
+    def rescaled(self, geometry: Geometry, scale: float) -> Spectrum:
+        """The spectrum for a context of `scale` times the original length, above 1."""
+
+    def spectrum(self, geometry: Geometry, length: float | None = None) -> Spectrum:
+        """The spectrum for a context of `length` tokens, by the paper's formula; as pretrained without a length."""
+        scale = 1.0 if length is None else length / geometry.original_length
+        return self.at_scale(geometry, scale)
+
+    def at_scale(self, geometry: Geometry, scale: float) -> Spectrum:
+        """The spectrum at a scale, within the ceiling."""
+        scale = min(scale, self.factor or math.inf)
+        return self.rescaled(geometry, scale) if scale > 1 else self.base_spectrum(geometry)
+
+    def levels(self, geometry: Geometry, query: Tensor) -> Tensor:
+        """How often the original length was doubled to hold the query and all before it; integer, of query's shape."""
+        levels = torch.zeros_like(query)
+        length = geometry.original_length
+        for _ in range(self._last_level(geometry, LONGEST)):
+            levels = levels + (query >= length)
+            length *= 2
+        return levels
+
+    def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
+        """As `LateMethod.spectra`."""
+        if self.growth == "exact":
+            flat = [self.at_scale(geometry, (int(i) + 1) / geometry.original_length) for i in query.flatten()]
+            frequencies = torch.stack([one.inv_freq for one in flat]).reshape(*query.shape, -1).to(query.device)
+            factors = torch.tensor([one.attention_factor for one in flat]).reshape(query.shape).to(query.device)
+            return frequencies, factors
+        every = [self.at_scale(geometry, 2.0**n) for n in range(self._last_level(geometry, LONGEST) + 1)]
+        levels = self.levels(geometry, query)
+        frequencies = torch.stack([one.inv_freq for one in every]).to(query.device)[levels]
+        return frequencies, torch.tensor([one.attention_factor for one in every], device=query.device)[levels]
+
+    def regions(self, geometry: Geometry, longest: int) -> list[Region] | None:
+        """As `LateMethod.regions`."""
+        if self.growth == "exact":
+            return None if longest > geometry.original_length else [causal(self.base_spectrum(geometry))]
+        return [
+            dataclasses.replace(causal(self.at_scale(geometry, 2.0**level)), stop=self._stop_at(geometry, level))
+            for level in range(self._last_level(geometry, longest) + 1)
+        ]
+
+    def _stop_at(self, geometry: Geometry, level: int) -> Positions:
+        return lambda positions: torch.where(self.levels(geometry, positions) == level, positions + 1, 0)
+
+    def _last_level(self, geometry: Geometry, longest: int) -> int:
+        """The level of a query at position `longest - 1`, if no ceiling holds it back."""
+        reach = min(longest / geometry.original_length, self.factor or math.inf)
+        return max(0, math.ceil(math.log2(reach))) if reach > 1 else 0
+
+
+def two_regions(spectrum: Spectrum, window: int, query: Positions, key: Positions) -> list[Region]:
+    """Keys nearer than `window` at their own distance, all others with other positions."""
+    far = Region(query=query, key=key, start=nowhere, stop=lambda i: (i - window + 1).clamp(min=0), spectrum=spectrum)
+    near = Region(query=same, key=same, start=lambda i: (i - window + 1).clamp(min=0), stop=after, spectrum=spectrum)
+    return [far, near]

@@ -1,0 +1,1 @@
+"""Methods that change the attention score, or the distance that it sees."""

@@ -1,0 +1,36 @@
+"""ReRoPE."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ropescale.geometry import Geometry
+from ropescale.methods.late import LateMethod, Region, nowhere, two_regions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReRoPE(LateMethod, name="rerope"):
+    """Distances up to a window as they are, every larger one as the window itself.
+
+    Su 2023, https://kexue.fm/archives/9708; the authors' code multiplies queries by log-n too, which is
+    `log_n=True` here.
+    """
+
+    window: int | None = None  # tokens; half the original length if not given
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            self.require_tokens("window")
+
+    def window_for(self, geometry: Geometry) -> int:
+        """Tokens of the window."""
+        return self.window or max(1, geometry.original_length // 2)
+
+    def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return (query - key).clamp(max=self.window_for(geometry)), key <= query
+
+    def regions(self, geometry: Geometry, longest: int) -> list[Region]:
+        window = self.window_for(geometry)
+        return two_regions(self.base_spectrum(geometry), window, lambda i: torch.full_like(i, window), nowhere)

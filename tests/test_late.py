@@ -1,0 +1,557 @@
+"""Methods that act when attention reads: definitions, reference vectors, caches, batches, saving, families."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import LATE, NAMES, family, fingerprint, logits
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.t5.modeling_t5 import T5Attention
+
+import ropescale
+from ropescale import Geometry, get_method
+from ropescale.errors import AlreadyScaledError, RopescaleError, UnsupportedModelError
+from ropescale.injection.late import Call, Late, Reading, blockwise, pairwise, rotated
+from ropescale.methods.late import LateMethod
+from ropescale.methods.score.alibi import alibi_slopes
+
+REFERENCE = Path(__file__).parent / "reference"
+ORIGINAL = 32  # tokens that the model of these tests was pretrained for
+LENGTH = 90  # tokens that it reads
+TOLERANCE = 5e-4  # of a logit; the unpatched model's cached and uncached decoding differ by 1e-4
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {"max_length": 128} if name == "learned" else {}) for name in LATE},
+    "dynamic_ntk by alpha": ("dynamic_ntk", {"alpha": 4}),
+    "dynamic_yarn exact": ("dynamic_yarn", {"growth": "exact"}),
+    "dynamic_yarn with a ceiling": ("dynamic_yarn", {"factor": 2}),
+    "self_extend by division": ("self_extend", {"group_size": 3, "window": 10, "exact": "division"}),
+    "lm_infinite with a near limit": ("lm_infinite", {"local": 20, "limit": 8, "sinks": 3}),
+    "lm_infinite with a far limit": ("lm_infinite", {"local": 9, "limit": 25, "sinks": 3}),
+    "dual_chunk of odd sizes": ("dual_chunk", {"chunk": 13, "local": 4}),
+    "nope with DroPE's scale": ("nope", {"factor": 4, "logit_scale": "drope"}),
+    "yarn with log_n": ("yarn", {"factor": 2, "log_n": True}),
+    "rerope with log_n": ("rerope", {"log_n": True}),
+    "longrope with two lists": (
+        "longrope",
+        {
+            "factor": 4,
+            "long_factor": [1 + pair / 2 for pair in range(8)],
+            "short_factor": [1 + pair / 9 for pair in range(8)],
+        },
+    ),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def llama() -> LlamaForCausalLM:
+    """Four layers with weights so large that a wrong definition errs by whole logits."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=ORIGINAL,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+@cache
+def unpatched() -> LlamaForCausalLM:
+    return llama()
+
+
+def patched(case: str) -> LlamaForCausalLM:
+    """A patched model whose added parameters are drawn large enough to show.
+
+    CoPE multiplies what rounding does to a gate by its vectors, layer after layer: in float32 such a model is off by
+    1e-3 of a logit between any two orders of summation. It is compared in float64, where only the softmax rounds.
+    """
+    name, knobs = CASES[case]
+    model = ropescale.patch(llama(), name, **knobs)
+    model = model.double() if name == "cope" else model
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in added(model).values():
+            parameter.normal_(0, 0.3, generator=generator)
+    return model
+
+
+def added(model: LlamaForCausalLM) -> dict[str, torch.nn.Parameter]:
+    return {name: one for name, one in model.named_parameters() if ".ropescale." in name}
+
+
+def prompts(rows: int = 1, length: int = LENGTH) -> Tensor:
+    return torch.randint(3, 97, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def read(model: LlamaForCausalLM, pieces: Any, past: Any, **given: Any) -> Tensor:
+    """Logits of all pieces, one after another over a cache."""
+    return torch.cat([model(piece, past_key_values=past, **given).logits for piece in pieces], dim=1)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+@pytest.fixture(autouse=True)
+def no_grad(request: pytest.FixtureRequest) -> Any:
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield
+
+
+# definitions
+
+GEOMETRY = Geometry(rotary_dim=8, theta=100.0, original_length=4096)
+
+
+def reference() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((REFERENCE / "attention_vectors.json").read_text())
+    return loaded
+
+
+VECTORS = {
+    "rerope_w4_L4096": ("rerope", {"window": 4}),
+    "leaky_rerope_w4_k4_L4096": ("leaky_rerope", {"window": 4, "stretch": 4}),
+    "self_extend_G2_w4_floor": ("self_extend", {"group_size": 2, "window": 4}),
+    "self_extend_G2_w4_true_division": ("self_extend", {"group_size": 2, "window": 4, "exact": "division"}),
+    "self_extend_G3_w6_true_division": ("self_extend", {"group_size": 3, "window": 6, "exact": "division"}),
+    "self_extend_G3_w5_true_division": ("self_extend", {"group_size": 3, "window": 5, "exact": "division"}),
+    "dca_chunk6_local1": ("dual_chunk", {"chunk": 6, "local": 1}),
+    "string_S10_W3_noduplicate": ("string", {"shift": 10, "window": 3}),
+    "lm_infinite_local6_global2": ("lm_infinite", {"local": 6, "sinks": 2, "limit": 6}),
+}
+
+
+@pytest.mark.parametrize("compute", [blockwise, pairwise])
+@pytest.mark.parametrize("vector", VECTORS)
+def test_outputs_are_those_of_the_authors_code(vector: str, compute: Any) -> None:
+    stored = reference()
+    q, k, v = (torch.tensor(stored[name], dtype=torch.float32)[None, None] for name in "qkv")
+    name, knobs = VECTORS[vector]
+    method = get_method(name)(**knobs)
+    geometry = dataclasses.replace(GEOMETRY, inv_freq=tuple(stored["inv_freq"]))
+    reading = Reading(Late(name=name, method=method, geometry=geometry), torch.arange(24)[None], 0)
+    call = Call(scaling=8**-0.5, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
+    found = compute(reading, q[:, :, None], k, v, call)[0, 0, 0]
+    assert apart(found, torch.tensor(stored["cases"][vector]["output"], dtype=torch.float32)) < 1e-5
+
+
+def test_every_method_with_a_distance_has_its_reference_vector() -> None:
+    assert {name for name, _ in VECTORS.values()} >= {
+        "dual_chunk", "leaky_rerope", "lm_infinite", "rerope", "self_extend", "string"
+    }  # fmt: skip
+
+
+@every_case
+@pytest.mark.parametrize("original", [1, 7, 32])
+def test_regions_say_what_the_definition_says(case: str, original: int) -> None:
+    name, knobs = CASES[case]
+    if name in ("yarn", "longrope"):
+        return
+    knobs = {knob: value for knob, value in knobs.items() if knob != "log_n"}
+    method = get_method(name)(**knobs)
+    geometry = Geometry(rotary_dim=16, theta=1e4, original_length=original)
+    query, key = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)[None, :]
+    distance, visible = method.distance(geometry, query, key)
+    inv_freq, factor = method.spectra(geometry, query[:, 0])
+    regions = method.regions(geometry, LENGTH)
+    if regions is None:
+        assert knobs.get("growth") == "exact"
+        return
+    times = torch.zeros(LENGTH, LENGTH)
+    for region in regions:
+        inside = (region.start(query) <= key) & (key < region.stop(query))
+        times += inside
+        seen = (region.query(query) - region.key(key)).broadcast_to(inside.shape)
+        assert torch.allclose(seen[inside].float(), distance.broadcast_to(inside.shape)[inside].float(), atol=1e-4)
+        rows = inside.any(1)
+        assert (inv_freq[rows] == region.spectrum.inv_freq).all()
+        assert torch.allclose(factor[rows], torch.tensor(region.spectrum.attention_factor))
+    assert torch.equal(times, (visible & (key <= query)).float())
+
+
+@pytest.mark.parametrize("length", [4096, 5000, 16384, 40000])
+def test_the_scale_of_a_length_is_the_papers(length: int) -> None:
+    geometry = Geometry(rotary_dim=64, theta=1e4, original_length=4096)
+    scale = length / 4096
+    for dynamic, fixed in (("dynamic_linear", "linear"), ("dynamic_ntk", "ntk"), ("dynamic_yarn", "yarn")):
+        found = get_method(dynamic)().spectrum(geometry, length=length)
+        expected = get_method(fixed)(factor=scale).spectrum(geometry)
+        assert torch.allclose(found.inv_freq, expected.inv_freq, rtol=1e-6)
+        assert found.attention_factor == pytest.approx(expected.attention_factor, abs=1e-9)
+
+
+def test_the_scale_of_a_query_is_the_power_of_two_that_holds_it() -> None:
+    method = get_method("dynamic_linear")()
+    geometry = Geometry(rotary_dim=4, theta=1e4, original_length=32)
+    inv_freq, _ = method.spectra(geometry, torch.tensor([0, 31, 32, 63, 64, 127, 128]))
+    base = method.base_spectrum(geometry).inv_freq
+    assert torch.allclose((base / inv_freq)[:, 0], torch.tensor([1.0, 1, 2, 2, 4, 4, 8]))
+
+
+def test_transformers_own_formula_is_alpha() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    config = LlamaConfig(head_dim=64, max_position_embeddings=2048, rope_parameters=rope)
+    theirs, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, seq_len=6000)
+    geometry = Geometry(rotary_dim=64, theta=1e4, original_length=2048)
+    ours = get_method("dynamic_ntk")(alpha=4).spectrum(geometry, length=6000)
+    assert torch.allclose(ours.inv_freq, theirs, rtol=2e-6)
+
+
+def test_alibi_is_that_of_bloom_and_the_reference() -> None:
+    slopes = json.loads((REFERENCE / "position_families.json").read_text())["others"]["alibi_slopes"]
+    for heads, expected in slopes.items():
+        assert alibi_slopes(int(heads)) == pytest.approx(expected, abs=1e-12)
+        theirs = build_alibi_tensor(torch.ones(1, 9), int(heads), torch.float32).view(int(heads), 9)
+        distance = torch.tensor([[8]]) - torch.arange(9)[None]
+        ours = get_method("alibi")().bias(GEOMETRY, distance, int(heads), {})
+        assert apart(ours[:, 0] - ours[:, 0, :1], theirs - theirs[:, :1]) < 1e-6
+
+
+def test_both_layouts_are_the_complex_form() -> None:
+    """The original Llama code turns pairs as complex numbers, adjacent elements being one."""
+    torch.manual_seed(0)
+    x, angles = torch.randn(5, 8), torch.randn(5, 4)
+    turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * torch.polar(torch.ones(5, 4), angles))
+    assert apart(rotated(x, angles.cos(), angles.sin(), "interleaved"), turned.flatten(-2)) < 1e-6
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    assert apart(rotated(x[:, order], angles.cos(), angles.sin(), "half"), turned.flatten(-2)[:, order]) < 1e-6
+
+
+def test_t5_is_that_of_transformers() -> None:
+    method = get_method("t5")()
+    stored = json.loads((REFERENCE / "position_families.json").read_text())["others"]["t5_bucket_causal_32_128"]
+    assert {key: int(method.bucket(torch.tensor(int(key)))) for key in stored} == stored
+    distances = torch.arange(400)
+    theirs = T5Attention._relative_position_bucket(-distances, bidirectional=False, num_buckets=32, max_distance=128)
+    assert torch.equal(method.bucket(distances), theirs)
+    table = torch.randn(32, 3)
+    bias = method.bias(GEOMETRY, distances[None, :], 3, {"table": table})
+    assert torch.equal(bias[:, 0], table[theirs].T)
+
+
+def test_cope_is_that_of_the_reference() -> None:
+    stored = json.loads((REFERENCE / "position_families.json").read_text())["others"]["cope_example"]
+    q, k, vectors = (torch.tensor(stored[name]) for name in ("q", "k", "pos_emb"))
+    seen = torch.ones(len(q), len(k)).tril().bool()
+    raw = q @ k.T
+    scores = raw.masked_fill(~seen, torch.finfo(torch.float32).min)
+    bias = get_method("cope")(npos_max=vectors.shape[1]).content_bias(q, 1.0, scores, scores, {"vectors": vectors})
+    expected = torch.tensor([[0.0 if value is None else value for value in row] for row in stored["logits"]])
+    assert apart((raw + bias)[seen], expected[seen]) < 1e-5
+
+
+def test_sinusoids_are_those_of_the_reference() -> None:
+    stored = json.loads((REFERENCE / "position_families.json").read_text())["others"]["sinusoidal_d8"]
+    found = get_method("sinusoidal")().embedding(torch.tensor([int(p) for p in stored]), 8, {})
+    assert apart(found, torch.tensor(list(stored.values()))) < 1e-6
+
+
+def test_shaw_is_the_definition() -> None:
+    """Equations 3 and 4: e_ij = q_i (k_j + a^K_ij) / sqrt(d), z_i = sum_j w_ij (v_j + a^V_ij)."""
+    torch.manual_seed(0)
+    n, width, clip = 9, 4, 3
+    q, k, v = torch.randn(3, n, width)
+    keys, values = torch.randn(2, clip + 1, width)
+    index = (torch.arange(n)[:, None] - torch.arange(n)[None]).clamp(0, clip)
+    scores = torch.einsum("id,ijd->ij", q, k[None] + keys[index]) / width**0.5
+    weights = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1)
+    expected = torch.einsum("ij,ijd->id", weights, v[None] + values[index])
+    method = get_method("shaw")(clip=clip)
+    late = Late(name="shaw", method=method, geometry=dataclasses.replace(GEOMETRY, rotary_dim=4, head_dim=4))
+    call = Call(
+        scaling=width**-0.5,
+        layout="half",
+        mask=None,
+        added={"key_vectors": keys, "value_vectors": values},
+        dropout=0.0,
+        softcap=None,
+        sinks=None,
+    )
+    for compute in (blockwise, pairwise):
+        reading = Reading(late, torch.arange(n)[None], 0)
+        found = compute(reading, q[None, None, None], k[None, None], v[None, None], call)
+        assert apart(found[0, 0, 0], expected) < 1e-5
+
+
+def test_learned_positions_end_in_words() -> None:
+    model = ropescale.patch(llama(), "learned", max_length=20)
+    assert model.config.max_position_embeddings == 20
+    with pytest.raises(RopescaleError) as refusal:
+        model(prompts(length=21))
+    assert str(refusal.value) == (
+        "learned: max_length must be above every position, got 20 for position 20; patch with a larger max_length, "
+        "or read a shorter text"
+    )
+
+
+@pytest.mark.parametrize("name", ["t5", "shaw", "cope", "learned"])
+def test_gradient_reaches_added_parameters_which_begin_alike(name: str) -> None:
+    knobs = {"max_length": 128} if name == "learned" else {}
+    one, other = (ropescale.patch(llama(), name, **knobs) for _ in range(2))
+    assert added(one)
+    assert all(torch.equal(a, b) for a, b in zip(added(one).values(), added(other).values(), strict=True))
+    assert len(added(one)) == {"t5": 1, "learned": 1, "shaw": 8, "cope": 4}[name]
+    one(prompts()).logits.square().mean().backward()
+    assert all(float(parameter.grad.abs().max()) > 0 for parameter in added(one).values())
+
+
+# caches and batches
+
+
+@every_case
+def test_every_way_of_reading_gives_the_same_logits(case: str) -> None:
+    model, ids = patched(case), prompts()
+    whole = model(ids).logits
+    steps = [ids[:, :20], *ids[:, 20:].split(1, dim=1)]
+    assert apart(read(model, steps, DynamicCache(config=model.config)), whole) < TOLERANCE
+    static = StaticCache(config=model.config, max_cache_len=LENGTH + 6)
+    assert apart(read(model, steps, static), whole) < TOLERANCE
+    chunks = ids.split(17, dim=1)
+    assert apart(read(model, chunks, DynamicCache(config=model.config)), whole) < TOLERANCE
+    static = StaticCache(config=model.config, max_cache_len=LENGTH + 6)
+    assert apart(read(model, chunks, static), whole) < TOLERANCE
+
+
+@every_case
+def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) -> None:
+    model, ids = patched(case), prompts(rows=3)
+    alone = [model(row[None]).logits[0] for row in ids]
+    lengths = (LENGTH, 77, 41)
+    rows, mask = torch.zeros(3, LENGTH, dtype=torch.long), torch.zeros(3, LENGTH, dtype=torch.long)
+    for number, length in enumerate(lengths):
+        rows[number, LENGTH - length :] = ids[number, :length]
+        mask[number, LENGTH - length :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    together = model(rows, attention_mask=mask, position_ids=positions).logits
+    cached = DynamicCache(config=model.config)
+    pieces = []
+    for first, last in ((0, 55), *((at, at + 1) for at in range(55, LENGTH))):
+        pieces.append(
+            model(
+                rows[:, first:last],
+                attention_mask=mask[:, :last],
+                position_ids=positions[:, first:last],
+                past_key_values=cached,
+            ).logits
+        )
+    stepwise = torch.cat(pieces, dim=1)
+    for number, length in enumerate(lengths):
+        for found in (together, stepwise):
+            assert apart(found[number, LENGTH - length :], alone[number][:length]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "streaming", "alibi"])
+def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
+    model, ids = patched(case), prompts(length=24)
+    expected = ids
+    for _ in range(30):
+        expected = torch.cat((expected, model(expected).logits[:, -1:].argmax(-1)), dim=1)
+    common = {
+        "attention_mask": torch.ones_like(ids),
+        "max_new_tokens": 30,
+        "do_sample": False,
+        "eos_token_id": None,
+    }
+    for way in ({}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 4}):
+        assert torch.equal(model.generate(ids, **common, **way), expected)
+    beams = [model.generate(ids, **common, num_beams=3, use_cache=cached) for cached in (True, False)]
+    assert torch.equal(*beams)
+
+
+@pytest.mark.parametrize("case", ["dynamic_linear", "dynamic_ntk", "dynamic_yarn", "lm_infinite", "streaming"])
+def test_inside_the_original_length_nothing_changes(case: str) -> None:
+    ids = prompts()
+    native = unpatched()(ids).logits
+    found = patched(case)(ids).logits
+    assert apart(found[:, :ORIGINAL], native[:, :ORIGINAL]) < 1e-4
+    assert apart(found[:, ORIGINAL:], native[:, ORIGINAL:]) > 1
+
+
+def test_jumping_positions_are_read_without_a_cache_and_refused_over_one() -> None:
+    model, ids = patched("rerope"), prompts(length=20)
+    near = torch.arange(20)[None]
+    far = torch.cat((near[:, :10], near[:, 10:] + 50), dim=1)
+    ones = torch.ones_like(ids)
+    jumped = model(ids, attention_mask=ones, position_ids=far, use_cache=False).logits
+    assert apart(jumped, model(ids, attention_mask=ones, position_ids=near, use_cache=False).logits) > 0.1
+    past = DynamicCache(config=model.config)
+    model(ids[:, :5], past_key_values=past)
+    with pytest.raises(RopescaleError) as refusal:
+        model(ids[:, :2], past_key_values=past, position_ids=torch.tensor([[5, 9]]))
+    assert str(refusal.value) == (
+        "position_ids: must be contiguous over a cache with rerope, got jumps; leave position_ids out, or read "
+        "without a cache"
+    )
+
+
+@every_case
+def test_gradients_of_both_computations_agree(case: str) -> None:
+    model, ids = patched(case).requires_grad_(True), prompts(length=48)
+    found = []
+    for compute in ("blocks", "pairs", "checkpointed"):
+        model.zero_grad()
+        model.train(compute == "checkpointed")
+        if compute == "checkpointed":
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        if compute == "pairs":
+            past = DynamicCache(config=model.config)
+            loss = torch.cat([model(one, past_key_values=past).logits for one in ids.split(1, 1)], 1).square().mean()
+        else:
+            loss = model(ids, use_cache=False).logits.square().mean()
+        loss.backward()
+        found.append(model.model.layers[0].self_attn.q_proj.weight.grad.clone())
+    scale = float(found[0].abs().max())
+    assert scale > 0
+    assert apart(found[0], found[2]) < 1e-3 * scale
+    assert apart(found[0], found[1]) < 5e-3 * scale
+
+
+# in and out, on disk
+
+
+@every_case
+def test_undoing_brings_every_bit_back(case: str) -> None:
+    model, ids = llama(), prompts(length=40)
+    before, config, native = fingerprint(model), model.config.to_dict(), model(ids).logits
+    name, knobs = CASES[case]
+    with ropescale.patched(model, name, **knobs):
+        assert {key: value for key, value in fingerprint(model).items() if ".ropescale." not in key} == before
+        assert apart(copy.deepcopy(model)(ids).logits, model(ids).logits) == 0
+    assert torch.equal(model(ids).logits, native)
+    assert model.config.to_dict() == config
+    assert fingerprint(model) == before
+
+
+@every_case
+def test_a_saved_model_comes_back_patched_and_undoable(case: str, tmp_path: Path) -> None:
+    model, ids = patched(case), prompts()
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path).eval()
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert ropescale.record(loaded) == ropescale.record(model)
+    native = ropescale.unpatch(loaded)(ids).logits
+    assert torch.equal(native, copy.deepcopy(unpatched()).to(native.dtype)(ids).logits)
+
+
+STRANGER = """
+import sys
+from transformers import AutoModelForCausalLM
+if sys.argv[2] == "with":
+    import ropescale.families
+try:
+    AutoModelForCausalLM.from_pretrained(sys.argv[1])
+except Exception as error:
+    print(type(error).__name__, error)
+else:
+    print("loaded")
+"""
+
+
+@pytest.mark.parametrize("known", ["with", "without"])
+def test_loading_without_ropescale_is_never_silently_wrong(known: str, tmp_path: Path) -> None:
+    patched("dynamic_yarn").save_pretrained(tmp_path)
+    done = subprocess.run([sys.executable, "-c", STRANGER, str(tmp_path), known], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if known == "without":
+        assert done.stdout.strip() == "KeyError 'ropescale'"
+    else:
+        assert done.stdout.strip() == (
+            "CheckpointError llama: a checkpoint saved with a method that acts in attention must be loaded by "
+            "ropescale, got method 'dynamic_yarn'; call ropescale.load(path)"
+        )
+
+
+def test_another_attention_function_is_refused_while_patched() -> None:
+    model = patched("self_extend")
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(RopescaleError) as refusal:
+        model(prompts())
+    assert str(refusal.value) == (
+        "attention: must stay 'ropescale' while self_extend is patched in, got 'sdpa'; call "
+        "ropescale.unpatch(model) before set_attn_implementation"
+    )
+
+
+def test_composing_over_a_late_method_is_refused(tmp_path: Path) -> None:
+    patched("dynamic_yarn").save_pretrained(tmp_path)
+    config = LlamaConfig.from_pretrained(tmp_path)
+    with pytest.raises(AlreadyScaledError) as refusal:
+        ropescale.read_geometry(config, existing="compose")
+    assert str(refusal.value) == (
+        "llama: a base must be a fixed spectrum, got a ropescale record of 'dynamic_yarn', which acts in attention; "
+        'pass existing="replace"'
+    )
+    assert ropescale.read_geometry(config, existing="replace").original_length == ORIGINAL
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("dynamic_yarn", 2**20), ("self_extend", (32 - 16) * 8 + 16), ("string", 32), ("rerope", 2**20)],
+)
+def test_the_maximum_without_a_factor_is_what_the_method_reaches(name: str, target: int) -> None:
+    assert ropescale.patch(llama(), name).config.max_position_embeddings == target
+    assert ropescale.patch(llama(), name, factor=4).config.max_position_embeddings == 128
+
+
+# families
+
+REFUSED = {
+    "diffllama": "last before attention",
+    "doge": "take what attention gives back",
+    "falcon": "the function that Transformers looks up",
+    "gpt_neox_japanese": "the function that Transformers looks up",
+    "nemotron": "hands keywords down to its attention",
+    "phi3": "states nothing but longrope",
+    "stablelm": "hands keywords down to its attention",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
+    model = family(name)
+    inside, beyond = logits(model, 48), logits(model)
+    config = model.config.to_dict()
+    if name in REFUSED:
+        with pytest.raises(UnsupportedModelError, match=REFUSED[name]):
+            ropescale.patch(model, "dynamic_yarn")
+    else:
+        ropescale.patch(model, "self_extend", window=1000)  # wider than the text: the identity
+        assert apart(logits(model), beyond) < 1e-5 * max(1.0, float(beyond.abs().max()))
+        ropescale.unpatch(model)
+        ropescale.patch(model, "dynamic_yarn")
+        assert apart(logits(model, 48), inside) < 1e-5 * max(1.0, float(inside.abs().max()))
+        assert apart(logits(model), beyond) > 1e-3
+        ropescale.unpatch(model)
+    assert torch.equal(logits(model), beyond)
+    assert model.config.to_dict() == config
+
+
+def test_every_late_method_is_of_its_kind() -> None:
+    assert LATE
+    assert all(issubclass(get_method(name), LateMethod) for name in LATE)
