@@ -37,6 +37,7 @@ demo-smollm2: smollm2 ## the main job on the real checkpoint (hours on 2 cores)
 bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/patch.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/late_rotation.py
 
 clean: ## remove what was built and run
 	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -555,3 +555,19 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
 def test_every_late_method_is_of_its_kind() -> None:
     assert LATE
     assert all(issubclass(get_method(name), LateMethod) for name in LATE)
+
+
+@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "streaming", "alibi", "cope"])
+def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
+    model, ids = patched(case), prompts(length=60)
+    whole = model(ids).logits
+    torch._dynamo.reset()
+    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
+    assert apart(compiled(ids, use_cache=False).logits, whole) < TOLERANCE
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    model(ids[:, :40], past_key_values=cache)
+    steps = [
+        compiled(ids[:, at : at + 1], past_key_values=cache, position_ids=torch.tensor([[at]])).logits
+        for at in range(40, 60)
+    ]
+    assert apart(torch.cat(steps, dim=1), whole[:, 40:]) < TOLERANCE

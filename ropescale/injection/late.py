@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ropescale.errors import RopescaleError
 from ropescale.geometry import Geometry
-from ropescale.methods.late import Added, LateMethod, Region, Sizes, causal
+from ropescale.methods.late import Added, LateMethod, Region, Sizes, causal, stacked
 from ropescale.spectrum import Spectrum
 
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
@@ -52,6 +52,18 @@ class Late:
     method: LateMethod  # that method, or what it is when attention reads
     geometry: Geometry
     log_n: bool = False  # multiply queries by max(1, ln(position + 1) / ln(L))
+    stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)  # worked out once, outside a graph
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", stacked(self.method.stages(self.geometry)))
+
+    def spectra(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., pairs] inverse frequencies and [...] attention factors of queries at these positions."""
+        if getattr(self.method, "growth", None) == "exact":
+            return self.method.spectra(self.geometry, positions)
+        stage = self.method.stage(self.geometry, positions)
+        inv_freq, factor = self.stages
+        return inv_freq.to(positions.device)[stage], factor.to(positions.device)[stage]
 
     def query_scale(self, positions: Tensor) -> Tensor | None:
         """[...] float32: what queries are multiplied by, by the method and by log-n (arXiv:2202.12172)."""
@@ -318,7 +330,7 @@ def pairwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: 
             scores = torch.einsum("bkgnd,bkmd->bkgnm", queries, key)
             visible = at[:, None, :] <= where[:, :, None]
         else:
-            inv_freq, factor = late.method.spectra(late.geometry, where)
+            inv_freq, factor = late.spectra(where)
             angles = -distance[..., None].float() * inv_freq[:, :, None]
             square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
             cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
@@ -402,14 +414,15 @@ class Guide:
             tokens = kwargs.get("input_ids", args[0] if args else None)
         cache = kwargs.get("past_key_values")
         past: int | Tensor = 0 if cache is None else cache.get_seq_length()
-        if isinstance(past, Tensor) and not torch.compiler.is_compiling():
-            past = int(past)
+        if isinstance(past, Tensor):
+            # a static cache counts in place, and layers ask later than this
+            past = past.clone() if torch.compiler.is_compiling() else int(past)
         positions = kwargs.get("position_ids")
         if positions is None:
             assert tokens is not None
             positions = (torch.arange(tokens.shape[1], device=tokens.device) + past)[None]
             kwargs["position_ids"] = positions
-        elif cache is not None and isinstance(past, int) and past:
+        elif cache is not None and not torch.compiler.is_compiling() and past:
             self._require_contiguous(positions)
         shared: Any = decoder._modules.get(NAME) or NOTHING
         added = self.late.method.embedding(positions, config.hidden_size, shared)

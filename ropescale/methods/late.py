@@ -8,7 +8,7 @@ is `distance` and `spectra`; `regions` says the same for a computation that rota
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -106,11 +106,19 @@ class LateMethod(AnyMethod):
         """
         return query - key, key <= query
 
+    def stages(self, geometry: Geometry) -> list[Spectrum]:
+        """The spectra that a query may have."""
+        return [self.base_spectrum(geometry)]
+
+    def stage(self, geometry: Geometry, query: Tensor) -> Tensor:
+        """Which of the stages queries at these positions have; int64, of query's shape."""
+        return torch.zeros_like(query)
+
     def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
         """[..., pairs] float32 inverse frequencies and [...] attention factors of queries at these positions."""
-        spectrum = self.base_spectrum(geometry)
-        inv_freq = spectrum.inv_freq.to(query.device).expand(*query.shape, -1)
-        return inv_freq, torch.full(query.shape, spectrum.attention_factor, device=query.device)
+        inv_freq, factor = stacked(self.stages(geometry))
+        stage = self.stage(geometry, query)
+        return inv_freq.to(query.device)[stage], factor.to(query.device)[stage]
 
     @abstractmethod
     def regions(self, geometry: Geometry, longest: int) -> list[Region] | None:
@@ -207,12 +215,13 @@ class Switch(LateMethod):
     below: Spectrum
     above: Spectrum
 
-    def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
-        """As `LateMethod.spectra`."""
-        later = (query >= geometry.original_length).long()
-        both = self.below, self.above
-        frequencies = torch.stack([one.inv_freq for one in both]).to(query.device)[later]
-        return frequencies, torch.tensor([one.attention_factor for one in both], device=query.device)[later]
+    def stages(self, geometry: Geometry) -> list[Spectrum]:
+        """As `LateMethod.stages`."""
+        return [self.below, self.above]
+
+    def stage(self, geometry: Geometry, query: Tensor) -> Tensor:
+        """As `LateMethod.stage`."""
+        return (query >= geometry.original_length).long()
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
         """As `LateMethod.regions`."""
@@ -270,26 +279,26 @@ class LengthDependent(LateMethod):
         scale = min(scale, self.factor or math.inf)
         return self.rescaled(geometry, scale) if scale > 1 else self.base_spectrum(geometry)
 
-    def levels(self, geometry: Geometry, query: Tensor) -> Tensor:
-        """How often the original length was doubled to hold the query and all before it; integer, of query's shape."""
-        levels = torch.zeros_like(query)
-        length = geometry.original_length
+    def stages(self, geometry: Geometry) -> list[Spectrum]:
+        """As `LateMethod.stages`: one for each doubling of the original length."""
+        return [self.at_scale(geometry, 2.0**level) for level in range(self._last_level(geometry, LONGEST) + 1)]
+
+    def stage(self, geometry: Geometry, query: Tensor) -> Tensor:
+        """As `LateMethod.stage`: how often the original length was doubled to hold the query and all before it."""
+        level, length = torch.zeros_like(query), geometry.original_length
         for _ in range(self._last_level(geometry, LONGEST)):
-            levels = levels + (query >= length)
+            level = level + (query >= length)
             length *= 2
-        return levels
+        return level
 
     def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
         """As `LateMethod.spectra`."""
-        if self.growth == "exact":
-            flat = [self.at_scale(geometry, (int(i) + 1) / geometry.original_length) for i in query.flatten()]
-            frequencies = torch.stack([one.inv_freq for one in flat]).reshape(*query.shape, -1).to(query.device)
-            factors = torch.tensor([one.attention_factor for one in flat]).reshape(query.shape).to(query.device)
-            return frequencies, factors
-        every = [self.at_scale(geometry, 2.0**n) for n in range(self._last_level(geometry, LONGEST) + 1)]
-        levels = self.levels(geometry, query)
-        frequencies = torch.stack([one.inv_freq for one in every]).to(query.device)[levels]
-        return frequencies, torch.tensor([one.attention_factor for one in every], device=query.device)[levels]
+        if self.growth == "double":
+            return super().spectra(geometry, query)
+        inv_freq, factor = stacked(
+            [self.at_scale(geometry, (i + 1) / geometry.original_length) for i in query.flatten().tolist()]
+        )
+        return inv_freq.reshape(*query.shape, -1).to(query.device), factor.reshape(query.shape).to(query.device)
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region] | None:
         """As `LateMethod.regions`."""
@@ -301,12 +310,17 @@ class LengthDependent(LateMethod):
         ]
 
     def _stop_at(self, geometry: Geometry, level: int) -> Positions:
-        return lambda positions: torch.where(self.levels(geometry, positions) == level, positions + 1, 0)
+        return lambda positions: torch.where(self.stage(geometry, positions) == level, positions + 1, 0)
 
     def _last_level(self, geometry: Geometry, longest: int) -> int:
         """The level of a query at position `longest - 1`, if no ceiling holds it back."""
         reach = min(longest / geometry.original_length, self.factor or math.inf)
         return max(0, math.ceil(math.log2(reach))) if reach > 1 else 0
+
+
+def stacked(spectra: Sequence[Spectrum]) -> tuple[Tensor, Tensor]:
+    """[spectra, pairs] inverse frequencies and [spectra] attention factors, float32."""
+    return torch.stack([one.inv_freq for one in spectra]), torch.tensor([one.attention_factor for one in spectra])
 
 
 def two_regions(spectrum: Spectrum, window: int, query: Positions, key: Positions) -> list[Region]:

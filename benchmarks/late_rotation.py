@@ -1,0 +1,185 @@
+"""What late rotation costs: methods that act when attention reads, against the unpatched model under sdpa.
+
+    python benchmarks/late_rotation.py --quick   # 1,024 tokens, a minute; no claims
+    python benchmarks/late_rotation.py           # 4,096 and 8,192 tokens on one thread, about fifteen minutes
+
+An 8-layer Llama, 512 wide, 8 heads of 64 (and once 2 key heads), vocabulary 1,000, float32, original length 1,024.
+Times are pairs in one process, patched and unpatched in turn, each the best of `--rounds`. Memory is the peak above
+the loaded model, each in a fresh process. The bars, patched / unpatched:
+
+    prefill at 4,096 and 8,192 tokens: 1.6 for methods of two regions and for growth="double", 1.3 for those of one
+    memory of a prefill at 4,096 tokens: 1.4
+    one decoded token over a cache of 1,024 tokens: 1.2; of 8,192: 2.2
+
+growth="exact" rotates every key for every query; it is measured at 2,048 tokens and has no bar.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+import ropescale
+
+ORIGINAL = 1024  # tokens
+# name, knobs, regions that a query of a long prompt meets
+METHODS: list[tuple[str, dict[str, Any], int]] = [
+    ("self_extend", {"group_size": 16, "window": 512}, 2),
+    ("rerope", {}, 2),
+    ("dual_chunk", {}, 3),
+    ("lm_infinite", {}, 2),
+    ("dynamic_yarn", {}, 1),
+    ("alibi", {}, 1),
+    ("nope", {}, 1),
+]
+PREFILL_BARS = {1: 1.3, 2: 1.6, 3: 1.6}
+DOUBLING_BAR = 1.6
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="1,024 tokens: does it run at all")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of which the best counts (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--child", help=argparse.SUPPRESS)  # one prefill in a fresh process: its peak memory
+    return parser.parse_args()
+
+
+def model_of(key_heads: int = 8) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=key_heads, max_position_embeddings=ORIGINAL,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def paired(method: str, knobs: dict[str, Any], key_heads: int, work: Callable[[LlamaForCausalLM], object],
+           rounds: int) -> dict[str, float]:  # fmt: skip
+    """Seconds of a work on the unpatched and on the patched model, and their ratio."""
+    native, patched = model_of(key_heads), model_of(key_heads)
+    ropescale.patch(patched, method, **knobs)
+    taken: dict[str, list[float]] = {"native": [], "patched": []}
+    for _ in range(rounds):
+        taken["native"].append(seconds(lambda: work(native)))
+        taken["patched"].append(seconds(lambda: work(patched)))
+    best = {name: min(values) for name, values in taken.items()}
+    return {**best, "ratio": best["patched"] / best["native"]}
+
+
+def prefill(length: int) -> Callable[[LlamaForCausalLM], object]:
+    ids = torch.randint(0, 1000, (1, length), generator=torch.Generator().manual_seed(1))
+    return lambda model: model.model(ids, use_cache=False)
+
+
+def decode(length: int, steps: int = 8) -> Callable[[LlamaForCausalLM], object]:
+    """Some tokens over a cache of a length; the cache is filled by hand, for its content does not matter."""
+    ids = torch.randint(0, 1000, (1, steps), generator=torch.Generator().manual_seed(1))
+
+    def work(model: LlamaForCausalLM) -> None:
+        config = model.config
+        cache = DynamicCache(config=config)
+        some = torch.zeros(1, config.num_key_value_heads, length, 64)
+        for layer in range(config.num_hidden_layers):
+            cache.update(some, some, layer)
+        for step in range(steps):
+            model.model(ids[:, step : step + 1], past_key_values=cache)
+
+    return work
+
+
+def status(field: str) -> int:
+    """Bytes, as Linux counts this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+@torch.inference_mode()
+def child(task: dict[str, Any]) -> int:
+    """The peak of one prefill above a loaded model, in bytes."""
+    model = model_of(task["key_heads"])
+    if task["method"]:
+        ropescale.patch(model, task["method"], **task["knobs"])
+    prefill(64)(model)  # what loads late
+    Path("/proc/self/clear_refs").write_text("5")
+    loaded = status("VmRSS")
+    prefill(task["length"])(model)
+    return status("VmHWM") - loaded
+
+
+def memory(method: str, knobs: dict[str, Any], length: int, threads: int, key_heads: int = 8) -> int:
+    task = json.dumps({"method": method, "knobs": knobs, "length": length, "key_heads": key_heads})
+    command = [sys.executable, __file__, "--threads", str(threads), "--child", task]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    arguments = parsed()
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(arguments.threads)
+    if arguments.child:
+        print(child(json.loads(arguments.child)))
+        return 0
+    lengths = (1024,) if arguments.quick else (4096, 8192)
+    caches = (256,) if arguments.quick else (1024, 8192)
+    figures: dict[str, Any] = {
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": arguments.threads,
+        "rows": [],
+    }
+    missed = []
+
+    def note(method: str, what: str, value: float, bar: float | None, **more: Any) -> None:
+        met = bar is None or value <= bar
+        if not met:
+            missed.append(f"{method} {what}")
+        figures["rows"].append({"method": method, "what": what, "ratio": value, "bar": bar, **more})
+        bound = "" if bar is None else f" (bar: {bar}{'' if met else ', MISSED'})"
+        print(f"{method:14} {what:42} {value:6.2f}{bound}", flush=True)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+    native = {heads: memory("", {}, lengths[0], arguments.threads, heads) for heads in (8, 2)}
+    for method, knobs, regions in METHODS:
+        bar = DOUBLING_BAR if method.startswith("dynamic") else PREFILL_BARS[regions]
+        for length in lengths:
+            found = paired(method, knobs, 8, prefill(length), arguments.rounds)
+            note(method, f"prefill, {length:,} tokens", found["ratio"], bar, **found)
+        peak = memory(method, knobs, lengths[0], arguments.threads)
+        note(method, f"memory of a prefill, {lengths[0]:,} tokens", peak / native[8], 1.4, bytes=peak)
+        for length, limit in zip(caches, (1.2, 2.2), strict=False):
+            found = paired(method, knobs, 8, decode(length), arguments.rounds)
+            note(method, f"decode over {length:,} tokens", found["ratio"], limit, **found)
+    method, knobs, regions = METHODS[0]
+    found = paired(method, knobs, 2, prefill(lengths[0]), arguments.rounds)
+    note(method, f"prefill, {lengths[0]:,} tokens, 2 key heads", found["ratio"], PREFILL_BARS[regions], **found)
+    peak = memory(method, knobs, lengths[0], arguments.threads, key_heads=2)
+    note(method, f"memory of a prefill, {lengths[0]:,} tokens, 2 key heads", peak / native[2], 1.4, bytes=peak)
+    found = paired("dynamic_yarn", {"growth": "exact"}, 8, prefill(min(lengths[0], 2048)), 1)
+    note("dynamic_yarn", f"prefill, {min(lengths[0], 2048):,} tokens, exact growth", found["ratio"], None, **found)
+    if arguments.quick:
+        print("these lengths are too short for the bars; nothing is claimed")
+        return 0
+    print(f"bars missed: {', '.join(missed)}" if missed else "every bar is met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
