@@ -226,7 +226,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, name: str) -> int:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
+    if getattr(arguments, "backend", None) != "vllm":  # which divides by the time that its bar has shown
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rich.console import Console
 
