@@ -140,7 +140,8 @@ class Bench:
         if arm == UNPATCHED:
             return nullcontext()
         assert self.model is not None
-        return ropescale.patched(self.model, method=arm.method, factor=arm.factor)
+        knobs = self.options.knobs.get(arm.method, {})
+        return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **knobs)
 
     def record(self, arm: Arm) -> Cell:
         """The cell that says what patch did for an arm."""
@@ -168,6 +169,7 @@ class Bench:
             seed=options.seed,
             texts=_digest([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
+            knobs={name: dict(given) for name, given in options.knobs.items()},
         )
 
     def _knobs(self, name: str) -> dict[str, Any]:

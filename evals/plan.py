@@ -61,6 +61,7 @@ class Options:
     chat: bool = False  # put prompts into the tokenizer's chat template
     include_path: str | None = None  # a folder with further tasks for the harness
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
+    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
@@ -75,6 +76,12 @@ class Options:
         for name in self.methods:
             if name != UNPATCHED.method:
                 ropescale.get_method(name)
+        for name, knobs in self.knobs.items():
+            if name not in self.methods or not isinstance(knobs, Mapping):
+                raise InvalidArgumentError(
+                    f"eval: knobs must hold an object for a method that is asked for ({', '.join(self.methods)}), got "
+                    f'{knobs!r} for {name!r}; write it as in {{"yarn": {{"beta_fast": 16}}}}'
+                )
         for factor in self.factors:
             if not 1 <= factor < math.inf:
                 raise InvalidArgumentError(

@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class Settings:
     seed: int
     texts: str  # first 16 hex digits of the SHA-256 over the documents
     versions: Mapping[str, str]  # package -> version
+    knobs: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # method -> what it was given besides a factor
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:
         """These settings with the tasks and lengths of an earlier run in the same folder.

@@ -63,6 +63,7 @@ EVAL_EXAMPLES = """\
 examples:
   ropescale eval tiny --methods none,yarn --factors 4 --tasks perplexity,passkey --lengths 128,512 --output out/a
   ropescale eval smollm2 --methods yarn,by_parts --factors 2 --tasks position,passkey --lengths 4096,12288 --dry-run
+  ropescale eval tiny --methods self_extend --factors 8 --knobs '{"self_extend": {"group_size": 16, "window": 64}}'
   ropescale eval path/to/checkpoint --tasks ruler --lengths 4096,8192,16384 --samples 50
   ropescale eval path/to/saved-patched --methods none --tasks passkey     a checkpoint as it is
   accelerate launch --module ropescale.cli eval path/to/checkpoint        rows shared among devices
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="rows of a task of the harness, at most")
     add("--backend", metavar="NAME", help="transformers (the default), or vllm for a checkpoint as it is")
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
+    add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")

@@ -228,6 +228,14 @@ def test_a_model_that_returns_nan_is_named_and_finished_cells_are_kept(options, 
     assert {cell["task"] for cell in kept} == {"record"}
 
 
+def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):
+    asked = replace(options, methods=("abf",), knobs={"abf": {"theta": 40_000}}, tasks=("passkey",))
+    found = run(asked, tmp_path / "out")
+    assert found.cell(Arm(method="abf", factor=2.0), "record")["record"]["knobs"]["theta"] == 40_000
+    with pytest.raises(InvalidArgumentError, match="must be of the same knobs"):
+        run(replace(asked, knobs={"abf": {"theta": 50_000}}), tmp_path / "out")
+
+
 def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
     with grid._sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
         run(options, tmp_path)

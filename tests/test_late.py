@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import LATE, NAMES, family, fingerprint, logits
+from families import LATE, NAMES, config_of, family, fingerprint, logits, model_of
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -390,6 +390,29 @@ def test_inside_the_original_length_nothing_changes(case: str) -> None:
     found = patched(case)(ids).logits
     assert apart(found[:, :ORIGINAL], native[:, :ORIGINAL]) < 1e-4
     assert apart(found[:, ORIGINAL:], native[:, ORIGINAL:]) > 1
+
+
+@pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
+@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "alibi"])
+def test_sliding_layers_beside_full_ones_are_read_alike_in_every_way(case: str) -> None:
+    """Layers with a window hold fewer keys than the others, at other places."""
+    config = config_of(
+        "ministral",
+        num_hidden_layers=4,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        max_position_embeddings=ORIGINAL,
+    )
+    model, ids = model_of(config), prompts()
+    name, knobs = CASES[case]
+    ropescale.patch(model, name, **knobs)
+    whole = model(ids).logits
+    steps = [ids[:, :50], *ids[:, 50:].split(1, dim=1)]
+    assert apart(read(model, steps, DynamicCache(config=model.config)), whole) < TOLERANCE
+    assert apart(read(model, ids.split(17, dim=1), DynamicCache(config=model.config)), whole) < TOLERANCE
+    static = StaticCache(config=model.config, max_cache_len=LENGTH + 6)
+    assert apart(read(model, steps, static), whole) < TOLERANCE
+    assert apart(whole, ropescale.unpatch(model)(ids).logits) > 0.1
 
 
 def test_jumping_positions_are_read_without_a_cache_and_refused_over_one() -> None:

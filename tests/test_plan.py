@@ -30,6 +30,17 @@ from ropescale.evals.results import UNPATCHED, Arm
             {"factors": (float("inf"),)},
             "eval: factors must be finite and at least 1, got inf; a factor is target length / original length",
         ),
+        (
+            {"methods": ("yarn",), "knobs": {"abf": {"theta": 5e5}}},
+            "eval: knobs must hold an object for a method that is asked for (yarn), got "
+            "{'theta': 500000.0} for 'abf'; "
+            'write it as in {"yarn": {"beta_fast": 16}}',
+        ),
+        (
+            {"methods": ("yarn",), "knobs": {"yarn": 4}},
+            "eval: knobs must hold an object for a method that is asked for (yarn), got 4 for 'yarn'; "
+            'write it as in {"yarn": {"beta_fast": 16}}',
+        ),
         ({"lengths": (15,)}, "eval: lengths must be at least 16 tokens, got 15; a window needs tokens to predict"),
         (
             {"stride": 0.0},

@@ -20,7 +20,6 @@ from transformers.masking_utils import sdpa_mask
 from ropescale.errors import RopescaleError
 from ropescale.geometry import Geometry
 from ropescale.methods.late import Added, LateMethod, Region, Sizes, causal, stacked
-from ropescale.spectrum import Spectrum
 
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
 NAME = "ropescale"  # of the attention function, and of the keyword that carries a `Reading` to it
@@ -90,7 +89,8 @@ class Reading:
         self.positions = positions  # [batch or 1, n] int64, of the queries
         self.past = past  # tokens in the cache before this call
         self.n = positions.shape[1]
-        self._plans: dict[int, list[Blocks]] = {}
+        self._regions: list[Region] | None = None
+        self._plans: dict[tuple[int, int], list[Blocks]] = {}
         self._waves: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def keys(self, slots: int) -> Tensor:
@@ -113,23 +113,33 @@ class Reading:
         return bool((self.positions.diff(dim=1) == 1).all())
 
     def blocks(self, slots: int, size: int) -> list[Blocks] | None:
-        """The regions with their blocks, for layers that read so many slots; None where only pairs will do."""
-        if slots not in self._plans:
-            longest = int(self.positions.max()) + 1
-            regions = self.late.method.regions(self.late.geometry, longest)
-            if regions is None:
+        """The regions in blocks of `size` queries, for layers that read so many slots; None where only pairs do."""
+        if (slots, size) not in self._plans:
+            if self._regions is None:
+                longest = int(self.positions.max()) + 1
+                self._regions = self.late.method.regions(self.late.geometry, longest)
+            if self._regions is None:
                 return None
             keys, contiguous = self.keys(slots), self.contiguous(slots)
-            plans = [Blocks(region, self.positions, keys, size, contiguous) for region in regions]
-            self._plans[slots] = [plan for plan in plans if not plan.empty]
-        return self._plans[slots]
+            plans = [Blocks(region, self.positions, keys, size, contiguous) for region in self._regions]
+            self._plans[slots, size] = [plan for plan in plans if not plan.empty]
+        return self._plans[slots, size]
 
-    def waves(self, number: int, kind: str, at: Tensor, spectrum: Spectrum) -> tuple[Tensor, Tensor]:
-        """[batch or 1, 1, places, pairs] cos and sin of a region's queries or keys, with its attention factor."""
-        key = (number, kind, at.shape)
+    def waves(self, region: Region, slots: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """[batch or 1, 1, places, pairs] cos and sin of a region's queries, or keys, with its attention factor.
+
+        For keys `slots` says how many a layer reads, and the bounds of those that are needed.
+        """
+        key = (id(region), slots)  # regions live as long as this does
         if key not in self._waves:
-            angles = at[:, None, :, None].float() * spectrum.inv_freq.to(at.device)
-            self._waves[key] = angles.cos() * spectrum.attention_factor, angles.sin() * spectrum.attention_factor
+            if slots is None:
+                at = region.query(self.positions)
+            else:
+                every, low, high = slots
+                at = region.key(self.keys(every)[:, low:high])
+            angles = at[:, None, :, None].float() * region.spectrum.inv_freq.to(at.device)
+            factor = region.spectrum.attention_factor
+            self._waves[key] = angles.cos() * factor, angles.sin() * factor
         return self._waves[key]
 
 
@@ -272,14 +282,13 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
         return None
     turned = []
     at = reading.keys(slots)
-    for number, plan in enumerate(plans):
+    for plan in plans:
         low, high = plan.span
         queries, keys = query, key[:, :, low:high]
         if call.layout is not None:
-            region = plan.region
-            cos, sin = reading.waves(number, "query", region.query(reading.positions), region.spectrum)
+            cos, sin = reading.waves(plan.region)
             queries = rotated(query, cos[:, :, None].to(query.dtype), sin[:, :, None].to(query.dtype), call.layout)
-            cos, sin = reading.waves(number, f"key {low} {high}", region.key(at[:, low:high]), region.spectrum)
+            cos, sin = reading.waves(plan.region, (slots, low, high))
             keys = rotated(keys, cos.to(key.dtype), sin.to(key.dtype), call.layout)
         turned.append((plan, low, queries * call.scaling, keys))
     outs = []
