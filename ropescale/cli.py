@@ -23,6 +23,7 @@ examples:
   ropescale demo                      compare methods on the embedded model, in about two minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
+  ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
 """
 
@@ -71,6 +72,20 @@ examples:
 The harness alone can run the tasks too, on a checkpoint that was saved patched:
   lm_eval run --model hf --model_args pretrained=PATH --include_path "$(ropescale eval --task-folder)" \\
       --tasks ropescale_passkey --metadata '{"lengths": [4096]}'
+"""
+
+EXPLAIN = """\
+Explain what positions do to a score in a model, and what methods make of it: wavelengths against the original length,
+score against relative distance, the first distance at which like scores below unlike, the pairs that never complete a
+turn, the distances that late methods show to the rotation, and addition against rotation. Reads the config alone, no
+weights; prints the numbers, and writes one page that opens from disk.
+"""
+
+EXPLAIN_EXAMPLES = """\
+examples:
+  ropescale explain tiny
+  ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
+  ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
 """
 
 
@@ -152,6 +167,23 @@ def _parser() -> argparse.ArgumentParser:
         description="List every method of the registry, with its knobs and their defaults.",
     )
     methods.set_defaults(verb=_methods)
+
+    explain = verbs.add_parser(
+        "explain",
+        help="what positions do to a score, in pictures",
+        description=EXPLAIN,
+        epilog=EXPLAIN_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    explain.set_defaults(verb=_explain)
+    add = explain.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: some of every kind)")
+    target = explain.add_mutually_exclusive_group()
+    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
+    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
 
     report = verbs.add_parser(
         "report",
@@ -289,6 +321,29 @@ def _knob(field: "dataclasses.Field[Any]") -> str:
     if field.default_factory is not dataclasses.MISSING:
         return f"{field.name}={field.default_factory()!r}"
     return field.name
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from ropescale.explain import page, readings, subject
+
+    geometry, heads = subject.model_facts(arguments.model)
+    names = arguments.methods or subject.METHODS
+    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+    found = readings.readings(geometry, methods, length=length, heads=heads)
+    path = arguments.output or Path("out", f"explain-{Path(arguments.model).name}.html")
+    page.write(path, page.page(arguments.model, geometry, found))
+    table = Table("", "", "", title="rotary facts", show_header=False)
+    for fact, (value, said) in readings.facts(geometry, found[0]).items():
+        table.add_row(fact, value, said)
+    effects = Table(Column(no_wrap=True), *readings.EFFECTS, title=f"the query at position {length - 1:,}")
+    for one in found:
+        effects.add_row(one.name, *readings.effects(one, found[0]))
+    Console().print(table, effects, markup=False)
+    print(f"page: {path}")
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -35,11 +35,12 @@ FLOORS = [
     ["ropescale.patching"],
     ["ropescale.checkpoints"],
     ["ropescale.checkpoint"],
+    ["ropescale.explain"],
     ["evals"],
     ["ropescale.cli"],
 ]
 # Rooms with several files for one purpose, which may import one another
-ROOMS = ("evals", "ropescale.checkpoints", "ropescale.injection")
+ROOMS = ("evals", "ropescale.checkpoints", "ropescale.explain", "ropescale.injection")
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {

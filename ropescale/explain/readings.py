@@ -1,0 +1,106 @@
+"""What methods make of a model, in numbers: gathered once for the page and for the terminal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.explain import theory
+from ropescale.explain.drawing import number
+from ropescale.geometry import LONGEST, Geometry
+from ropescale.methods import AnyMethod
+
+DISTANCES = 2**15  # looked at in a context, evenly spread where it is longer
+SEARCHED = 2**18  # tokens within which a negative distance is looked for, or the context if that is longer
+# what `effects` gives
+EFFECTS = ("first B(m) < 0", "keys visible", "farthest seen", "slowed by up to", "rotated part times", "bias")
+PRETRAINED = "as pretrained"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What one method makes of the model, for the table and every picture."""
+
+    name: str
+    series: int
+    view: theory.View
+    first_negative: int | None  # tokens
+    searched: int  # tokens within which it was looked for
+    length: int  # tokens of the context
+
+
+def readings(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int, heads: int = 1) -> list[Reading]:
+    """The model as pretrained, then under each method, seen from the last position of a context of `length` tokens.
+
+    Raises:
+        InvalidArgumentError: the length is no number of tokens, or a knob does not fit this geometry.
+    """
+    if type(length) is not int or not 2 <= length <= LONGEST:
+        raise InvalidArgumentError(
+            f"length: must be a whole number of tokens from 2 to {LONGEST}, got {shortened(length)}; "
+            f"give the context length of interest"
+        )
+    distances = torch.linspace(0, length - 1, min(length, DISTANCES), dtype=torch.float64).round().long()
+    searched = max(SEARCHED, length)
+    found = []
+    for series, method in enumerate([None, *methods]):
+        view = theory.view(method, geometry, length=length, distances=distances, heads=heads)
+        found.append(
+            Reading(
+                name=PRETRAINED if method is None else method.name,
+                series=series,
+                view=view,
+                first_negative=theory.first_negative(view.inv_freq, searched),
+                searched=searched,
+                length=length,
+            )
+        )
+    return found
+
+
+def facts(geometry: Geometry, base: Reading) -> dict[str, tuple[str, str]]:
+    """The rotary facts of the model: name -> value, and what it says."""
+    wavelength = 2 * math.pi / theory.frequencies(geometry)
+    slow, critical = theory.pairs_without_a_turn(geometry), theory.critical_pair(geometry)
+    return {
+        "theta": (number(geometry.theta), "the base of the series of frequencies"),
+        "pairs": (number(geometry.pairs), f"turning {geometry.rotary_dim} of a head's {geometry.head_dim} elements"),
+        "original length": (number(geometry.original_length), "tokens of pretraining"),
+        "fastest wavelength": (number(float(wavelength.min())), "tokens per turn"),
+        "slowest wavelength": (
+            number(float(wavelength.max())),
+            f"tokens per turn, {number(float(wavelength.max()) / geometry.original_length)} original lengths",
+        ),
+        "pairs without a full turn": (
+            f"{len(slow)} of {geometry.pairs}",
+            "within the original length; they meet new angles beyond it",
+        ),
+        "critical pair": (
+            number(critical) if slow else "none",
+            f"the first of them, critical dimension {2 * critical}" if slow else "every pair completes a turn",
+        ),
+        "first negative B(m)": (
+            negative_text(base),
+            "tokens; from there on a like key may score below an unlike one",
+        ),
+    }
+
+
+def negative_text(one: Reading) -> str:
+    """The first negative distance, or how far there is none."""
+    return f"none to {one.searched:,}" if one.first_negative is None else f"{one.first_negative:,}"
+
+
+def effects(one: Reading, base: Reading) -> list[str]:
+    """What a method does to the last query, beside the model as pretrained: the columns of `EFFECTS`."""
+    view = one.view
+    return [
+        negative_text(one),
+        f"{100 * float(view.visible.double().mean()):.3g} %",
+        number(float(view.seen[view.visible].max())),
+        number(float((base.view.inv_freq / view.inv_freq).max())),
+        number(view.attention_factor**2 * view.query_scale),
+        "added" if view.biased else "none",
+    ]

@@ -1,0 +1,64 @@
+"""What is to be explained: the rotary facts in a checkpoint's config, and the methods that were asked for."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from transformers import AutoConfig
+
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.families import read_geometry
+from ropescale.geometry import LONGEST, Geometry
+from ropescale.methods import AnyMethod, get_method
+from ropescale.patching import chosen_method
+
+METHODS = ("linear", "ntk", "yarn", "dynamic_ntk", "rerope", "self_extend", "lm_infinite")
+FACTOR = 4.0
+
+
+def model_facts(model: str) -> tuple[Geometry, int]:
+    """The geometry of a checkpoint as it was pretrained, and its number of attention heads.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+        UnsupportedModelError: not a family of this version.
+    """
+    path = resolve(model)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
+        ) from error
+    return read_geometry(config, existing="replace"), config.num_attention_heads
+
+
+def chosen_methods(
+    names: Sequence[str], geometry: Geometry, *, factor: float | None = None, length: int | None = None
+) -> tuple[list[AnyMethod], int]:
+    """The methods of these names for a context of `length` tokens, or of `factor` original lengths; and the length.
+
+    Raises:
+        InvalidArgumentError: a method that needs a knob of its own, or a length or factor that is none.
+        UnknownMethodError: a name that is not in the registry.
+    """
+    original = geometry.original_length
+    if length is not None and not original <= length <= LONGEST:
+        raise InvalidArgumentError(
+            f"--length: must be a number of tokens from the original length ({original}) to {LONGEST}, got {length}; "
+            f"give the context length you want"
+        )
+    if factor is None:
+        factor = FACTOR if length is None else length / original
+    methods, reach = [], original
+    for name in names:
+        for field in dataclasses.fields(get_method(name)):
+            if field.name != "factor" and field.default is field.default_factory is dataclasses.MISSING:
+                raise InvalidArgumentError(
+                    f"--methods: must be methods that need no knob of their own, got {name!r}, which needs "
+                    f"{field.name}; give an instance to ropescale.explain.readings.readings"
+                )
+        method, reach = chosen_method(name, factor, None, geometry, {})
+        methods.append(method)
+    return methods, reach
