@@ -39,18 +39,10 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"a model that is loaded already is patched with ropescale.patch(model)"
         )
     path = resolve(str(path_or_name))
+    finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
     given = from_pretrained.pop("config", None)
     if given is None:
-        finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
-        try:
-            given = AutoConfig.from_pretrained(
-                path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding
-            )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
-            ) from error
+        given = read_config(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
     config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
     record = saved_record(config)
     if record is None:
@@ -67,7 +59,7 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{path}: the ropescale record must be one that this version can carry out, got {error}; restore the "
             f"config.json that ropescale saved, or load with the version that saved it"
         ) from error
-    _load_added(model, path, {name: from_pretrained[name] for name in FINDING if name in from_pretrained})
+    _load_added(model, path, finding)
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(model.config, name, None) != value
     ]
@@ -78,6 +70,21 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
         )
     return model
+
+
+def read_config(path: str, **finding: Any) -> PreTrainedConfig:
+    """The config of a checkpoint in a folder or on a hub.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, **finding)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
+        ) from error
 
 
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:

@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from transformers import AutoConfig
-
+from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.errors import InvalidArgumentError
 from ropescale.families import read_geometry
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import AnyMethod, get_method
@@ -23,14 +22,7 @@ def model_facts(model: str) -> tuple[Geometry, int]:
         CheckpointError: no checkpoint there.
         UnsupportedModelError: not a family of this version.
     """
-    path = resolve(model)
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
-        ) from error
+    config = read_config(resolve(model))
     return read_geometry(config, existing="replace"), config.num_attention_heads
 
 
