@@ -36,7 +36,9 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
     if layout != "interleaved":
         sin = -sin if layout == "reversed" else sin
         one, other = turned[..., :pairs], turned[..., pairs:]
-        made = torch.cat((one * cos - other * sin, other * cos + one * sin), dim=-1)
+        made = torch.cat(
+            (torch.addcmul(one * cos, other, sin, value=-1), torch.addcmul(other * cos, one, sin)), dim=-1
+        )
     else:
         one, other = turned[..., 0::2], turned[..., 1::2]
         made = torch.stack((one * cos - other * sin, other * cos + one * sin), dim=-1).flatten(-2)
@@ -52,9 +54,11 @@ class Late:
     geometry: Geometry
     log_n: bool = False  # multiply queries by max(1, ln(position + 1) / ln(L))
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)  # worked out once, outside a graph
+    rotates: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stacked(self.method.stages(self.geometry)))
+        object.__setattr__(self, "rotates", bool((self.stages[0] > 0).any()))
 
     def spectra(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[..., pairs] inverse frequencies and [...] attention factors of queries at these positions."""
@@ -92,6 +96,7 @@ class Reading:
         self._regions: list[Region] | None = None
         self._plans: dict[tuple[int, int], list[Blocks]] = {}
         self._waves: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._pairs: dict[int, Pairs] = {}
 
     def keys(self, slots: int) -> Tensor:
         """[batch or 1, slots] positions of the keys that a layer reads.
@@ -141,6 +146,35 @@ class Reading:
             factor = region.spectrum.attention_factor
             self._waves[key] = angles.cos() * factor, angles.sin() * factor
         return self._waves[key]
+
+    def pairs(self, slots: int, first: int, last: int) -> Pairs:
+        """What the method says of queries [first, last) and every key of layers that read so many slots."""
+        if slots in self._pairs and last - first == self.n:
+            return self._pairs[slots]
+        late, at = self.late, self.keys(slots)
+        where = self.positions[:, first:last]
+        plain = where[:, :, None] - at[:, None, :]
+        distance, visible = late.method.distance(late.geometry, where[:, :, None], at[:, None, :])
+        cos = sin = None
+        if late.rotates:
+            inv_freq, factor = late.spectra(where)
+            angles = -distance[..., None].float() * inv_freq[:, :, None]
+            square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
+            cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
+        found = Pairs(distance=plain, visible=visible, cos=cos, sin=sin)
+        if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
+            self._pairs[slots] = found
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What a method says of queries and keys, pair by pair."""
+
+    distance: Tensor  # [batch or 1, n, slots] int64: position of the query - position of the key
+    visible: Tensor  # [batch or 1, n, slots] bool
+    cos: Tensor | None  # [batch or 1, 1, n, slots, pairs] of the key's rotation; None where nothing rotates
+    sin: Tensor | None
 
 
 @dataclass
@@ -285,7 +319,7 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
     for plan in plans:
         low, high = plan.span
         queries, keys = query, key[:, :, low:high]
-        if call.layout is not None:
+        if call.layout is not None and reading.late.rotates:
             cos, sin = reading.waves(plan.region)
             queries = rotated(query, cos[:, :, None].to(query.dtype), sin[:, :, None].to(query.dtype), call.layout)
             cos, sin = reading.waves(plan.region, (slots, low, high))
@@ -326,36 +360,31 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
 
 def pairwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """[batch, key heads, groups, n, head_dim] by the method's definition: every key rotated for every query."""
-    batch, key_heads, _, n, head_dim = query.shape
-    slots = key.shape[2]
-    late, at = reading.late, reading.keys(slots)
+    batch, key_heads, groups, n, head_dim = query.shape
+    slots, late = key.shape[2], reading.late
     size = n if torch.compiler.is_compiling() else max(1, BLOCK_ELEMENTS // (batch * key_heads * slots * head_dim))
     outs = []
     for first in range(0, n, size):
         queries = query[:, :, :, first : first + size]
-        where = reading.positions[:, first : first + size]
-        distance, visible = late.method.distance(late.geometry, where[:, :, None], at[:, None, :])
+        count = queries.shape[3]
+        pairs = reading.pairs(slots, first, first + count)
+        keys, visible = key[:, :, None], pairs.visible
         if call.layout is None:
-            scores = torch.einsum("bkgnd,bkmd->bkgnm", queries, key)
-            visible = at[:, None, :] <= where[:, :, None]
-        else:
-            inv_freq, factor = late.spectra(where)
-            angles = -distance[..., None].float() * inv_freq[:, :, None]
-            square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
-            cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
-            keys = rotated(key[:, :, None], cos.to(key.dtype), sin.to(key.dtype), call.layout)
-            scores = torch.einsum("bkgnd,bknmd->bkgnm", queries, keys)
-        scores = _capped(scores * call.scaling, call)
-        plain = where[:, :, None] - at[:, None, :]
+            visible = pairs.distance >= 0
+        elif pairs.cos is not None and pairs.sin is not None:
+            keys = rotated(keys, pairs.cos.to(key.dtype), pairs.sin.to(key.dtype), call.layout)
+        # [batch, key heads, n, groups, slots], since each query has keys of its own
+        scores = ((queries * call.scaling).transpose(2, 3) @ keys.transpose(3, 4)).transpose(2, 3)
+        scores = _capped(scores, call)
         if call.layout is not None:
-            scores = late.biased(scores, plain, call.added)
-        mask = None if call.mask is None else call.mask[:, :, first : first + size, :slots]
+            scores = late.biased(scores, pairs.distance, call.added)
+        mask = None if call.mask is None else call.mask[:, :, first : first + count, :slots]
         scores = _masked(scores, mask)
         scores = scores.masked_fill(~visible[:, None, None], torch.finfo(scores.dtype).min)
-        scores = _by_content(late, queries, scores, plain, call)
+        scores = _by_content(late, queries, scores, pairs.distance, call)
         weights = _weights(scores, call)
-        out = torch.einsum("bkgnm,bkmd->bkgnd", weights, value)
-        outs.append(_with_content(late, out, weights, plain, call))
+        out = torch.unflatten(weights.flatten(2, 3) @ value, 2, (groups, count))
+        outs.append(_with_content(late, out, weights, pairs.distance, call))
     return torch.cat(outs, dim=3)
 
 
