@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+CASES["longrope with a prefix"] = ("longrope", {**CASES["longrope with two lists"][1], "unscaled_prefix": 7})
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -318,6 +319,36 @@ def test_gradient_reaches_added_parameters_which_begin_alike(name: str) -> None:
     assert len(added(one)) == {"t5": 1, "learned": 1, "shaw": 8, "cope": 4}[name]
     one(prompts()).logits.square().mean().backward()
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in added(one).values())
+
+
+def test_the_unscaled_prefix_of_longrope_is_the_papers() -> None:
+    """Equation 3: a position below the prefix keeps its angle, every other one has it divided by its stretch."""
+    torch.manual_seed(0)
+    n, prefix, original = 24, 5, 12
+    short, long = [1.0, 1.5, 2.0, 3.0], [1.0, 2.0, 4.0, 6.0]
+    method = get_method("longrope")(
+        factor=4, short_factor=short, long_factor=long, unscaled_prefix=prefix, attention_factor=1.2
+    )
+    geometry = Geometry(rotary_dim=8, theta=100.0, original_length=original)
+    base = method.spectrum(dataclasses.replace(geometry), n).inv_freq * torch.tensor(long)
+    q, k, v = torch.randn(3, n, 8)
+
+    def turned(x: Tensor, position: int, query: int) -> Tensor:
+        stretch = torch.tensor(short if query < original else long)
+        angle = position * base / (1 if position < prefix else stretch)
+        return rotated(x, angle.cos() * 1.2, angle.sin() * 1.2, "half")
+
+    scores = (
+        torch.stack([torch.stack([turned(q[i], i, i) @ turned(k[j], j, i) for j in range(n)]) for i in range(n)])
+        / 8**0.5
+    )
+    expected = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1) @ v
+    late = Late(name="longrope", method=method.when_read(geometry), geometry=geometry)
+    call = Call(scaling=8**-0.5, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
+    for compute in (blockwise, pairwise):
+        reading = Reading(late, torch.arange(n)[None], 0)
+        found = compute(reading, q[None, None, None], k[None, None], v[None, None], call)
+        assert apart(found[0, 0, 0], expected) < 1e-5
 
 
 # caches and batches

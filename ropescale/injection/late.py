@@ -138,12 +138,12 @@ class Reading:
         key = (id(region), slots)  # regions live as long as this does
         if key not in self._waves:
             if slots is None:
-                at = region.query(self.positions)
+                at, spectrum = region.query(self.positions), region.spectrum
             else:
                 every, low, high = slots
-                at = region.key(self.keys(every)[:, low:high])
-            angles = at[:, None, :, None].float() * region.spectrum.inv_freq.to(at.device)
-            factor = region.spectrum.attention_factor
+                at, spectrum = region.key(self.keys(every)[:, low:high]), region.key_spectrum or region.spectrum
+            angles = at[:, None, :, None].float() * spectrum.inv_freq.to(at.device)
+            factor = spectrum.attention_factor
             self._waves[key] = angles.cos() * factor, angles.sin() * factor
         return self._waves[key]
 
@@ -158,7 +158,7 @@ class Reading:
         cos = sin = None
         if late.rotates:
             inv_freq, factor = late.spectra(where)
-            angles = -distance[..., None].float() * inv_freq[:, :, None]
+            angles = -late.method.angles(late.geometry, where[:, :, None], at[:, None, :], distance, inv_freq)
             square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
             cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
         found = Pairs(distance=plain, visible=visible, cos=cos, sin=sin)

@@ -41,7 +41,8 @@ class Region:
 
     A query at position i is rotated as if it stood at `query(i)`, a key at position j as if at `key(j)`, both with
     `spectrum`. The pair is in the region if start(i) <= j < stop(i). All four take and give positions elementwise;
-    the regions of a method never share a pair, and no stop is above i + 1.
+    the regions of a method never share a pair, and no stop is above i + 1. `key_spectrum` is what the keys are rotated
+    with where that is another one.
     """
 
     query: Positions
@@ -49,6 +50,7 @@ class Region:
     start: Positions
     stop: Positions
     spectrum: Spectrum
+    key_spectrum: Spectrum | None = None
 
 
 def same(positions: Tensor) -> Tensor:
@@ -105,6 +107,13 @@ class LateMethod(AnyMethod):
             query may have any distance and is never visible.
         """
         return query - key, key <= query
+
+    def angles(self, geometry: Geometry, query: Tensor, key: Tensor, distance: Tensor, inv_freq: Tensor) -> Tensor:
+        """[..., n, slots, pairs] float32: what lies between queries [..., n, 1] and keys [..., 1, slots], in radians.
+
+        The distance times the query's inverse frequencies [..., n, pairs], unless keys have angles of their own.
+        """
+        return distance[..., None].float() * inv_freq[..., None, :]
 
     def stages(self, geometry: Geometry) -> list[Spectrum]:
         """The spectra that a query may have."""
@@ -208,28 +217,64 @@ class Fixed(LateMethod):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Switch(LateMethod):
-    """One spectrum for queries within the original length, another one for those beyond."""
+    """One spectrum for queries within the original length, another one for those beyond, and none for a prefix.
+
+    The first `prefix` positions keep the angles that they were pretrained with, as queries and as keys. The attention
+    factor is that of the query's spectrum, for them too.
+    """
 
     abstract: ClassVar[bool] = True  # not in the registry: what a method of two lists is when attention reads
 
     below: Spectrum
     above: Spectrum
+    prefix: int = 0  # tokens
 
     def stages(self, geometry: Geometry) -> list[Spectrum]:
         """As `LateMethod.stages`."""
-        return [self.below, self.above]
+        return [self.below, self.above, self._pretrained(geometry, self.below), self._pretrained(geometry, self.above)]
 
     def stage(self, geometry: Geometry, query: Tensor) -> Tensor:
         """As `LateMethod.stage`."""
-        return (query >= geometry.original_length).long()
+        return (query >= geometry.original_length).long() + 2 * (query < self.prefix)
+
+    def angles(self, geometry: Geometry, query: Tensor, key: Tensor, distance: Tensor, inv_freq: Tensor) -> Tensor:
+        """As `LateMethod.angles`: keys of the prefix have the angles of pretraining."""
+        base = self.base_spectrum(geometry).inv_freq.to(inv_freq.device)
+        of_keys = torch.where((key < self.prefix)[..., None], base, inv_freq[..., None, :])
+        return query[..., None].float() * inv_freq[..., None, :] - key[..., None].float() * of_keys
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
         """As `LateMethod.regions`."""
-        length = geometry.original_length
-        return [
-            dataclasses.replace(causal(self.below), stop=lambda i: torch.where(i < length, i + 1, 0)),
-            dataclasses.replace(causal(self.above), stop=lambda i: torch.where(i < length, 0, i + 1)),
-        ]
+        length, prefix = geometry.original_length, self.prefix
+        found = []
+        for spectrum, begin, end in ((self.below, 0, length), (self.above, length, LONGEST)):
+            pretrained = self._pretrained(geometry, spectrum)
+            # queries of the prefix; later ones with keys of the prefix; later ones with later keys
+            found += [
+                self._part(pretrained, None, begin, min(end, prefix), nowhere, after),
+                self._part(spectrum, pretrained, max(begin, prefix), end, nowhere, self._end_of_prefix),
+                self._part(spectrum, None, max(begin, prefix), end, self._end_of_prefix, after),
+            ]
+        return found
+
+    def _part(
+        self, spectrum: Spectrum, keys: Spectrum | None, begin: int, end: int, start: Positions, stop: Positions
+    ) -> Region:
+        """A region of queries from `begin` up to `end`."""
+        return Region(
+            query=same,
+            key=same,
+            start=start,
+            stop=lambda i: torch.where((i >= begin) & (i < end), stop(i), 0),
+            spectrum=spectrum,
+            key_spectrum=keys,
+        )
+
+    def _end_of_prefix(self, query: Tensor) -> Tensor:
+        return torch.full_like(query, self.prefix)
+
+    def _pretrained(self, geometry: Geometry, spectrum: Spectrum) -> Spectrum:
+        return Spectrum(self.base_spectrum(geometry).inv_freq, spectrum.attention_factor)
 
 
 def with_spectrum(geometry: Geometry, spectrum: Spectrum) -> Geometry:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError, shortened
-from ropescale.geometry import Geometry, as_float
+from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.methods.base import AnyMethod, Method
 from ropescale.methods.late import Switch
 from ropescale.spectrum import slowed
@@ -21,6 +21,7 @@ class LongRoPE(Method, name="longrope"):
     Ding et al. 2024, arXiv:2402.13753, equation 3. The attention factor is sqrt(1 + ln(factor) / ln(L)) unless
     given. Where `short_factor` is another list, queries within the original length see all keys by that one, and later
     queries by the long one: each by its own position, where Transformers and the authors' code switch whole batches.
+    The paper's first positions that are not interpolated are `unscaled_prefix`.
     """
 
     lawless: ClassVar[dict[str, str]] = {
@@ -31,6 +32,7 @@ class LongRoPE(Method, name="longrope"):
     long_factor: tuple[float, ...]  # stretch of each pair
     short_factor: tuple[float, ...] = ()  # the same below the original length; empty stands for long_factor
     attention_factor: float | None = None
+    unscaled_prefix: int = 0  # first positions, which keep the angles that they were pretrained with
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +51,11 @@ class LongRoPE(Method, name="longrope"):
             )
         if self.attention_factor is not None:
             self.require_number("attention_factor", above=0)
+        if type(self.unscaled_prefix) is not int or not 0 <= self.unscaled_prefix <= LONGEST:
+            raise InvalidArgumentError(
+                f"longrope: unscaled_prefix must be a whole number of tokens, from 0 to {LONGEST}, got "
+                f"{shortened(self.unscaled_prefix)}; leave it out"
+            )
 
     def _stretches(self, knob: str) -> tuple[float, ...]:
         value = getattr(self, knob)
@@ -65,9 +72,13 @@ class LongRoPE(Method, name="longrope"):
         return replace(self, long_factor=self.short_factor)
 
     def when_read(self, geometry: Geometry) -> AnyMethod | None:
-        if self.short_factor == self.long_factor:
+        if self.short_factor == self.long_factor and not self.unscaled_prefix:
             return None
-        return Switch(below=self.spectrum(geometry, geometry.original_length), above=self.spectrum(geometry))
+        return Switch(
+            below=self.spectrum(geometry, geometry.original_length),
+            above=self.spectrum(geometry),
+            prefix=self.unscaled_prefix,
+        )
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         if len(self.long_factor) != geometry.pairs:
