@@ -34,43 +34,62 @@ FAMILIES = frozenset(
         "afmoe",
         "apertus",
         "arcee",
+        "aria_text",
+        "axk1",
+        "axk2",
+        "bamba",
         "bitnet",
         "cohere",
         "cohere2",
         "cohere2_moe",
         "cwm",
+        "deepseek_v3",
+        "deepseek_v32",
         "diffllama",
         "doge",
+        "dots1",
         "ernie4_5",
         "ernie4_5_moe",
         "exaone4",
         "exaone_moe",
         "falcon",
+        "falcon_h1",
         "flex_olmo",
+        "flint",
         "gemma",
         "gemma2",
         "glm",
         "glm4",
         "glm4_moe",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
         "gpt_neox",
         "gpt_neox_japanese",
         "gpt_oss",
         "granite",
         "granitemoe",
+        "granitemoehybrid",
         "granitemoeshared",
         "helium",
+        "hrm_text",
         "hunyuan_v1_dense",
         "hunyuan_v1_moe",
         "hy_v3",
+        "hy_v4",
         "hyperclovax",
         "internlm3",
         "iquestcoder",
         "jais2",
         "jetmoe",
+        "kolibri1",
         "lfm2",
+        "lfm2_moe",
         "llama",
+        "longcat_flash",
+        "minicpm3",
         "minimax",
         "minimax_m2",
+        "minimax_m3_vl_text",
         "ministral",
         "mistral",
         "mixtral",
@@ -78,6 +97,7 @@ FAMILIES = frozenset(
         "nemotron",
         "olmo",
         "olmo2",
+        "olmo_hybrid",
         "olmoe",
         "persimmon",
         "phi",
@@ -85,13 +105,17 @@ FAMILIES = frozenset(
         "qwen2",
         "qwen2_moe",
         "qwen3",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
         "seed_oss",
         "smollm3",
         "solar_open",
         "stablelm",
         "starcoder2",
         "vaultgemma",
+        "youtu",
     }
 )
 
@@ -100,7 +124,8 @@ LONGROPE_ONLY = frozenset({"phi3"})
 
 # The type that a config states where Transformers has none that does the same
 LATE_TYPE = "ropescale"
-KEPT_KEYS = ("partial_rotary_factor", "rope_theta")  # of rope_parameters, where that type is stated
+# Of rope_parameters: what says which elements rotate, and by which of an image's coordinates
+KEPT_KEYS = ("mrope_interleaved", "mrope_section", "partial_rotary_factor")
 
 
 def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
@@ -146,6 +171,12 @@ def require_supported(config: Any) -> None:
         raise UnsupportedModelError(
             f"{config.model_type}: rope_type must be one that Transformers knows, got {rope['rope_type']!r}; "
             f"known: {', '.join(sorted(('default', *ROPE_INIT_FUNCTIONS)))}"
+        )
+    if hasattr(config, "kv_lora_rank") and rope_type_of(config) != "default" and rope.get("mscale_all_dim"):
+        raise UnsupportedModelError(
+            f"{config.model_type}: rope_parameters must leave the softmax scale alone, got mscale_all_dim="
+            f"{shortened(rope['mscale_all_dim'])}, which Transformers multiplies into every layer when it builds the "
+            f"model; load the model with rope_type 'default' and its original max_position_embeddings"
         )
     portion = rope.get("partial_rotary_factor", 1.0)
     if not 0 < as_float(portion) <= 1:
@@ -344,8 +375,7 @@ def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> di
         )
     if config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope"):
         parameters = method.pairwise_rope_parameters(geometry)
-    if "partial_rotary_factor" in config.rope_parameters:
-        parameters["partial_rotary_factor"] = config.rope_parameters["partial_rotary_factor"]
+    parameters |= kept_parameters(config)
     fields: dict[str, Any] = {"rope_parameters": parameters}
     # A field of this name at the top level overrides the one in rope_parameters when the config is read again
     if hasattr(config, "original_max_position_embeddings"):
@@ -367,8 +397,13 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
             f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
             f"in attention, got one that states nothing but longrope; use a method of fixed frequencies"
         )
-    kept = {name: config.rope_parameters[name] for name in KEPT_KEYS if name in config.rope_parameters}
-    return {"rope_parameters": {"rope_type": LATE_TYPE, **kept}}
+    theta = config.rope_parameters["rope_theta"]
+    return {"rope_parameters": {"rope_type": LATE_TYPE, "rope_theta": theta, **kept_parameters(config)}}
+
+
+def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
+    """The entries of `rope_parameters` that no method changes."""
+    return {name: copy.copy(config.rope_parameters[name]) for name in KEPT_KEYS if name in config.rope_parameters}
 
 
 def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:

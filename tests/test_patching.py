@@ -33,7 +33,13 @@ def patched_with(model: torch.nn.Module, method: str, **arguments: object) -> to
 
 
 def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
-    return next(module for name, module in model.named_modules() if name.endswith("rotary_emb"))
+    return next(module for module in model.modules() if hasattr(module, "original_inv_freq"))
+
+
+def adapter(model: torch.nn.Module) -> peft.LoraConfig:
+    """An adapter of every projection that PEFT allows; those of a Mamba layer it refuses."""
+    mamba = [name for name, _ in model.named_modules() if ".mamba." in name]
+    return peft.LoraConfig(target_modules="all-linear", exclude_modules=mamba or None, r=2, init_lora_weights=False)
 
 
 def test_undo_is_exact(model: PreTrainedModel) -> None:
@@ -74,7 +80,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
     traveller, control = copy.deepcopy(model), copy.deepcopy(model)
     patched_with(traveller, "yarn")
     if journey == "through PEFT":
-        lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+        lora = adapter(model)
         torch.manual_seed(3)
         control = peft.get_peft_model(control, lora)
         torch.manual_seed(3)
@@ -99,7 +105,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
 
 
 def test_patching_through_peft_is_patching_the_base(model: PreTrainedModel) -> None:
-    lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+    lora = adapter(model)
     wrapped = peft.get_peft_model(copy.deepcopy(model), lora)
     before = logits(wrapped)
     assert patched_with(wrapped, "linear") is wrapped
@@ -332,6 +338,32 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+
+def test_what_no_method_changes_stays_in_the_config() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.5}
+    model = model_of(config_of("qwen3_5_text", rope_parameters=dict(rope)))
+    for method in ("yarn", "power", "self_extend"):
+        with ropescale.patched(model, method, factor=4):
+            assert model.config.rope_parameters["mrope_section"] == [3, 3, 2]
+            assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert model.config.rope_parameters == rope
+
+
+@pytest.mark.parametrize("existing", ["compose", "error", "replace"])
+def test_a_scaling_that_is_built_into_the_softmax_is_refused(existing: str) -> None:
+    """Transformers multiplies it into every layer of latent attention, where no later change of the config reaches."""
+    rope = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+    model = model_of(config_of("deepseek_v3", rope_parameters=rope, max_position_embeddings=256))
+    plain = model_of(config_of("deepseek_v3"))
+    assert model.model.layers[0].self_attn.scaling > 1.2 * plain.model.layers[0].self_attn.scaling
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "yarn", factor=4, existing=existing)
+    assert str(refusal.value) == (
+        "deepseek_v3: rope_parameters must leave the softmax scale alone, got mscale_all_dim=1.0, which Transformers "
+        "multiplies into every layer when it builds the model; load the model with rope_type 'default' and its "
+        "original max_position_embeddings"
+    )
 
 
 def test_replacing_an_existing_scaling_starts_from_the_original() -> None:
