@@ -1,5 +1,6 @@
 """Tiny random models of the supported families, built as a user's checkpoint would be."""
 
+import copy
 import hashlib
 import inspect
 import warnings
@@ -57,6 +58,25 @@ LINEAR = {
     "linear_num_value_heads": 4,
     "layer_types": ["linear_attention", "full_attention"],
 }
+# One rotation for each layer type
+BY_TYPE = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 48,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+    },
+}
+NESTED = (
+    "beam",
+    "cohere_compass_text",
+    "gemma3_text",
+    "laguna",
+    "mellum",
+    "mimo_v2_flash",
+    "modernbert-decoder",
+    "olmo3",
+)
 # What a family needs besides, where its own defaults are too large or leave a layer kind out
 FACTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
@@ -64,6 +84,14 @@ FACTS: dict[str, dict[str, Any]] = {
         LATENT,
     ),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"), LINEAR),
+    **dict.fromkeys(NESTED, BY_TYPE),
+    "mimo_v2_flash": {
+        **BY_TYPE,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+        },
+    },
     "bamba": {**STATE_SPACE, "attn_layer_indices": [1]},
     "dots1": {"n_shared_experts": 1},
     "falcon_h1": {**STATE_SPACE, "mamba_d_ssm": 128},
@@ -98,8 +126,7 @@ def config_of(name: str, **changes: Any) -> PreTrainedConfig:
     known |= set(getattr(config_class, "__dataclass_fields__", ()))
     facts = {key: value for key, value in {**TINY, **FACTS.get(name, {})}.items() if key in known}
     # config classes write into the dict they are given
-    facts["rope_parameters"] = dict(TINY["rope_parameters"])
-    return config_class(**{**facts, **changes})
+    return config_class(**copy.deepcopy({**facts, **changes}))
 
 
 def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
@@ -116,6 +143,18 @@ def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 def family(name: str) -> PreTrainedModel:
     """The tiny random model of a family."""
     return model_of(config_of(name))
+
+
+def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """The rope parameters of the layers that read the whole context."""
+    return config.rope_parameters.get("full_attention", config.rope_parameters)
+
+
+def inv_freq_of(model: torch.nn.Module) -> torch.Tensor:
+    """The live frequencies of those layers."""
+    buffers = dict(model.named_buffers())
+    kinds = ("rotary_emb.full_attention_inv_freq", "rotary_emb.inv_freq", "pos_emb.inv_freq")
+    return next(buffers[name] for kind in kinds for name in buffers if name.endswith(kind))
 
 
 def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:

@@ -629,6 +629,26 @@ def test_a_layer_that_chooses_keys_by_rotation_of_its_own_is_refused() -> None:
     assert apart(logits(sparse), before) > 1e-3
 
 
+def test_local_layers_with_a_rotation_of_their_own_keep_it() -> None:
+    """They rotate early, while the layers that read the whole context rotate late; not both kinds can."""
+    model, ids = family("gemma3_text"), prompts()
+    rotary = model.model.rotary_emb
+    before, local = model(ids).logits, rotary.sliding_attention_inv_freq
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "self_extend", layers="all")
+    assert str(refusal.value) == (
+        "layers: must be 'global' for self_extend, which acts in attention, where layer types have rotations of their "
+        "own, got 'all'; leave it out"
+    )
+    ropescale.patch(model, "self_extend", window=10)
+    assert rotary.sliding_attention_inv_freq is local
+    assert not rotary.full_attention_inv_freq.any()
+    assert model.config.rope_parameters["sliding_attention"]["rope_type"] == "default"
+    assert model.config.rope_parameters["full_attention"]["rope_type"] == "ropescale"
+    assert apart(model(ids).logits, before) > 1e-2
+    assert torch.equal(ropescale.unpatch(model)(ids).logits, before)
+
+
 def test_positions_of_an_image_are_refused() -> None:
     model = ropescale.patch(family("qwen3_5_text"), "self_extend")
     with pytest.raises(RopescaleError) as refusal:

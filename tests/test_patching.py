@@ -8,7 +8,19 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from families import FIXED, NAMES, config_of, family, fingerprint, knobs_for, logits, model_of
+from families import (
+    FIXED,
+    NAMES,
+    NESTED,
+    config_of,
+    family,
+    fingerprint,
+    inv_freq_of,
+    knobs_for,
+    logits,
+    model_of,
+    rope_of,
+)
 from transformers import PreTrainedModel
 
 import ropescale
@@ -33,7 +45,7 @@ def patched_with(model: torch.nn.Module, method: str, **arguments: object) -> to
 
 
 def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
-    return next(module for module in model.modules() if hasattr(module, "original_inv_freq"))
+    return next(module for name, module in model.named_modules() if name.endswith("rotary_emb"))
 
 
 def adapter(model: torch.nn.Module) -> peft.LoraConfig:
@@ -62,9 +74,9 @@ def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
         with ropescale.patched(model, method, factor=4, **knobs_for(method)):
             config = copy.deepcopy(model.config)
             del config.ropescale
-            assert config.rope_parameters["rope_type"] == spelled(config.model_type, method)
+            assert rope_of(config)["rope_type"] == spelled(config.model_type, method)
             native = model_of(config)
-            assert torch.equal(rotary_of(native).inv_freq, rotary_of(model).inv_freq), method
+            assert torch.equal(inv_freq_of(native), inv_freq_of(model)), method
             assert torch.equal(logits(native), logits(model)), method
 
 
@@ -90,7 +102,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
     elif journey == "after a cast":
         traveller.to(torch.bfloat16)
         control.to(torch.bfloat16)
-        assert rotary_of(traveller).inv_freq.dtype == torch.float32
+        assert inv_freq_of(traveller).dtype == torch.float32
     else:
         traveller = pickle.loads(pickle.dumps(traveller))
     assert not torch.equal(logits(traveller), logits(control))
@@ -285,6 +297,90 @@ def test_one_rotary_for_sliding_and_full_layers_is_warned_about(name: str) -> No
     model = family(name)
     with pytest.warns(UserWarning, match=f"^{name}: one rotary module serves sliding-window and full-attention"):
         ropescale.patch(model, "yarn", factor=4)
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("layers", ["all", "global"])
+def test_layer_types_with_rotations_of_their_own(name: str, layers: str, tmp_path: Path) -> None:
+    """Only layers that read the whole context are rescaled, unless all are asked for."""
+    model = family(name)
+    before = logits(model)
+    buffers = {one: tensor.clone() for one, tensor in model.named_buffers() if one.endswith("inv_freq")}
+    rope = copy.deepcopy(model.config.rope_parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ropescale.patch(model, "yarn", factor=4, layers=layers)
+    for one, tensor in model.named_buffers():
+        if one.endswith("inv_freq"):
+            assert torch.equal(tensor, buffers[one]) == (layers == "global" and "sliding_attention" in one), one
+    assert rope_of(model.config)["rope_type"] == "yarn"
+    sliding = model.config.rope_parameters["sliding_attention"]
+    if layers == "global":
+        assert sliding == rope["sliding_attention"]
+    else:
+        assert (sliding["rope_type"], sliding["rope_theta"]) == ("yarn", 1000.0)
+    after = logits(model)
+    assert (after - before).abs().max() > 1e-3
+    stated = copy.deepcopy(model.config)
+    del stated.ropescale
+    assert torch.equal(logits(model_of(stated)), after)
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), after)
+    assert ropescale.record(loaded) == ropescale.record(model)
+    for one in (model, loaded):
+        assert torch.equal(logits(ropescale.unpatch(one)), before)
+    assert model.config.rope_parameters == loaded.config.rope_parameters == rope
+    assert all(torch.equal(tensor, buffers[one]) for one, tensor in model.named_buffers() if one in buffers)
+
+
+def test_layers_all_and_global_differ() -> None:
+    model = family("olmo3")
+    found = []
+    for layers in ("all", "global"):
+        with ropescale.patched(model, "linear", factor=4, layers=layers):
+            found.append(logits(model))
+    assert (found[0] - found[1]).abs().max() > 0.1
+
+
+def test_what_transformers_does_not_read_by_layer_type_is_stated_pair_by_pair() -> None:
+    """It looks for yarn's truncate beside the layer types."""
+    model = ropescale.patch(family("olmo3"), "yarn", factor=4, truncate=False)
+    assert rope_of(model.config)["rope_type"] == "longrope"
+    config = copy.deepcopy(model.config)
+    del config.ropescale
+    assert (logits(model_of(config)) - logits(model)).abs().max() < 1e-5
+
+
+def test_a_layer_type_that_is_scaled_already_is_replaced_and_composed() -> None:
+    fresh = ropescale.patch(family("olmo3"), "ntk", factor=8)
+    plain = family("olmo3").config.rope_parameters
+    rope = {**plain, "full_attention": dict(YARN)}
+    scaled = model_of(config_of("olmo3", rope_parameters=rope, max_position_embeddings=256))
+    before, today = logits(scaled), inv_freq_of(scaled).clone()
+    with pytest.raises(RopescaleError, match="already scaled, got rope_type 'yarn'"):
+        ropescale.patch(scaled, "ntk", factor=8)
+    ropescale.patch(scaled, "ntk", factor=8, existing="replace")
+    assert torch.equal(logits(scaled), logits(fresh))
+    reloaded = model_of(copy.deepcopy(scaled.config))
+    ropescale.patch(reloaded, "ntk", factor=8, existing="replace")
+    assert torch.equal(logits(reloaded), logits(fresh))
+    ropescale.unpatch(scaled)
+    ropescale.patch(scaled, "linear", factor=2, existing="compose")
+    assert torch.allclose(inv_freq_of(scaled), today / 2, rtol=2e-7, atol=0)
+    assert torch.equal(logits(ropescale.unpatch(scaled)), before)
+
+
+def test_a_model_of_local_layers_alone_must_be_told_apart() -> None:
+    model = model_of(config_of("olmo3", layer_types=["sliding_attention"] * 2))
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "yarn", factor=4)
+    assert str(refusal.value) == (
+        "layers: must be 'all' for a model without full_attention layers, got 'global' for one of sliding_attention"
+    )
+    before = logits(model)
+    ropescale.patch(model, "yarn", factor=4, layers="all")
+    assert (logits(model) - before).abs().max() > 1e-3
 
 
 def test_no_warning_where_every_layer_is_full() -> None:

@@ -33,18 +33,20 @@ class Probe:
         UnsupportedModelError: layers that cannot be rotated late; the message says why.
     """
 
-    def __init__(self, model: nn.Module, rotary: nn.Module, late: Late) -> None:
+    def __init__(self, model: nn.Module, rotary: nn.Module, prefix: str, late: Late) -> None:
+        """`prefix` begins the names of the buffers that will be emptied."""
         self._model, self._late = model, late
-        self._decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
-        live = rotary.inv_freq
-        assert isinstance(live, Tensor)
+        decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
+        # some families call their head a decoder
+        self._decoder: nn.Module = decoder if hasattr(decoder, "config") else model.base_model  # type: ignore[assignment]
+        live: Tensor = getattr(rotary, f"{prefix}inv_freq")
         place = live.device
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
         self._ids = torch.arange(1, TOKENS + 1, device=embeddings.weight.device).remainder(embeddings.num_embeddings)[
             None
         ]
         self._positions = torch.arange(FIRST, FIRST + TOKENS, device=self._ids.device)[None]
-        scaling = float(rotary.attention_scaling)  # type: ignore[arg-type]
+        scaling = float(getattr(rotary, f"{prefix}attention_scaling"))
         self._spectrum = Spectrum(live.detach().float().cpu().clone(), scaling)
         angles = torch.arange(FIRST, FIRST + TOKENS, device=place)[:, None].float() * live.detach().float()
         self._cos, self._sin = angles.cos() * scaling, angles.sin() * scaling
