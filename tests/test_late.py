@@ -649,6 +649,20 @@ def test_local_layers_with_a_rotation_of_their_own_keep_it() -> None:
     assert torch.equal(ropescale.unpatch(model)(ids).logits, before)
 
 
+def test_a_prefix_that_is_read_in_both_directions_is_refused() -> None:
+    model, ids = family("hrm_text"), prompts(length=9)
+    prefix = torch.ones_like(ids)
+    assert apart(model(ids, token_type_ids=prefix).logits, model(ids).logits) > 1e-3
+    ropescale.patch(model, "self_extend")
+    assert torch.equal(model(ids, token_type_ids=0 * prefix).logits, model(ids).logits)
+    with pytest.raises(RopescaleError) as refusal:
+        model(ids, token_type_ids=prefix)
+    assert str(refusal.value) == (
+        "token_type_ids: must be absent or zero with self_extend, which reads backwards only, got tokens of another "
+        "type; leave them out, or call ropescale.unpatch(model) first"
+    )
+
+
 def test_positions_of_an_image_are_refused() -> None:
     model = ropescale.patch(family("qwen3_5_text"), "self_extend")
     with pytest.raises(RopescaleError) as refusal:

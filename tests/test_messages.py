@@ -606,7 +606,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
-    "gemma3_text": {},
+    "granite_swa": {},
     "gptj": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16, "n_positions": 256},
     "phimoe": {},
 }

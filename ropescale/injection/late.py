@@ -427,6 +427,12 @@ class Guide:
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
+        kinds = kwargs.get("token_type_ids")
+        if kinds is not None and not torch.compiler.is_compiling() and bool(kinds.any()):
+            raise RopescaleError(
+                f"token_type_ids: must be absent or zero with {self.late.name}, which reads backwards only, got "
+                f"tokens of another type; leave them out, or call ropescale.unpatch(model) first"
+            )
         cache = kwargs.get("past_key_values")
         past: int | Tensor = 0 if cache is None else cache.get_seq_length()
         if isinstance(past, Tensor):
