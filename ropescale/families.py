@@ -4,7 +4,7 @@ Knows configs and modules of Transformers; knows nothing of patching.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,58 +26,88 @@ from ropescale.spectrum import Spectrum, theta_inv_freq
 
 EXISTING = ("compose", "error", "replace")
 LAYERS = ("all", "global")
+GLOBAL = "full_attention"  # the layer type that reads the whole context
 
-# Families with one rotary module that reads its frequencies from a buffer and its facts from a flat
-# `config.rope_parameters`. tests/test_patching.py patches, undoes, saves and reloads every one of them.
+# Families with one rotary module that reads its frequencies from buffers, one for all layers or one for each layer
+# type, and its facts from `config.rope_parameters`, flat or by layer type. tests/test_patching.py patches, undoes,
+# saves and reloads every one of them.
 FAMILIES = frozenset(
     {
         "afmoe",
         "apertus",
         "arcee",
+        "aria_text",
+        "axk1",
+        "axk2",
+        "bamba",
+        "beam",
         "bitnet",
         "cohere",
         "cohere2",
         "cohere2_moe",
+        "cohere_compass_text",
         "cwm",
+        "deepseek_v3",
+        "deepseek_v32",
         "diffllama",
         "doge",
+        "dots1",
         "ernie4_5",
         "ernie4_5_moe",
         "exaone4",
         "exaone_moe",
         "falcon",
+        "falcon_h1",
         "flex_olmo",
+        "flint",
         "gemma",
         "gemma2",
+        "gemma3_text",
         "glm",
         "glm4",
         "glm4_moe",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
         "gpt_neox",
         "gpt_neox_japanese",
         "gpt_oss",
         "granite",
         "granitemoe",
+        "granitemoehybrid",
         "granitemoeshared",
         "helium",
+        "hrm_text",
         "hunyuan_v1_dense",
         "hunyuan_v1_moe",
         "hy_v3",
+        "hy_v4",
         "hyperclovax",
         "internlm3",
         "iquestcoder",
         "jais2",
         "jetmoe",
+        "kolibri1",
+        "laguna",
         "lfm2",
+        "lfm2_moe",
         "llama",
+        "longcat_flash",
+        "mellum",
+        "mimo_v2_flash",
+        "minicpm3",
         "minimax",
         "minimax_m2",
+        "minimax_m3_vl_text",
         "ministral",
         "mistral",
         "mixtral",
+        "modernbert-decoder",
         "nanochat",
         "nemotron",
         "olmo",
         "olmo2",
+        "olmo3",
+        "olmo_hybrid",
         "olmoe",
         "persimmon",
         "phi",
@@ -85,13 +115,17 @@ FAMILIES = frozenset(
         "qwen2",
         "qwen2_moe",
         "qwen3",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
         "qwen3_moe",
+        "qwen3_next",
         "seed_oss",
         "smollm3",
         "solar_open",
         "stablelm",
         "starcoder2",
         "vaultgemma",
+        "youtu",
     }
 )
 
@@ -100,7 +134,8 @@ LONGROPE_ONLY = frozenset({"phi3"})
 
 # The type that a config states where Transformers has none that does the same
 LATE_TYPE = "ropescale"
-KEPT_KEYS = ("partial_rotary_factor", "rope_theta")  # of rope_parameters, where that type is stated
+# Of rope_parameters: what says which elements rotate, and by which of an image's coordinates
+KEPT_KEYS = ("mrope_interleaved", "mrope_section", "partial_rotary_factor")
 
 
 def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
@@ -120,11 +155,64 @@ def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, f
 ROPE_INIT_FUNCTIONS[LATE_TYPE] = refuse_late
 
 
+@dataclass(frozen=True)
+class Part:
+    """Layers that share one rotation: all layers of most models, or those of one layer type."""
+
+    label: str  # the layer type; empty where all layers share one rotation
+    config: PreTrainedConfig  # as if all layers were of this part
+    whole: PreTrainedConfig  # the model's
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this part's buffers in the rotary module begin with."""
+        return f"{self.label}_" if self.label else ""
+
+    def in_whole(self, parameters: Any, others: dict[str, Any]) -> Any:
+        """The model's `rope_parameters` where this part's are `parameters` and those of other parts `others`."""
+        return {**copy.deepcopy(others), self.label: parameters} if self.label else parameters
+
+
+def parts_of(config: PreTrainedConfig) -> list[Part]:
+    """The parts of a model, the one that reads the whole context first."""
+    rope: Any = getattr(config, "rope_parameters", None)
+    labels: list[str] = []
+    if isinstance(rope, dict) and all(entry is None or isinstance(entry, dict) for entry in rope.values()):
+        used = set(getattr(config, "layer_types", None) or ())
+        labels = sorted(used.intersection(label for label in rope if rope[label] is not None))
+        labels.sort(key=lambda label: label != GLOBAL)
+    return [Part(label, stating(config, rope[label]), config) for label in labels] or [Part("", config, config)]
+
+
+def rescaled_parts(config: PreTrainedConfig, layers: str) -> list[Part]:
+    """The parts that a patch rescales.
+
+    Raises:
+        InvalidArgumentError: only layers that read the whole context were meant, and there are none.
+    """
+    parts = parts_of(config)
+    if layers == "all" or not parts[0].label:
+        return parts
+    if parts[0].label != GLOBAL:
+        raise InvalidArgumentError(
+            f"layers: must be 'all' for a model without {GLOBAL} layers, got {layers!r} for one of "
+            f"{', '.join(part.label for part in parts)}"
+        )
+    return parts[:1]
+
+
+def stating(config: PreTrainedConfig, parameters: Any) -> PreTrainedConfig:
+    """A shallow copy of a config with other `rope_parameters`, past the checks of what its class may state."""
+    copied = copy.copy(config)
+    vars(copied)["rope_parameters"] = parameters
+    return copied
+
+
 def require_supported(config: Any) -> None:
     """Refuse, by name, what this version does not patch.
 
     Raises:
-        UnsupportedModelError: not a config of a supported family, or one whose layers differ in their rotation.
+        UnsupportedModelError: not a config of a supported family, or one that states no rotation.
     """
     if not isinstance(config, PreTrainedConfig):
         raise UnsupportedModelError(
@@ -136,6 +224,16 @@ def require_supported(config: Any) -> None:
             f"model type {config.model_type!r}: not a family that this version of ropescale patches, got "
             f"{type(config).__name__}; supported: {', '.join(sorted(FAMILIES))}"
         )
+    for part in parts_of(config):
+        require_rotation(part.config)
+
+
+def require_rotation(config: PreTrainedConfig) -> None:
+    """Refuse `rope_parameters` of one part that state no rotation.
+
+    Raises:
+        UnsupportedModelError: no theta, an unknown type, or what a patch could not reach.
+    """
     rope = getattr(config, "rope_parameters", None)
     if not isinstance(rope, dict) or not as_float(rope.get("rope_theta")) > 1:
         raise UnsupportedModelError(
@@ -146,6 +244,12 @@ def require_supported(config: Any) -> None:
         raise UnsupportedModelError(
             f"{config.model_type}: rope_type must be one that Transformers knows, got {rope['rope_type']!r}; "
             f"known: {', '.join(sorted(('default', *ROPE_INIT_FUNCTIONS)))}"
+        )
+    if hasattr(config, "kv_lora_rank") and rope_type_of(config) != "default" and rope.get("mscale_all_dim"):
+        raise UnsupportedModelError(
+            f"{config.model_type}: rope_parameters must leave the softmax scale alone, got mscale_all_dim="
+            f"{shortened(rope['mscale_all_dim'])}, which Transformers multiplies into every layer when it builds the "
+            f"model; load the model with rope_type 'default' and its original max_position_embeddings"
         )
     portion = rope.get("partial_rotary_factor", 1.0)
     if not 0 < as_float(portion) <= 1:
@@ -195,6 +299,8 @@ def read_geometry(
 ) -> Geometry:
     """The rotary facts of a checkpoint, as pretraining left them.
 
+    Where layers of each type have a rotation of their own, those of the layers that read the whole context.
+
     A checkpoint that is scaled already (rope_type other than "default") is refused unless `existing` says how to
     take it: "replace" starts from theta and the true original length, "compose" takes today's spectrum and
     today's maximum for the base.
@@ -209,6 +315,12 @@ def read_geometry(
             f"existing: must be one of {', '.join(EXISTING)}, got {existing!r}; leave it out for 'error'"
         )
     require_supported(config)
+    return part_geometry(parts_of(config)[0], original_length=original_length, existing=existing)
+
+
+def part_geometry(part: Part, *, original_length: int | None = None, existing: str = "error") -> Geometry:
+    """The rotary facts of one part; the arguments and errors are those of `read_geometry`."""
+    config = part.config
     rope = config.rope_parameters
     scaled_by = scaling(config)
     if scaled_by and existing == "error":
@@ -230,7 +342,7 @@ def read_geometry(
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
             )
-        live, attention_factor = todays_spectrum(config)
+        live, attention_factor = todays_spectrum(part)
         inv_freq = tuple(live.tolist())
         length = config.max_position_embeddings if original_length is None else original_length
     else:
@@ -238,9 +350,16 @@ def read_geometry(
             # a scaled theta looks like a pretrained one: only the record tells what it was
             if original_length is None and done.existing != "compose":
                 original_length = done.original_length
-            config = copy.deepcopy(config)
-            done.restore(config)
-            return read_geometry(config, original_length=original_length, existing="replace")
+            whole = copy.deepcopy(part.whole)
+            done.restore(whole)
+            require_supported(whole)
+            before = {one.label: one for one in parts_of(whole)}
+            if part.label not in before:
+                raise CheckpointError(
+                    f"config: the ropescale record must hold the rope_parameters of the same layer types, got "
+                    f"{', '.join(before) or 'none'} without {part.label}; restore the config.json that ropescale saved"
+                )
+            return part_geometry(before[part.label], original_length=original_length, existing="replace")
         length, source = read_original_length(config, original_length)
         # dynamic scaling alone is anchored at max_position_embeddings
         if source == "max_position_embeddings" and rope_type_of(config) not in ("default", "dynamic"):
@@ -284,19 +403,21 @@ def rope_type_of(config: PreTrainedConfig) -> str:
     return rope_type
 
 
-def todays_spectrum(config: PreTrainedConfig) -> tuple[Tensor, float]:
-    """The inverse frequencies [pairs] and the attention factor that Transformers gives this config.
+def todays_spectrum(part: Part) -> tuple[Tensor, float]:
+    """The inverse frequencies [pairs] and the attention factor that Transformers gives these layers.
 
     Raises:
         UnsupportedModelError: rope_parameters that Transformers cannot compute from.
     """
+    config = part.config
     rope, rope_type = config.rope_parameters, rope_type_of(config)
     if rope_type == "default":
         rotary_dim = int(head_dim_of(config) * rope.get("partial_rotary_factor", 1.0))
         return theta_inv_freq(rope["rope_theta"], rotary_dim), 1.0
     try:
         # of a copy, because these functions write what is missing into the config
-        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](copy.deepcopy(config))
+        stated = copy.deepcopy(stating(config, part.in_whole(rope, part.whole.rope_parameters)))
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](stated, layer_type=part.label or None)
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{config.model_type}: rope_parameters must be complete for rope_type {rope_type!r}, got "
@@ -330,22 +451,25 @@ def uses_sliding_window(config: PreTrainedConfig) -> bool:
     return bool(getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None))
 
 
-def spelling(config: PreTrainedConfig, method: Method, geometry: Geometry) -> dict[str, Any]:
-    """The fields that this config gets for `method`, by field name.
+def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
+    """The fields that the config of this part gets for `method`, by field name.
 
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry.
     """
+    config = part.config
     parameters = method.rope_parameters(geometry)
     if not isinstance(parameters, dict) or "rope_type" not in parameters:
         raise InvalidArgumentError(
             f"{method.name}: rope_parameters must return a dict with a rope_type, got {shortened(parameters)}; "
             f"leave it out of the method to have the spectrum stated pair by pair"
         )
-    if config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope"):
+    # Transformers looks for yarn's truncate beside the layer types, where it is not
+    unread = part.label and "truncate" in parameters
+    longrope_only = config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope")
+    if unread or longrope_only:
         parameters = method.pairwise_rope_parameters(geometry)
-    if "partial_rotary_factor" in config.rope_parameters:
-        parameters["partial_rotary_factor"] = config.rope_parameters["partial_rotary_factor"]
+    parameters |= kept_parameters(config)
     fields: dict[str, Any] = {"rope_parameters": parameters}
     # A field of this name at the top level overrides the one in rope_parameters when the config is read again
     if hasattr(config, "original_max_position_embeddings"):
@@ -367,12 +491,17 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
             f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
             f"in attention, got one that states nothing but longrope; use a method of fixed frequencies"
         )
-    kept = {name: config.rope_parameters[name] for name in KEPT_KEYS if name in config.rope_parameters}
-    return {"rope_parameters": {"rope_type": LATE_TYPE, **kept}}
+    theta = config.rope_parameters["rope_theta"]
+    return {"rope_parameters": {"rope_type": LATE_TYPE, "rope_theta": theta, **kept_parameters(config)}}
 
 
-def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:
-    """The spectrum of `method` as Transformers will compute it when a config with these fields is loaded.
+def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
+    """The entries of `rope_parameters` that no method changes."""
+    return {name: copy.copy(config.rope_parameters[name]) for name in KEPT_KEYS if name in config.rope_parameters}
+
+
+def as_reloaded(part: Part, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:
+    """The spectrum of `method` as Transformers will compute it when this part's config has these fields.
 
     Stating a frequency as a quotient can cost its last bit. A patched model holds what its saved self will hold, so
     that both give the same logits.
@@ -387,10 +516,12 @@ def as_reloaded(config: PreTrainedConfig, fields: dict[str, Any], method: Method
             f"{method.name}: spectrum must return a Spectrum of {geometry.pairs} pairs, got {shown}; "
             f"correct the method"
         )
-    saved = copy.copy(config)  # shallow: only fields of its own are set, and the computation takes a copy
+    # shallow: only fields of its own are set, and the computation takes a copy
+    saved = stating(part.config, fields["rope_parameters"])
     for name, value in fields.items():
-        setattr(saved, name, value)
-    inv_freq, attention_factor = todays_spectrum(saved)
+        if name != "rope_parameters":
+            setattr(saved, name, value)
+    inv_freq, attention_factor = todays_spectrum(replace(part, config=saved))
     same = inv_freq.shape == spectrum.inv_freq.shape and torch.allclose(
         inv_freq, spectrum.inv_freq, rtol=1e-6, atol=1e-25
     )
@@ -411,16 +542,18 @@ class Rotary:
     module: nn.Module
 
 
-def find_rotary(model: nn.Module, config: PreTrainedConfig) -> Rotary:
-    """The one module that turns positions into cos and sin.
+def find_rotary(model: nn.Module, parts: list[Part]) -> Rotary:
+    """The one module that turns positions into cos and sin, with buffers for these parts.
 
     Raises:
         UnsupportedModelError: none or several, or one that is built otherwise than this version knows.
     """
+    config = parts[0].config
+    buffers = [f"{part.prefix}inv_freq" for part in parts]
     found = [
         Rotary(name, module)
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "inv_freq", None), Tensor)
+        if any(isinstance(getattr(module, buffer, None), Tensor) for buffer in buffers)
     ]
     if len(found) != 1:
         names = ", ".join(rotary.name for rotary in found) or "none"
@@ -429,13 +562,14 @@ def find_rotary(model: nn.Module, config: PreTrainedConfig) -> Rotary:
             f"pass a model whose layers share one"
         )
     rotary = found[0]
-    for attribute in ("original_inv_freq", "attention_scaling", "rope_type"):
+    own = [f"{part.prefix}{name}" for part in parts for name in ("inv_freq", "original_inv_freq", "attention_scaling")]
+    for attribute in (*own, "rope_type"):
         if not hasattr(rotary.module, attribute):
             raise UnsupportedModelError(
                 f"{config.model_type}: the rotary module {rotary.name!r} must have {attribute}, got "
                 f"{type(rotary.module).__name__} without it; use a model built by Transformers 5"
             )
-    if rotary.module.inv_freq.is_meta:
+    if any(getattr(rotary.module, buffer).is_meta for buffer in buffers):
         raise UnsupportedModelError(
             f"{config.model_type}: the model must have its weights, got a rotary module on the meta device; "
             f"load the weights first"
@@ -443,15 +577,15 @@ def find_rotary(model: nn.Module, config: PreTrainedConfig) -> Rotary:
     return rotary
 
 
-def require_matching(rotary: Rotary, config: PreTrainedConfig) -> None:
+def require_matching(rotary: Rotary, part: Part) -> None:
     """Refuse a live module whose frequencies are not what its config says.
 
     Raises:
         UnsupportedModelError: other pairs or other frequencies, as after a config was edited on a loaded model.
     """
-    live = rotary.module.inv_freq
-    assert isinstance(live, Tensor)
-    expected = todays_spectrum(config)[0].to(live.device)
+    config = part.config
+    live: Tensor = getattr(rotary.module, f"{part.prefix}inv_freq")
+    expected = todays_spectrum(part)[0].to(live.device)
     if live.shape != expected.shape:
         raise UnsupportedModelError(
             f"{config.model_type}: the rotary module {rotary.name!r} must have {len(expected)} pairs as the config "

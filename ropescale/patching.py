@@ -27,10 +27,12 @@ from ropescale.families import (
     as_reloaded,
     find_rotary,
     late_spelling,
+    part_geometry,
     read_geometry,
     read_original_length,
     require_matching,
     require_supported,
+    rescaled_parts,
     saved_record,
     spelling,
     uses_sliding_window,
@@ -38,7 +40,7 @@ from ropescale.families import (
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.late import Late, LateRotation
 from ropescale.injection.probe import Probe
-from ropescale.injection.rotation import Substitution, deviation, substitution_in
+from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
@@ -58,7 +60,7 @@ class Plan:
 
     model: nn.Module
     rotary: Rotary
-    spectrum: Spectrum
+    turns: list[Turn]  # of the parts that are rescaled
     fields: dict[str, Any]  # of the config
     record: Record
     warning: str
@@ -94,7 +96,8 @@ def patch(
             order record, `original_max_position_embeddings`, `max_position_embeddings`.
         existing: what to do with a checkpoint that is scaled already: "error", "replace" (start from theta and the
             original length) or "compose" (scale what it has now).
-        layers: "global" or "all"; matters where layers keep rotations of their own, which this version refuses.
+        layers: "global" (those that read the whole context) or "all"; matters where the config states a rotation for
+            each layer type.
         log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method.
         **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
 
@@ -255,31 +258,47 @@ def planned(
             f"model: must not be patched yet, got one patched with {done.method_instance()}; "
             f"call ropescale.unpatch(model) first"
         )
+    parts = rescaled_parts(config, layers)
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
     late = late_of(chosen, geometry, log_n=log_n)
-    if late is None:
-        assert isinstance(chosen, Method)
-        fields = {**spelling(config, chosen, geometry), "max_position_embeddings": target}
-        spectrum = as_reloaded(config, fields, chosen, geometry)
-    else:
-        fields = {**late_spelling(config), "max_position_embeddings": target}
-        spectrum = Spectrum(torch.zeros(geometry.pairs))  # the identity: attention rotates
-    rotary = find_rotary(base, config)
-    require_matching(rotary, config)
+    if late is not None and len(parts) > 1:
+        raise InvalidArgumentError(
+            f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
+            f"of their own, got {layers!r}; leave it out"
+        )
+    fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, "max_position_embeddings": target}
+    turns = []
+    for part in parts:
+        if late is None:
+            assert isinstance(chosen, Method)
+            own = geometry
+            if part.label != parts[0].label:
+                own = part_geometry(part, original_length=geometry.original_length, existing=existing)
+            stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
+            spectrum = as_reloaded(part, stated, chosen, own)
+        else:
+            stated = late_spelling(part.config)
+            spectrum = Spectrum(torch.zeros(geometry.pairs))  # the identity: attention rotates
+        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
+        parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
+        fields |= {**stated, "rope_parameters": parameters}
+    rotary = find_rotary(base, parts)
+    for part in parts:
+        require_matching(rotary, part)
 
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),
         original_length=geometry.original_length,
-        original_length_source=length_source(config, original_length, geometry),
+        original_length_source=length_source(parts[0].config, original_length, geometry),
         target_length=target,
         existing=existing,
         layers=layers,
         log_n=log_n,
         theta=geometry.theta,
         rotary_dim=geometry.rotary_dim,
-        attention_factor=spectrum.attention_factor,
+        attention_factor=turns[0].spectrum.attention_factor,
         before={
             name: copy.deepcopy(getattr(config, name)) for name in (*fields, RECORD_FIELD) if hasattr(config, name)
         },
@@ -291,12 +310,12 @@ def planned(
         },
     )
     warning = ""
-    if uses_sliding_window(config):
+    if uses_sliding_window(config) and not parts[0].label:
         warning = (
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{chosen.name} rescales all of them"
         )
-    return Plan(base, rotary, spectrum, fields, done, warning, late)
+    return Plan(base, rotary, turns, fields, done, warning, late)
 
 
 def commit(plan: Plan) -> None:
@@ -308,8 +327,8 @@ def commit(plan: Plan) -> None:
     """
     config: Any = plan.model.config
     module = plan.rotary.module
-    probe = None if plan.late is None else Probe(plan.model, module, plan.late)
-    substitution = Substitution(module, plan.spectrum, plan.fields["rope_parameters"]["rope_type"])
+    probe = None if plan.late is None else Probe(plan.model, module, plan.turns[0].part.prefix, plan.late)
+    substitution = Substitution(module, plan.turns)
     try:
         if probe is not None:
             module.__dict__[LATE_FIELD] = probe.put()
@@ -359,13 +378,15 @@ def verify(plan: Plan, device: torch.device) -> None:
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
     try:
-        difference = deviation(plan.rotary.module, plan.spectrum, positions)
+        differences = [deviation(plan.rotary.module, turn, positions) for turn in plan.turns]
     except Exception as error:
         raise VerificationError(
             f"{model_type}: the rotary module {plan.rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    if not difference <= TOLERANCE * plan.spectrum.attention_factor:
+    for difference, turn in zip(differences, plan.turns, strict=True):
+        if difference <= TOLERANCE * turn.spectrum.attention_factor:
+            continue
         raise VerificationError(
             f"{model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of {done.method}, got a "
             f"difference of {difference:.3g}; it does not read its frequencies from its buffer, so this version "

@@ -1,5 +1,6 @@
 """Tiny random models of the supported families, built as a user's checkpoint would be."""
 
+import copy
 import hashlib
 import inspect
 import warnings
@@ -34,6 +35,84 @@ TINY = {
     # Phi-3 states its original length at the top level
     "original_max_position_embeddings": 64,
 }
+# Multi-head latent attention states the sizes of its heads in parts
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 24,
+    "n_group": 1,
+    "topk_group": 1,
+    # one that chooses what attention reads
+    "index_head_dim": 32,
+    "index_n_heads": 2,
+    "index_topk": 16,
+}
+STATE_SPACE = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
+LINEAR = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+# One rotation for each layer type
+BY_TYPE = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 48,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+    },
+}
+NESTED = (
+    "beam",
+    "cohere_compass_text",
+    "gemma3_text",
+    "laguna",
+    "mellum",
+    "mimo_v2_flash",
+    "modernbert-decoder",
+    "olmo3",
+)
+# What a family needs besides, where its own defaults are too large or leave a layer kind out
+FACTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        ("axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "hy_v4", "minicpm3"),
+        LATENT,
+    ),
+    **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"), LINEAR),
+    **dict.fromkeys(NESTED, BY_TYPE),
+    "mimo_v2_flash": {
+        **BY_TYPE,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+        },
+    },
+    "bamba": {**STATE_SPACE, "attn_layer_indices": [1]},
+    "dots1": {"n_shared_experts": 1},
+    "falcon_h1": {**STATE_SPACE, "mamba_d_ssm": 128},
+    "flint": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 48},
+    "granitemoehybrid": {
+        **STATE_SPACE,
+        "position_embedding_type": "rope",  # its default is none
+        "layer_types": ["mamba", "attention"],
+        "shared_intermediate_size": 32,
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "longcat_flash": {
+        **LATENT,
+        "num_layers": 1,  # of two attentions
+        "ffn_hidden_size": 96,
+        "expert_ffn_hidden_size": 32,
+        "moe_topk": 2,
+        "zero_expert_num": 2,
+    },
+    "youtu": {**LATENT, "pad_token_id": None},  # Transformers zeroes the row of that token when it loads one
+}
 NAMES = sorted(FAMILIES)
 # The methods of fixed frequencies, and those that act when attention reads
 FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
@@ -45,10 +124,9 @@ def config_of(name: str, **changes: Any) -> PreTrainedConfig:
     config_class = CONFIG_MAPPING[name]
     known = set(inspect.signature(config_class.__init__).parameters)
     known |= set(getattr(config_class, "__dataclass_fields__", ()))
-    facts = {key: value for key, value in TINY.items() if key in known}
+    facts = {key: value for key, value in {**TINY, **FACTS.get(name, {})}.items() if key in known}
     # config classes write into the dict they are given
-    facts["rope_parameters"] = dict(TINY["rope_parameters"])
-    return config_class(**{**facts, **changes})
+    return config_class(**copy.deepcopy({**facts, **changes}))
 
 
 def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
@@ -65,6 +143,18 @@ def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 def family(name: str) -> PreTrainedModel:
     """The tiny random model of a family."""
     return model_of(config_of(name))
+
+
+def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """The rope parameters of the layers that read the whole context."""
+    return config.rope_parameters.get("full_attention", config.rope_parameters)
+
+
+def inv_freq_of(model: torch.nn.Module) -> torch.Tensor:
+    """The live frequencies of those layers."""
+    buffers = dict(model.named_buffers())
+    kinds = ("rotary_emb.full_attention_inv_freq", "rotary_emb.inv_freq", "pos_emb.inv_freq")
+    return next(buffers[name] for kind in kinds for name in buffers if name.endswith(kind))
 
 
 def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:

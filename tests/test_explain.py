@@ -192,7 +192,7 @@ def test_the_view_of_a_method_is_what_its_parts_say(name):
         seen, visible = method.distance(TINY, query[..., None], keys[:, None])
         inv_freq, factor = method.spectra(TINY, query)
         scale = method.query_scale(TINY, query)
-        learned = method.added(TINY, Sizes(heads=4, head_dim=32, hidden=128))
+        learned = method.added(TINY, Sizes(heads=4, head_dim=32, value_dim=32, hidden=128))
         bias = method.bias(TINY, distances[None], 4, learned)
     else:
         spectrum = method.spectrum(TINY)

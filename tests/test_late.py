@@ -233,7 +233,7 @@ def test_alibi_is_that_of_bloom_and_the_reference() -> None:
         assert apart(ours[:, 0] - ours[:, 0, :1], theirs - theirs[:, :1]) < 1e-6
 
 
-def test_both_layouts_are_the_complex_form() -> None:
+def test_layouts_are_the_complex_form() -> None:
     """The original Llama code turns pairs as complex numbers, adjacent elements being one."""
     torch.manual_seed(0)
     x, angles = torch.randn(5, 8), torch.randn(5, 4)
@@ -241,6 +241,10 @@ def test_both_layouts_are_the_complex_form() -> None:
     assert apart(rotated(x, angles.cos(), angles.sin(), "interleaved"), turned.flatten(-2)) < 1e-6
     order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
     assert apart(rotated(x[:, order], angles.cos(), angles.sin(), "half"), turned.flatten(-2)[:, order]) < 1e-6
+    rest = torch.randn(5, 3)
+    for layout, some in (("interleaved", torch.arange(8)), ("half", order)):
+        found = rotated(torch.cat((rest, x[:, some]), dim=-1), angles.cos(), angles.sin(), f"{layout} at the end")
+        assert apart(found, torch.cat((rest, turned.flatten(-2)[:, some]), dim=-1)) < 1e-6
 
 
 def test_t5_is_that_of_transformers() -> None:
@@ -575,7 +579,7 @@ def test_the_maximum_without_a_factor_is_what_the_method_reaches(name: str, targ
 # families
 
 REFUSED = {
-    "diffllama": "last before attention",
+    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4"), r"indexer, which is given cos and sin"),
     "doge": "take what attention gives back",
     "falcon": "the function that Transformers looks up",
     "gpt_neox_japanese": "the function that Transformers looks up",
@@ -601,9 +605,102 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
         ropescale.patch(model, "dynamic_yarn")
         assert apart(logits(model, 48), inside) < 1e-5 * max(1.0, float(inside.abs().max()))
         assert apart(logits(model), beyond) > 1e-3
+        ids = prompts(length=73)
+        whole = model(ids).logits
+        past, rows = None, []  # the first step makes the cache that this family wants
+        for piece in (ids[:, :70], *ids[:, 70:].split(1, dim=1)):
+            step = model(piece, past_key_values=past, use_cache=True)
+            past = step.past_key_values
+            rows.append(step.logits)
+        found = torch.cat(rows, dim=1)
+        assert apart(found, whole) < 1e-5 * max(10.0, float(whole.abs().max()))
         ropescale.unpatch(model)
     assert torch.equal(logits(model), beyond)
     assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("learned", "longrope with two lists")])
+def test_latent_attention_is_read_alike_in_every_way(case: str) -> None:
+    """Keys are rotated at their end, have one size and values another, and are cached before they are expanded."""
+    model, ids = family("deepseek_v3"), prompts()
+    native = model(ids).logits
+    name, knobs = CASES[case]
+    ropescale.patch(model, name, **knobs)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in added(model).values():
+        parameter.normal_(0, 0.3, generator=generator)
+    model = model.double() if name == "cope" else model
+    whole = model(ids).logits
+    steps = [ids[:, :50], *ids[:, 50:].split(1, dim=1)]
+    assert apart(read(model, steps, DynamicCache(config=model.config)), whole) < TOLERANCE
+    assert apart(whole, native) > 0.1
+    assert torch.equal(ropescale.unpatch(model)(ids).logits, native.to(whole.dtype)) or name == "cope"
+
+
+def test_a_layer_that_chooses_keys_by_rotation_of_its_own_is_refused() -> None:
+    """An indexer reads positions too, and its choice shows only in texts longer than it."""
+    sparse = model_of(
+        config_of(
+            "minimax_m3_vl_text",
+            layer_types=["full_attention", "minimax_m3_sparse"],
+            index_n_heads=2,
+            index_head_dim=32,
+            index_block_size=16,
+        )
+    )
+    before = logits(sparse)
+    with pytest.raises(UnsupportedModelError) as refusal:
+        ropescale.patch(sparse, "self_extend")
+    assert str(refusal.value) == (
+        "minimax_m3_vl_text: self_extend needs a model that rotates in attention alone, got "
+        "layers.1.self_attn.indexer, which is given cos and sin; use a method of fixed frequencies, such as yarn"
+    )
+    assert torch.equal(logits(sparse), before)
+    ropescale.patch(sparse, "yarn", factor=4)
+    assert apart(logits(sparse), before) > 1e-3
+
+
+def test_local_layers_with_a_rotation_of_their_own_keep_it() -> None:
+    """They rotate early, while the layers that read the whole context rotate late; not both kinds can."""
+    model, ids = family("gemma3_text"), prompts()
+    rotary = model.model.rotary_emb
+    before, local = model(ids).logits, rotary.sliding_attention_inv_freq
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "self_extend", layers="all")
+    assert str(refusal.value) == (
+        "layers: must be 'global' for self_extend, which acts in attention, where layer types have rotations of their "
+        "own, got 'all'; leave it out"
+    )
+    ropescale.patch(model, "self_extend", window=10)
+    assert rotary.sliding_attention_inv_freq is local
+    assert not rotary.full_attention_inv_freq.any()
+    assert model.config.rope_parameters["sliding_attention"]["rope_type"] == "default"
+    assert model.config.rope_parameters["full_attention"]["rope_type"] == "ropescale"
+    assert apart(model(ids).logits, before) > 1e-2
+    assert torch.equal(ropescale.unpatch(model)(ids).logits, before)
+
+
+def test_a_prefix_that_is_read_in_both_directions_is_refused() -> None:
+    model, ids = family("hrm_text"), prompts(length=9)
+    prefix = torch.ones_like(ids)
+    assert apart(model(ids, token_type_ids=prefix).logits, model(ids).logits) > 1e-3
+    ropescale.patch(model, "self_extend")
+    assert torch.equal(model(ids, token_type_ids=0 * prefix).logits, model(ids).logits)
+    with pytest.raises(RopescaleError) as refusal:
+        model(ids, token_type_ids=prefix)
+    assert str(refusal.value) == (
+        "token_type_ids: must be absent or zero with self_extend, which reads backwards only, got tokens of another "
+        "type; leave them out, or call ropescale.unpatch(model) first"
+    )
+
+
+def test_positions_of_an_image_are_refused() -> None:
+    model = ropescale.patch(family("qwen3_5_text"), "self_extend")
+    with pytest.raises(RopescaleError) as refusal:
+        model(prompts(length=9), position_ids=torch.arange(9).expand(4, 1, 9))
+    assert str(refusal.value) == (
+        "position_ids: must be [batch, tokens] with self_extend, got [4, 1, 9]; text has one position a token"
+    )
 
 
 def test_every_late_method_is_of_its_kind() -> None:

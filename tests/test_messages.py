@@ -599,14 +599,14 @@ def test_a_layer_without_a_config_is_no_model() -> None:
 # Families as Transformers builds them, with what the tiny config of the supported ones does not state
 FOREIGN: dict[str, dict[str, Any]] = {
     "bloom": {},
-    "deepseek_v3": {
+    "deepseek_v2": {
         "num_key_value_heads": 4,
         "qk_rope_head_dim": 16,
         "kv_lora_rank": 16,
         "n_group": 1,
         "topk_group": 1,
     },
-    "gemma3_text": {},
+    "granite_swa": {},
     "gptj": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16, "n_positions": 256},
     "phimoe": {},
 }

@@ -8,7 +8,19 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from families import FIXED, NAMES, config_of, family, fingerprint, knobs_for, logits, model_of
+from families import (
+    FIXED,
+    NAMES,
+    NESTED,
+    config_of,
+    family,
+    fingerprint,
+    inv_freq_of,
+    knobs_for,
+    logits,
+    model_of,
+    rope_of,
+)
 from transformers import PreTrainedModel
 
 import ropescale
@@ -36,6 +48,12 @@ def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
     return next(module for name, module in model.named_modules() if name.endswith("rotary_emb"))
 
 
+def adapter(model: torch.nn.Module) -> peft.LoraConfig:
+    """An adapter of every projection that PEFT allows; those of a Mamba layer it refuses."""
+    mamba = [name for name, _ in model.named_modules() if ".mamba." in name]
+    return peft.LoraConfig(target_modules="all-linear", exclude_modules=mamba or None, r=2, init_lora_weights=False)
+
+
 def test_undo_is_exact(model: PreTrainedModel) -> None:
     """Every method in turn, from the same starting point."""
     before, config, state = logits(model), copy.deepcopy(model.config.to_dict()), fingerprint(model)
@@ -56,9 +74,9 @@ def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
         with ropescale.patched(model, method, factor=4, **knobs_for(method)):
             config = copy.deepcopy(model.config)
             del config.ropescale
-            assert config.rope_parameters["rope_type"] == spelled(config.model_type, method)
+            assert rope_of(config)["rope_type"] == spelled(config.model_type, method)
             native = model_of(config)
-            assert torch.equal(rotary_of(native).inv_freq, rotary_of(model).inv_freq), method
+            assert torch.equal(inv_freq_of(native), inv_freq_of(model)), method
             assert torch.equal(logits(native), logits(model)), method
 
 
@@ -74,7 +92,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
     traveller, control = copy.deepcopy(model), copy.deepcopy(model)
     patched_with(traveller, "yarn")
     if journey == "through PEFT":
-        lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+        lora = adapter(model)
         torch.manual_seed(3)
         control = peft.get_peft_model(control, lora)
         torch.manual_seed(3)
@@ -84,7 +102,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
     elif journey == "after a cast":
         traveller.to(torch.bfloat16)
         control.to(torch.bfloat16)
-        assert rotary_of(traveller).inv_freq.dtype == torch.float32
+        assert inv_freq_of(traveller).dtype == torch.float32
     else:
         traveller = pickle.loads(pickle.dumps(traveller))
     assert not torch.equal(logits(traveller), logits(control))
@@ -99,7 +117,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
 
 
 def test_patching_through_peft_is_patching_the_base(model: PreTrainedModel) -> None:
-    lora = peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False)
+    lora = adapter(model)
     wrapped = peft.get_peft_model(copy.deepcopy(model), lora)
     before = logits(wrapped)
     assert patched_with(wrapped, "linear") is wrapped
@@ -281,6 +299,90 @@ def test_one_rotary_for_sliding_and_full_layers_is_warned_about(name: str) -> No
         ropescale.patch(model, "yarn", factor=4)
 
 
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("layers", ["all", "global"])
+def test_layer_types_with_rotations_of_their_own(name: str, layers: str, tmp_path: Path) -> None:
+    """Only layers that read the whole context are rescaled, unless all are asked for."""
+    model = family(name)
+    before = logits(model)
+    buffers = {one: tensor.clone() for one, tensor in model.named_buffers() if one.endswith("inv_freq")}
+    rope = copy.deepcopy(model.config.rope_parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ropescale.patch(model, "yarn", factor=4, layers=layers)
+    for one, tensor in model.named_buffers():
+        if one.endswith("inv_freq"):
+            assert torch.equal(tensor, buffers[one]) == (layers == "global" and "sliding_attention" in one), one
+    assert rope_of(model.config)["rope_type"] == "yarn"
+    sliding = model.config.rope_parameters["sliding_attention"]
+    if layers == "global":
+        assert sliding == rope["sliding_attention"]
+    else:
+        assert (sliding["rope_type"], sliding["rope_theta"]) == ("yarn", 1000.0)
+    after = logits(model)
+    assert (after - before).abs().max() > 1e-3
+    stated = copy.deepcopy(model.config)
+    del stated.ropescale
+    assert torch.equal(logits(model_of(stated)), after)
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), after)
+    assert ropescale.record(loaded) == ropescale.record(model)
+    for one in (model, loaded):
+        assert torch.equal(logits(ropescale.unpatch(one)), before)
+    assert model.config.rope_parameters == loaded.config.rope_parameters == rope
+    assert all(torch.equal(tensor, buffers[one]) for one, tensor in model.named_buffers() if one in buffers)
+
+
+def test_layers_all_and_global_differ() -> None:
+    model = family("olmo3")
+    found = []
+    for layers in ("all", "global"):
+        with ropescale.patched(model, "linear", factor=4, layers=layers):
+            found.append(logits(model))
+    assert (found[0] - found[1]).abs().max() > 0.1
+
+
+def test_what_transformers_does_not_read_by_layer_type_is_stated_pair_by_pair() -> None:
+    """It looks for yarn's truncate beside the layer types."""
+    model = ropescale.patch(family("olmo3"), "yarn", factor=4, truncate=False)
+    assert rope_of(model.config)["rope_type"] == "longrope"
+    config = copy.deepcopy(model.config)
+    del config.ropescale
+    assert (logits(model_of(config)) - logits(model)).abs().max() < 1e-5
+
+
+def test_a_layer_type_that_is_scaled_already_is_replaced_and_composed() -> None:
+    fresh = ropescale.patch(family("olmo3"), "ntk", factor=8)
+    plain = family("olmo3").config.rope_parameters
+    rope = {**plain, "full_attention": dict(YARN)}
+    scaled = model_of(config_of("olmo3", rope_parameters=rope, max_position_embeddings=256))
+    before, today = logits(scaled), inv_freq_of(scaled).clone()
+    with pytest.raises(RopescaleError, match="already scaled, got rope_type 'yarn'"):
+        ropescale.patch(scaled, "ntk", factor=8)
+    ropescale.patch(scaled, "ntk", factor=8, existing="replace")
+    assert torch.equal(logits(scaled), logits(fresh))
+    reloaded = model_of(copy.deepcopy(scaled.config))
+    ropescale.patch(reloaded, "ntk", factor=8, existing="replace")
+    assert torch.equal(logits(reloaded), logits(fresh))
+    ropescale.unpatch(scaled)
+    ropescale.patch(scaled, "linear", factor=2, existing="compose")
+    assert torch.allclose(inv_freq_of(scaled), today / 2, rtol=2e-7, atol=0)
+    assert torch.equal(logits(ropescale.unpatch(scaled)), before)
+
+
+def test_a_model_of_local_layers_alone_must_be_told_apart() -> None:
+    model = model_of(config_of("olmo3", layer_types=["sliding_attention"] * 2))
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "yarn", factor=4)
+    assert str(refusal.value) == (
+        "layers: must be 'all' for a model without full_attention layers, got 'global' for one of sliding_attention"
+    )
+    before = logits(model)
+    ropescale.patch(model, "yarn", factor=4, layers="all")
+    assert (logits(model) - before).abs().max() > 1e-3
+
+
 def test_no_warning_where_every_layer_is_full() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -332,6 +434,32 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+
+def test_what_no_method_changes_stays_in_the_config() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2], "partial_rotary_factor": 0.5}
+    model = model_of(config_of("qwen3_5_text", rope_parameters=dict(rope)))
+    for method in ("yarn", "power", "self_extend"):
+        with ropescale.patched(model, method, factor=4):
+            assert model.config.rope_parameters["mrope_section"] == [3, 3, 2]
+            assert model.config.rope_parameters["partial_rotary_factor"] == 0.5
+    assert model.config.rope_parameters == rope
+
+
+@pytest.mark.parametrize("existing", ["compose", "error", "replace"])
+def test_a_scaling_that_is_built_into_the_softmax_is_refused(existing: str) -> None:
+    """Transformers multiplies it into every layer of latent attention, where no later change of the config reaches."""
+    rope = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+    model = model_of(config_of("deepseek_v3", rope_parameters=rope, max_position_embeddings=256))
+    plain = model_of(config_of("deepseek_v3"))
+    assert model.model.layers[0].self_attn.scaling > 1.2 * plain.model.layers[0].self_attn.scaling
+    with pytest.raises(RopescaleError) as refusal:
+        ropescale.patch(model, "yarn", factor=4, existing=existing)
+    assert str(refusal.value) == (
+        "deepseek_v3: rope_parameters must leave the softmax scale alone, got mscale_all_dim=1.0, which Transformers "
+        "multiplies into every layer when it builds the model; load the model with rope_type 'default' and its "
+        "original max_position_embeddings"
+    )
 
 
 def test_replacing_an_existing_scaling_starts_from_the_original() -> None:

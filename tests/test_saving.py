@@ -16,7 +16,27 @@ import ropescale
 from ropescale.errors import CheckpointError
 
 # Mixtures of experts are the slowest to save and load, and have nothing of their own here
-RELOADED = [name for name in NAMES if "moe" not in name and name not in ("solar_open", "ernie4_5_moe", "gpt_oss")]
+MIXTURES = (
+    "aria_text",
+    "axk1",
+    "axk2",
+    "beam",
+    "deepseek_v3",
+    "deepseek_v32",
+    "dots1",
+    "flint",
+    "gpt_oss",
+    "hy_v4",
+    "kolibri1",
+    "laguna",
+    "longcat_flash",
+    "mellum",
+    "mimo_v2_flash",
+    "minimax_m3_vl_text",
+    "qwen3_next",
+    "solar_open",
+)
+RELOADED = [name for name in NAMES if "moe" not in name and name not in MIXTURES]
 
 STRANGER = """
 import json, sys, warnings

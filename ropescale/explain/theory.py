@@ -172,7 +172,7 @@ def view(method: AnyMethod | None, geometry: Geometry, *, length: int, distances
     query = torch.tensor([length - 1])
     seen, visible = acting.distance(base, query, query - distances)
     inv_freq, factor = acting.spectra(base, query)
-    learned = acting.added(base, Sizes(heads=heads, head_dim=base.head_dim, hidden=1))
+    learned = acting.added(base, Sizes(heads=heads, head_dim=base.head_dim, value_dim=base.head_dim, hidden=1))
     bias = acting.bias(base, distances[None, :], heads, learned)
     scale = acting.query_scale(base, query)
     attention_factor, query_scale = float(factor[0]), 1.0 if scale is None else float(scale[0])

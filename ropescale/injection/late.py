@@ -25,13 +25,19 @@ LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates,
 NAME = "ropescale"  # of the attention function, and of the keyword that carries a `Reading` to it
 NOTHING: Added = {}  # a method without parameters
 BLOCK_ELEMENTS = 2**23  # scores that exist at a time: 32 MiB in float32
-# A pair is (i, i + pairs), or (2i, 2i + 1), or turns the other way round (nanochat)
-LAYOUTS = ("half", "interleaved", "reversed")
+# A pair is (i, i + pairs), or (2i, 2i + 1), or turns the other way round (nanochat); the pairs are the first elements
+# of a head, or the last (multi-head latent attention)
+AT_THE_END = " at the end"
+LAYOUTS = ("half", "interleaved", "reversed", f"half{AT_THE_END}", f"interleaved{AT_THE_END}")
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
-    """[..., head_dim] vectors with their first pairs turned; cos and sin are [..., pairs]."""
+    """[..., head_dim] vectors with their first pairs, or their last, turned; cos and sin are [..., pairs]."""
     pairs = cos.shape[-1]
+    if layout.endswith(AT_THE_END):
+        rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
+        made = rotated(turned, cos, sin, layout.removesuffix(AT_THE_END))
+        return torch.cat((rest.expand(*made.shape[:-1], -1), made), dim=-1)
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout != "interleaved":
         sin = -sin if layout == "reversed" else sin
@@ -450,12 +456,23 @@ class Guide:
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
+        kinds = kwargs.get("token_type_ids")
+        if kinds is not None and not torch.compiler.is_compiling() and bool(kinds.any()):
+            raise RopescaleError(
+                f"token_type_ids: must be absent or zero with {self.late.name}, which reads backwards only, got "
+                f"tokens of another type; leave them out, or call ropescale.unpatch(model) first"
+            )
         cache = kwargs.get("past_key_values")
         past: int | Tensor = 0 if cache is None else cache.get_seq_length()
         if isinstance(past, Tensor):
             # a static cache counts in place, and layers ask later than this
             past = past.clone() if torch.compiler.is_compiling() else int(past)
         positions = kwargs.get("position_ids")
+        if positions is not None and positions.dim() != 2:
+            raise RopescaleError(
+                f"position_ids: must be [batch, tokens] with {self.late.name}, got {list(positions.shape)}; text has "
+                f"one position a token"
+            )
         if positions is None:
             assert tokens is not None
             positions = (torch.arange(tokens.shape[1], device=tokens.device) + past)[None]
@@ -491,10 +508,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        self.value_dim = 0  # elements that a head reads of one token
 
     def noted(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[batch, n, heads, value_dim] zeros."""
         self.calls.append((module, query, key))
+        self.value_dim = value.shape[3]
         return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 

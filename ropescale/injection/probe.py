@@ -7,7 +7,7 @@ late gives the hidden states that rotating early gave. What does not fit is refu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,18 +33,20 @@ class Probe:
         UnsupportedModelError: layers that cannot be rotated late; the message says why.
     """
 
-    def __init__(self, model: nn.Module, rotary: nn.Module, late: Late) -> None:
+    def __init__(self, model: nn.Module, rotary: nn.Module, prefix: str, late: Late) -> None:
+        """`prefix` begins the names of the buffers that will be emptied."""
         self._model, self._late = model, late
-        self._decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
-        live = rotary.inv_freq
-        assert isinstance(live, Tensor)
+        decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
+        # some families call their head a decoder
+        self._decoder: nn.Module = decoder if hasattr(decoder, "config") else model.base_model  # type: ignore[assignment]
+        live: Tensor = getattr(rotary, f"{prefix}inv_freq")
         place = live.device
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
         self._ids = torch.arange(1, TOKENS + 1, device=embeddings.weight.device).remainder(embeddings.num_embeddings)[
             None
         ]
         self._positions = torch.arange(FIRST, FIRST + TOKENS, device=self._ids.device)[None]
-        scaling = float(rotary.attention_scaling)  # type: ignore[arg-type]
+        scaling = float(getattr(rotary, f"{prefix}attention_scaling"))
         self._spectrum = Spectrum(live.detach().float().cpu().clone(), scaling)
         angles = torch.arange(FIRST, FIRST + TOKENS, device=place)[:, None].float() * live.detach().float()
         self._cos, self._sin = angles.cos() * scaling, angles.sin() * scaling
@@ -52,8 +54,15 @@ class Probe:
         if self._decoder is model:
             raise self._refused("a decoder apart from its head", "one that is both")
         with _evaluating(self._decoder):
-            self._hidden = self._read()
-            self._native = self._noted()
+            try:
+                self._hidden = self._read()
+            except Exception as error:  # whatever a family's own code says to text that does not begin at 0
+                raise self._refused(
+                    f"a decoder that reads text from position {FIRST} on", f"{type(error).__name__}: {error}"
+                ) from error
+            with _followed(self._decoder, rotary) as takers:
+                self._native = self._noted()
+        self._require_no_rotation_elsewhere(takers)
 
     def put(self) -> LateRotation:
         """The method put in, once it is known that rotating late changes nothing by itself.
@@ -83,7 +92,10 @@ class Probe:
             )
         config: Any = self._model.config
         sizes = Sizes(
-            heads=config.num_attention_heads, head_dim=self._late.geometry.head_dim, hidden=config.hidden_size
+            heads=config.num_attention_heads,
+            head_dim=self._native.calls[0][1].shape[-1],
+            value_dim=self._native.value_dim,
+            hidden=config.hidden_size,
         )
         return LateRotation(self._decoder, self._late, layouts, sizes)
 
@@ -105,6 +117,20 @@ class Probe:
             raise self._refused("a decoder that hands keywords down to its attention", str(error)) from error
         return recorder
 
+    def _require_no_rotation_elsewhere(self, takers: dict[nn.Module, str]) -> None:
+        """Refuse a model in which more than attention rotates.
+
+        An indexer that chooses the keys which attention reads rotates queries and keys of its own: with the identity
+        it would choose others, and only in texts longer than its choice.
+        """
+        through = {layer for layer, *_ in self._native.calls}
+        # a layer without attention is given cos and sin as well, and leaves them alone
+        whole = [one for part in self._decoder.modules() if isinstance(part, nn.ModuleList) for one in part]
+        attending = {part for one in whole if through.intersection(one.modules()) for part in one.modules()}
+        for module, name in takers.items():
+            if module in attending and not through.intersection(module.modules()):
+                raise self._refused("a model that rotates in attention alone", f"{name}, which is given cos and sin")
+
     def _layouts(self, bare: Recorder) -> dict[nn.Module, str | None]:
         """Layer -> its layout, or None where it does not rotate."""
         if not bare.calls or len(self._native.calls) != len(bare.calls):
@@ -114,8 +140,9 @@ class Probe:
             )
         found: dict[nn.Module, str | None] = {}
         for (layer, *turned), (_, *plain) in zip(self._native.calls, bare.calls, strict=True):
-            fitting = [choice for choice in (None, *LAYOUTS) if self._fits(choice, plain, turned)]
-            if not fitting or layer in found:
+            choices = (found[layer],) if layer in found else (None, *LAYOUTS)  # a layer may be passed several times
+            fitting = [choice for choice in choices if self._fits(choice, plain, turned)]
+            if not fitting:
                 number = getattr(layer, "layer_idx", len(found))
                 raise self._refused(
                     "layers that rotate queries and keys last before attention",
@@ -154,6 +181,44 @@ def _attending(config: Any, implementation: str) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def _followed(decoder: nn.Module, rotary: nn.Module) -> Iterator[dict[nn.Module, str]]:
+    """Which modules are given what the rotary module returned, with their names."""
+    waves: list[Tensor] = []
+    takers: dict[nn.Module, str] = {}
+
+    def returned(_: nn.Module, __: Any, found: Any) -> None:
+        waves.extend(_tensors(found))
+
+    def given(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if any(one is wave for one in _tensors((args, kwargs)) for wave in waves):
+                takers[module] = name
+
+        return note
+
+    hooks = [rotary.register_forward_hook(returned)]
+    hooks += [
+        module.register_forward_pre_hook(given(name), with_kwargs=True) for name, module in decoder.named_modules()
+    ]
+    try:
+        yield takers
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and dicts."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, (tuple, list)):
+        for one in nested:
+            yield from _tensors(one)
+    elif isinstance(nested, dict):
+        yield from _tensors(list(nested.values()))
 
 
 @contextmanager

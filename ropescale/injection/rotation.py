@@ -5,18 +5,37 @@ parameter is touched.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ropescale.families import LATE_TYPE
+from ropescale.families import LATE_TYPE, Part
 from ropescale.spectrum import Spectrum
 
 BUFFERS = ("inv_freq", "original_inv_freq")
 # Native types that Transformers computes once: safe to name on a module whose buffers hold the same values, and
 # what makes a re-initialisation (weights materialised from the meta device) compute those values again.
 FIXED_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the layers of one part are to rotate by."""
+
+    part: Part
+    spectrum: Spectrum
+    rope_type: str  # in the config
+
+    @property
+    def module_type(self) -> str:
+        """The type that the rotary module is to name.
+
+        A module that gives the identity keeps a type whose re-initialisation is an error: native frequencies would
+        rotate a second time.
+        """
+        return self.rope_type if self.rope_type in (*FIXED_TYPES, LATE_TYPE) else "default"
 
 
 class Substitution:
@@ -28,28 +47,28 @@ class Substitution:
     leaves the module as it would be had it never been there.
     """
 
-    def __init__(self, rotary: nn.Module, spectrum: Spectrum, rope_type: str) -> None:
+    def __init__(self, rotary: nn.Module, turns: list[Turn]) -> None:
         self.rotary = rotary
-        self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in BUFFERS}  # type: ignore[misc]
-        self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in ("attention_scaling", "rope_type")}
-        self.inv_freq = spectrum.inv_freq  # [pairs] float32, on the CPU
-        for name in BUFFERS:
-            # a copy each: Transformers' own reset writes into one of them
-            rotary._buffers[name] = self.inv_freq.to(self.originals["inv_freq"].device, copy=True)
-        rotary.__dict__["attention_scaling"] = spectrum.attention_factor
-        # A module that gives the identity keeps a type whose re-initialisation is an error: native frequencies would
-        # rotate a second time
-        rotary.__dict__["rope_type"] = rope_type if rope_type in (*FIXED_TYPES, LATE_TYPE) else "default"
+        # [pairs] float32, on the CPU; a copy each, since Transformers' own reset writes into one of them
+        self.inv_freq = {f"{turn.part.prefix}{name}": turn.spectrum.inv_freq for turn in turns for name in BUFFERS}
+        self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in self.inv_freq}  # type: ignore[misc]
+        factors = {f"{turn.part.prefix}attention_scaling": turn.spectrum.attention_factor for turn in turns}
+        self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in (*factors, "rope_type")}
+        for name, values in self.inv_freq.items():
+            rotary._buffers[name] = values.to(self.originals[name].device, copy=True)
+        types = {turn.part.label: turn.module_type for turn in turns}
+        stated = self.attributes["rope_type"]
+        rotary.__dict__.update(factors, rope_type={**stated, **types} if isinstance(stated, dict) else types[""])
         rotary.__dict__["_apply"] = self
 
     def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         before = dict(self.rotary._buffers)
         type(self.rotary)._apply(self.rotary, fn, recurse)  # type: ignore[no-untyped-call]
-        for name in BUFFERS:
+        for name, values in self.inv_freq.items():
             moved = self.rotary._buffers[name]
             if moved is not None and moved is not before[name]:
                 # from the exact values, whatever became of these: rounded by .to(bf16), lost by .to_empty()
-                self.rotary._buffers[name] = self.inv_freq.to(moved.device, copy=True)
+                self.rotary._buffers[name] = values.to(moved.device, copy=True)
         with torch.no_grad():
             self.originals = {name: fn(tensor) for name, tensor in self.originals.items()}
         return self.rotary
@@ -57,7 +76,7 @@ class Substitution:
     @property
     def device(self) -> torch.device:
         """Where the substituted frequencies are."""
-        tensor = self.rotary._buffers["inv_freq"]
+        tensor = self.rotary._buffers[next(iter(self.inv_freq))]
         assert tensor is not None
         return tensor.device
 
@@ -74,16 +93,18 @@ def substitution_in(rotary: nn.Module) -> Substitution | None:
     return found if isinstance(found, Substitution) else None
 
 
-def deviation(rotary: nn.Module, spectrum: Spectrum, positions: Tensor) -> float:
-    """The largest difference between the module's cos and sin and those of `spectrum`; infinite if no layout fits.
+def deviation(rotary: nn.Module, turn: Turn, positions: Tensor) -> float:
+    """The largest difference between the module's cos and sin and those of `turn`; infinite if no layout fits.
 
     `positions` is [n], integer. A module lays its pairs out once, twice in halves, or twice interleaved; which one
     is the family's own affair, so the nearest counts.
     """
+    spectrum, label = turn.spectrum, turn.part.label
     inv_freq = spectrum.inv_freq.to(positions.device)
     angles = positions[:, None].float() * inv_freq
     with torch.no_grad():
-        returned = rotary(torch.zeros(1, 1, device=positions.device), positions[None])
+        inputs = (torch.zeros(1, 1, device=positions.device), positions[None])
+        returned = rotary(*inputs, label) if label else rotary(*inputs)
     if not isinstance(returned, tuple) or len(returned) != 2:
         return float("inf")
     layouts = (angles, torch.cat((angles, angles), dim=-1), angles.repeat_interleave(2, dim=-1))

@@ -31,7 +31,8 @@ class Sizes:
     """What the parameters of a method are shaped by."""
 
     heads: int  # of the queries
-    head_dim: int
+    head_dim: int  # of queries and keys
+    value_dim: int  # of values
     hidden: int  # of the vectors that enter the first layer
 
 

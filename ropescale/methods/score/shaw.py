@@ -27,7 +27,8 @@ class Shaw(WithoutRotation, name="shaw"):
         self.require_tokens("clip")
 
     def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
-        return {name: torch.zeros(self.clip + 1, sizes.head_dim) for name in ("key_vectors", "value_vectors")}
+        widths = {"key_vectors": sizes.head_dim, "value_vectors": sizes.value_dim}
+        return {name: torch.zeros(self.clip + 1, width) for name, width in widths.items()}
 
     def content_bias(self, query: Tensor, scaling: float, scores: Tensor, distance: Tensor, added: Added) -> Tensor:
         by_distance = query * scaling @ added["key_vectors"].to(query.dtype).T
