@@ -24,7 +24,7 @@ from ropescale.methods.late import Added, LateMethod, Region, Sizes, causal, sta
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
 NAME = "ropescale"  # of the attention function, and of the keyword that carries a `Reading` to it
 NOTHING: Added = {}  # a method without parameters
-BLOCK_ELEMENTS = 2**23  # scores that exist at a time: 32 MiB in float32
+BLOCK_ELEMENTS = 2**20  # scores that exist at a time: 4 MiB in float32, which stay in a processor's cache
 # A pair is (i, i + pairs), or (2i, 2i + 1), or turns the other way round (nanochat); the pairs are the first elements
 # of a head, or the last (multi-head latent attention)
 AT_THE_END = " at the end"
@@ -322,25 +322,29 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
         return None
     turned = []
     at = reading.keys(slots)
+    rotating = call.layout is not None and reading.late.rotates
     for plan in plans:
         low, high = plan.span
-        queries, keys = query, key[:, :, low:high]
-        if call.layout is not None and reading.late.rotates:
-            cos, sin = reading.waves(plan.region)
-            queries = rotated(query, cos[:, :, None].to(query.dtype), sin[:, :, None].to(query.dtype), call.layout)
+        keys = key[:, :, low:high]
+        if rotating:
+            assert call.layout is not None
             cos, sin = reading.waves(plan.region, (slots, low, high))
             keys = rotated(keys, cos.to(key.dtype), sin.to(key.dtype), call.layout)
-        turned.append((plan, low, queries * call.scaling, keys))
+        turned.append((plan, low, keys))
     outs = []
     for first in range(0, n, size):
         last = min(first + size, n)
         scores, places = [], []
-        for plan, offset, queries, keys in turned:
+        for plan, offset, keys in turned:
             block = plan.blocks.get(first)
             if block is None:
                 continue
-            some = queries[:, :, :, first:last].flatten(2, 3)
-            one = some @ keys[:, :, block.low - offset : block.high - offset].transpose(2, 3)
+            some = query[:, :, :, first:last] * call.scaling
+            if rotating:
+                assert call.layout is not None
+                cos, sin = (wave[:, :, None, first:last].to(query.dtype) for wave in reading.waves(plan.region))
+                some = rotated(some, cos, sin, call.layout)
+            one = some.flatten(2, 3) @ keys[:, :, block.low - offset : block.high - offset].transpose(2, 3)
             one = _capped(torch.unflatten(one, 2, (groups, last - first)), call)
             distance = reading.positions[:, first:last, None] - at[:, None, block.low : block.high]
             if call.layout is not None:
