@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import Page
 from torch import Tensor
 
 from ropescale import Geometry, cli, get_method, list_methods
@@ -24,7 +24,6 @@ from ropescale.methods.late import LateMethod, Sizes
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parent / "reference" / "position_families.json").read_text())
 THEORY = REFERENCE["theory"]
 HOSTILE = "</title></style><script>alert('x')</script>\"'&<img src=http://example.org onerror=alert(1)>\x00\u202e"
-VOID = {"meta"}
 TINY = Geometry(rotary_dim=32, theta=1e4, original_length=128, layers=4)
 # what a person can ask for by name alone
 PLAIN = [
@@ -262,33 +261,6 @@ def test_a_wrong_argument_is_one_sentence(wrong, message):
     assert str(caught.value) == message
 
 
-class Parsed(HTMLParser):
-    """Checks that every element is closed in order, and gathers elements and texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def page_of(model: str, names: list[str], length: int = 512) -> str:
     methods = [get_method(name)(factor=length / 128) for name in names]
     return page.page(model, TINY, readings.readings(TINY, methods, length=length, heads=4))
@@ -296,7 +268,7 @@ def page_of(model: str, names: list[str], length: int = 512) -> str:
 
 def test_every_method_has_its_place_in_a_page_that_loads_and_runs_nothing():
     text = page_of("tiny", PLAIN)
-    parsed = Parsed(text)
+    parsed = Page(text)
     labels = [attrs["aria-label"] for tag, attrs in parsed.elements if tag == "svg" and attrs.get("role") == "img"]
     for name in PLAIN:
         assert f"Score against distance, {name}" in labels
@@ -318,10 +290,10 @@ def test_every_method_has_its_place_in_a_page_that_loads_and_runs_nothing():
 
 
 def test_a_hostile_name_is_text():
-    parsed = Parsed(page_of(HOSTILE, ["yarn"]))
+    parsed = Page(page_of(HOSTILE, ["yarn"]))
     visible = HOSTILE.replace("\x00", "\ufffd").replace("\u202e", "\ufffd")
     assert f"What positions do to a score in {visible}" in parsed.texts
-    assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in Parsed(page_of("tiny", ["yarn"])).elements]
+    assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in Page(page_of("tiny", ["yarn"])).elements]
 
 
 def test_the_page_says_what_the_theory_says():
@@ -343,7 +315,7 @@ def test_a_method_that_never_turns_negative_says_how_far_that_was_looked_for():
 
 def test_a_page_of_a_context_longer_than_what_is_drawn_stays_small():
     text = page_of("tiny", list(METHODS), length=100_000)
-    Parsed(text)
+    Page(text)
     assert len(text) < 500_000
     assert "a context of 100,000 tokens" in text
 

@@ -89,8 +89,8 @@ def model_card(findings: Findings) -> str:
     if best is not None:
         target = int(best.arm.factor * settings.original_length)
         parts += [
-            f"The context was extended from {settings.original_length:,} to {target:,} tokens with "
-            f"[ropescale](https://pypi.org/project/ropescale/):",
+            f"The context was extended from {settings.original_length:,} to {target:,} tokens with the Python package "
+            f"ropescale:",
             _code(f"import ropescale\n\n{command_text(best.arm)}", "python"),
         ]
     parts += [
