@@ -20,6 +20,10 @@ from ropescale.records import RECORD_FIELD
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
+CONFIG = "config.json"
+# Files beside the config that say where a text ends, and the entry that does
+LIMITS = {"generation_config.json": "max_length", "tokenizer_config.json": "model_max_length"}
+
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     """A causal language model from disk or hub, patched again if it was saved patched.
@@ -87,6 +91,29 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
         ) from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a checkpoint; empty where there is no such file.
+
+    Raises:
+        CheckpointError: not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: must be a JSON file, got {type(error).__name__}: {str(error).splitlines()[0]}; restore the file "
+            f"that belongs to the checkpoint"
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{path}: must hold a JSON object, got {type(values).__name__}; restore the file that belongs to the "
+            f"checkpoint"
+        )
+    return values
+
+
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:
     """Give the parameters that a method added the values that were saved.
 
@@ -97,7 +124,7 @@ def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> N
     if not added:
         return
     missing = dict(added)
-    for file in _weight_files(path, finding):
+    for file in weight_files(path, finding):
         with safe_open(file, framework="pt") as weights:
             for name in missing.keys() & set(weights.keys()):
                 with torch.no_grad():
@@ -109,7 +136,7 @@ def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> N
         )
 
 
-def _weight_files(path: str, finding: dict[str, Any]) -> list[str]:
+def weight_files(path: str, finding: dict[str, Any]) -> list[str]:
     """The files of a checkpoint's weights: one, or those that its index names."""
     quiet = {"_raise_exceptions_for_missing_entries": False, **finding}
     index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **quiet)

@@ -55,16 +55,28 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything a patch will do, worked out before it touches anything."""
+class Extension:
+    """What a method makes of a config, and what a model with that config is to do."""
 
-    model: nn.Module
-    rotary: Rotary
     turns: list[Turn]  # of the parts that are rescaled
     fields: dict[str, Any]  # of the config
     record: Record
     warning: str
     late: Late | None  # what acts in attention, if anything does
+
+    def write(self, config: PreTrainedConfig) -> None:
+        """Put the fields and the record into a config; `record.restore` takes them out."""
+        for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():
+            setattr(config, name, value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a patch will do, worked out before it touches anything."""
+
+    model: nn.Module
+    rotary: Rotary
+    extension: Extension
 
 
 def patch(
@@ -111,8 +123,8 @@ def patch(
     """
     plan = planned(model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs)
     commit(plan)
-    if plan.warning:
-        warnings.warn(plan.warning, stacklevel=2)
+    if plan.extension.warning:
+        warnings.warn(plan.extension.warning, stacklevel=2)
     return model
 
 
@@ -157,8 +169,8 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         log_n=saved.log_n,
         knobs={},
     )
-    source = saved.original_length_source
-    commit(dataclasses.replace(plan, record=dataclasses.replace(plan.record, original_length_source=source)))
+    record = dataclasses.replace(plan.extension.record, original_length_source=saved.original_length_source)
+    commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)))
     return model
 
 
@@ -233,22 +245,10 @@ def planned(
     """Work out a patch without touching the model; the arguments and errors are those of `patch`."""
     base = bare(model)
     config: Any = getattr(base, "config", None)
-    if layers not in LAYERS:
-        raise InvalidArgumentError(
-            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
-        )
-    if not isinstance(log_n, bool):
-        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
     if not isinstance(config, PreTrainedConfig):
         raise InvalidArgumentError(
             f"model: must be a Transformers model with a config, got {type(base).__name__}; "
             f"load it first, for instance with ropescale.load(path)"
-        )
-    if isinstance(method, str):
-        require_knobs(method, knobs)
-    elif not isinstance(method, AnyMethod):
-        raise InvalidArgumentError(
-            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
         )
     require_supported(config)
     before = patched_rotary(base)
@@ -258,6 +258,32 @@ def planned(
             f"model: must not be patched yet, got one patched with {done.method_instance()}; "
             f"call ropescale.unpatch(model) first"
         )
+    extension = extended(
+        config, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
+    )
+    parts = [turn.part for turn in extension.turns]
+    rotary = find_rotary(base, parts)
+    for part in parts:
+        require_matching(rotary, part)
+    return Plan(base, rotary, extension)
+
+
+def extended(
+    config: PreTrainedConfig,
+    method: str | AnyMethod,
+    factor: float | None,
+    target_length: int | None,
+    original_length: int | None,
+    existing: str,
+    layers: str,
+    *,
+    log_n: bool,
+    knobs: dict[str, Any],
+) -> Extension:
+    """Work out what a method makes of a config; the arguments and errors are those of `patch`."""
+    require_choices(layers, log_n=log_n)
+    require_method(method, knobs)
+    require_supported(config)
     parts = rescaled_parts(config, layers)
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
@@ -283,10 +309,6 @@ def planned(
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
-    rotary = find_rotary(base, parts)
-    for part in parts:
-        require_matching(rotary, part)
-
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),
@@ -315,7 +337,36 @@ def planned(
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{chosen.name} rescales all of them"
         )
-    return Plan(base, rotary, turns, fields, done, warning, late)
+    return Extension(turns, fields, done, warning, late)
+
+
+def require_choices(layers: str, *, log_n: bool) -> None:
+    """Refuse what is no choice.
+
+    Raises:
+        InvalidArgumentError: `layers` or `log_n` is not what it must be.
+    """
+    if layers not in LAYERS:
+        raise InvalidArgumentError(
+            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
+        )
+    if not isinstance(log_n, bool):
+        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
+
+
+def require_method(method: str | AnyMethod, knobs: dict[str, Any]) -> None:
+    """Refuse what is no method, and knobs that it does not have.
+
+    Raises:
+        InvalidArgumentError: neither a name nor an instance, or an unknown or missing knob.
+        UnknownMethodError: no method of that name.
+    """
+    if isinstance(method, str):
+        require_knobs(method, knobs)
+    elif not isinstance(method, AnyMethod):
+        raise InvalidArgumentError(
+            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
+        )
 
 
 def commit(plan: Plan) -> None:
@@ -326,20 +377,21 @@ def commit(plan: Plan) -> None:
         VerificationError: the module's cos and sin are not those of the plan.
     """
     config: Any = plan.model.config
-    module = plan.rotary.module
-    probe = None if plan.late is None else Probe(plan.model, module, plan.turns[0].part.prefix, plan.late)
-    substitution = Substitution(module, plan.turns)
+    module, extension = plan.rotary.module, plan.extension
+    probe = None
+    if extension.late is not None:
+        probe = Probe(plan.model, module, extension.turns[0].part.prefix, extension.late)
+    substitution = Substitution(module, extension.turns)
     try:
         if probe is not None:
             module.__dict__[LATE_FIELD] = probe.put()
-        module.__dict__[RECORD_FIELD] = plan.record
-        for name, value in {**plan.fields, RECORD_FIELD: plan.record.to_dict()}.items():
-            setattr(config, name, value)
+        module.__dict__[RECORD_FIELD] = extension.record
+        extension.write(config)
         verify(plan, substitution.device)
     except BaseException:
         take_out_late(module)
         module.__dict__.pop(RECORD_FIELD, None)
-        plan.record.restore(config)
+        extension.record.restore(config)
         substitution.undo()
         raise
 
@@ -374,17 +426,17 @@ def verify(plan: Plan, device: torch.device) -> None:
     Raises:
         VerificationError: they differ, or the module fails.
     """
-    done, model_type = plan.record, plan.model.config.model_type  # type: ignore[union-attr]
+    done, model_type = plan.extension.record, plan.model.config.model_type  # type: ignore[union-attr]
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
     try:
-        differences = [deviation(plan.rotary.module, turn, positions) for turn in plan.turns]
+        differences = [deviation(plan.rotary.module, turn, positions) for turn in plan.extension.turns]
     except Exception as error:
         raise VerificationError(
             f"{model_type}: the rotary module {plan.rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    for difference, turn in zip(differences, plan.turns, strict=True):
+    for difference, turn in zip(differences, plan.extension.turns, strict=True):
         if difference <= TOLERANCE * turn.spectrum.attention_factor:
             continue
         raise VerificationError(
