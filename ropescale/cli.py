@@ -212,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
     )
     inspection.set_defaults(verb=_inspect)
-    inspection.add_argument("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add = inspection.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
 
     doctor = verbs.add_parser(
         "doctor",
@@ -449,7 +451,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     from ropescale.explain import inspection
 
-    config, parts = inspection.inspected(arguments.model)
+    config, parts = inspection.inspected(arguments.model, original_length=arguments.original_length)
     console = Console()
     for part in parts:
         of = f"{config.model_type}, {part.label} layers" if part.label else config.model_type

@@ -25,6 +25,7 @@ from ropescale.families import (
     find_rotary,
     part_geometry,
     parts_of,
+    require_family,
     require_supported,
     rope_type_of,
     saved_record,
@@ -112,14 +113,14 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
     config = None
     if not found:
         config = read_config(str(folder), trust_remote_code=False)
-        require_supported(config)
+        require_family(config)
         found += _computed(config, CONFIG)
         if not found:
             found += _recorded(config, CONFIG)
     maximum = _text(raw).get("max_position_embeddings")
     if isinstance(maximum, int):
         found += _limits(folder, maximum)
-    found += _weights(folder, config)
+    found += _weights(folder, config if not found else None)
     return found
 
 
@@ -133,7 +134,7 @@ def _of_model(model: nn.Module) -> list[Finding]:
     found = list(_stated(config.to_dict()))
     if found:
         return found
-    require_supported(config)
+    require_family(config)
     found = list(_computed(config, "config"))
     if found:
         return found
@@ -440,8 +441,10 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
 def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
     """Whether frequencies come out of the config."""
     try:
+        require_supported(config)
         for part in parts_of(config):
-            part_geometry(part, existing="replace")
+            # whatever the original length: not every type needs one to compute from
+            part_geometry(part, original_length=config.max_position_embeddings, existing="replace")
             if rope_type_of(part.config) != LATE_TYPE:
                 todays_spectrum(part)
     except RopescaleError as error:

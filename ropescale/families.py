@@ -214,6 +214,17 @@ def require_supported(config: Any) -> None:
     Raises:
         UnsupportedModelError: not a config of a supported family, or one that states no rotation.
     """
+    require_family(config)
+    for part in parts_of(config):
+        require_rotation(part.config)
+
+
+def require_family(config: Any) -> None:
+    """Refuse, by name, a family that this version does not patch.
+
+    Raises:
+        UnsupportedModelError: not a config of a supported family.
+    """
     if not isinstance(config, PreTrainedConfig):
         raise UnsupportedModelError(
             f"config: a Transformers config is needed, got {type(config).__name__}; "
@@ -224,8 +235,6 @@ def require_supported(config: Any) -> None:
             f"model type {config.model_type!r}: not a family that this version of ropescale patches, got "
             f"{type(config).__name__}; supported: {', '.join(sorted(FAMILIES))}"
         )
-    for part in parts_of(config):
-        require_rotation(part.config)
 
 
 def require_rotation(config: PreTrainedConfig) -> None:

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from families import NAMES, family, logits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropescale
-from ropescale import cli
+from ropescale import cli, rescaling
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError
 
@@ -144,65 +142,55 @@ def test_a_rescaled_checkpoint_is_rescaled_again_as_asked(existing: str, source:
     assert torch.equal(logits(ropescale.load(twice)), expected)
 
 
-SLOW = """
-import sys, time
-from ropescale import rescaling
-rescaling.CHUNK = 256
-plain = rescaling._copy
-def slow(start, end, advance):
-    plain(start, end, lambda count: (advance(count), time.sleep(0.002)))
-rescaling._copy = slow
-print("begin", flush=True)
-rescaling.rescale_checkpoint(sys.argv[1], sys.argv[2], factor=4)
-"""
+def begun(source: Path, destination: Path) -> multiprocessing.process.BaseProcess:
+    """A process that has begun to copy a checkpoint, slowly."""
+
+    def slowly(start: Path, end: Path, advance: Callable[[int], None]) -> None:
+        for count in range(0, start.stat().st_size, 256):
+            with start.open("rb") as read, end.open("ab") as written:
+                read.seek(count)
+                written.write(read.read(256))
+            time.sleep(0.002)
+
+    def work() -> None:
+        rescaling._copy = slowly
+        ropescale.rescale_checkpoint(source, destination, factor=4)
+
+    job = multiprocessing.get_context("fork").Process(target=work)
+    job.start()
+    while job.is_alive() and not destination.with_name(f".{destination.name}.partial").exists():
+        time.sleep(0.005)
+    return job
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_loads(source: Path, tmp_path: Path) -> None:
     """Killed again and again, later each time; then the same call succeeds."""
     before = contents(source)
-    destination = tmp_path / "rescaled"
-    killed = 0
-    for delay in (0.05, 0.2, 0.5, 1.0):
-        job = subprocess.Popen(
-            [sys.executable, "-c", SLOW, str(source), str(destination)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert job.stdout is not None
-        job.stdout.readline()
-        partial = destination.with_name(".rescaled.partial")
-        while job.poll() is None and not partial.exists():
-            time.sleep(0.005)
+    destination, partial = tmp_path / "rescaled", tmp_path / ".rescaled.partial"
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        job = begun(source, destination)
         time.sleep(delay)
-        killed += job.poll() is None and partial.exists()
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        if not destination.exists():
-            for folder in (destination, partial):
-                with pytest.raises(CheckpointError, match="must be a folder with a Transformers checkpoint"):
-                    ropescale.load(folder)
+        assert job.is_alive(), "the copy was over before it could be killed"
+        job.kill()
+        job.join()
+        assert not destination.exists()
+        for folder in (destination, partial):
+            with pytest.raises(CheckpointError, match="must be a folder with a Transformers checkpoint"):
+                ropescale.load(folder)
         assert contents(source) == before
-    assert killed >= 2, "the copy was over before it could be killed"
-    if not destination.exists():
-        ropescale.rescale_checkpoint(source, destination, factor=4)
+    ropescale.rescale_checkpoint(source, destination, factor=4)
     assert ropescale.record(ropescale.load(destination)).method == "yarn"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rescaled", "source"]
 
 
 def test_two_runs_for_one_place_are_kept_apart(source: Path, tmp_path: Path) -> None:
-    destination = tmp_path / "rescaled"
-    job = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(source), str(destination)], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
+    job = begun(source, tmp_path / "rescaled")
     try:
-        while job.poll() is None and not destination.with_name(".rescaled.partial").exists():
-            time.sleep(0.005)
         with pytest.raises(CheckpointError, match="which another process is writing; wait for it"):
-            ropescale.rescale_checkpoint(source, destination, factor=4)
+            ropescale.rescale_checkpoint(source, tmp_path / "rescaled", factor=4)
     finally:
         job.kill()
-        job.wait()
+        job.join()
 
 
 @contextmanager

@@ -104,27 +104,28 @@ class Inspection:
         return found
 
 
-def inspected(model: str) -> tuple[PreTrainedConfig, list[Inspection]]:
+def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTrainedConfig, list[Inspection]]:
     """The config of a checkpoint and what it says about each part, the layers that read the whole context first.
 
     Raises:
         CheckpointError: no checkpoint there.
         UnsupportedModelError: not a family of this version.
-        AlreadyScaledError: the config does not say from what length it was scaled.
+        AlreadyScaledError: the config does not say from what length it was scaled, and `original_length` is not given.
+        InvalidArgumentError: `original_length` is no length.
     """
     config = read_config(resolve(model), trust_remote_code=False)
     require_supported(config)
-    return config, [_inspection(part) for part in parts_of(config)]
+    return config, [_inspection(part, original_length) for part in parts_of(config)]
 
 
-def _inspection(part: Part) -> Inspection:
+def _inspection(part: Part, original_length: int | None) -> Inspection:
     config = part.config
-    geometry = part_geometry(part, existing="replace")
+    geometry = part_geometry(part, original_length=original_length, existing="replace")
     today = None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part))
     return Inspection(
         label=part.label,
         geometry=geometry,
-        source=read_original_length(config)[1],
+        source=read_original_length(config, original_length)[1],
         maximum=config.max_position_embeddings,
         scaled_by=scaling(config),
         implied=_implied(part, geometry),
