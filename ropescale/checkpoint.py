@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
-from ropescale.families import saved_record
+from ropescale.families import saved_record, text_of
 from ropescale.injection.late import NAME
 from ropescale.patching import repatch
 from ropescale.records import RECORD_FIELD
@@ -48,12 +49,13 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     if given is None:
         given = read_config(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
     config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
-    record = saved_record(config)
+    text = text_of(config)
+    record = saved_record(text)
     if record is None:
-        return AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained)
-    as_saved = {name: getattr(config, name, None) for name in (*record.before, *record.added)}
-    record.restore(config)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, config=config, **from_pretrained)
+        return class_of(config).from_pretrained(path, config=config, **from_pretrained)
+    as_saved = {name: getattr(text, name, None) for name in (*record.before, *record.added)}
+    record.restore(text)
+    model: PreTrainedModel = class_of(config).from_pretrained(path, config=config, **from_pretrained)
     try:
         repatch(model, record)
     except CheckpointError:
@@ -64,16 +66,27 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"config.json that ropescale saved, or load with the version that saved it"
         ) from error
     _load_added(model, path, finding)
+    loaded = text_of(model.config)
     contradicted = [
-        name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(model.config, name, None) != value
+        name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(loaded, name, None) != value
     ]
     if contradicted:
         name = contradicted[0]
         raise CheckpointError(
-            f"{path}: config.{name} must be what the ropescale record gives ({getattr(model.config, name)!r}), got "
+            f"{path}: config.{name} must be what the ropescale record gives ({getattr(loaded, name)!r}), got "
             f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
         )
     return model
+
+
+def class_of(config: PreTrainedConfig) -> Any:
+    """What loads a model of this config: the class that saved it, where causal language models have no entry for it.
+
+    So vision-language models load as they were saved.
+    """
+    named = getattr(transformers, (getattr(config, "architectures", None) or ("",))[0], None)
+    listed = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if listed or named is None else named
 
 
 def read_config(path: str, **finding: Any) -> PreTrainedConfig:

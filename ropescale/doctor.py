@@ -22,13 +22,14 @@ from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import (
     LATE_TYPE,
-    find_rotary,
+    find_rotaries,
     part_geometry,
     parts_of,
     require_family,
     require_supported,
     rope_type_of,
     saved_record,
+    text_of,
     todays_spectrum,
 )
 from ropescale.geometry import as_float
@@ -112,7 +113,7 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
     found = list(_stated(raw))
     config = None
     if not found:
-        config = read_config(str(folder), trust_remote_code=False)
+        config = text_of(read_config(str(folder), trust_remote_code=False))
         require_family(config)
         found += _computed(config, CONFIG)
         if not found:
@@ -131,6 +132,7 @@ def _of_model(model: nn.Module) -> list[Finding]:
             f"diagnose: path_or_model must be a Transformers model with a config, got {type(model).__name__}; load it "
             f"first, for instance with ropescale.load(path)"
         )
+    config = text_of(config)
     found = list(_stated(config.to_dict()))
     if found:
         return found
@@ -156,7 +158,7 @@ def _of_adapter(folder: Path) -> list[Finding]:
                 remedy="write the path or hub id of the base there",
             )
         ]
-    config = read_config(resolve(base), trust_remote_code=False)
+    config = text_of(read_config(resolve(base), trust_remote_code=False))
     require_supported(config)
     on_base = saved_record(config)
     if not (folder / ADAPTER_RECORD).is_file():
@@ -564,7 +566,7 @@ def _live(model: nn.Module, config: Any) -> Iterator[Finding]:
     parts = parts_of(config)
     reload = "load the model again with from_pretrained, or ropescale.load if it was saved patched"
     try:
-        rotary = find_rotary(model, parts)
+        rotary = find_rotaries(model, parts)[0]
     except RopescaleError as error:
         rule, _, remedy = str(error).rpartition("; ")
         yield Finding(check="uninitialised", where="model", rule=rule, remedy=remedy)

@@ -18,6 +18,7 @@ from ropescale.errors import (
     AlreadyPatchedError,
     InvalidArgumentError,
     NotPatchedError,
+    UnsupportedModelError,
     VerificationError,
     shortened,
 )
@@ -25,7 +26,8 @@ from ropescale.families import (
     LAYERS,
     Rotary,
     as_reloaded,
-    find_rotary,
+    find_rotaries,
+    find_softmax,
     late_spelling,
     part_geometry,
     read_geometry,
@@ -35,12 +37,14 @@ from ropescale.families import (
     rescaled_parts,
     saved_record,
     spelling,
+    text_of,
     uses_sliding_window,
 )
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.late import Late, LateRotation
 from ropescale.injection.probe import Probe
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
+from ropescale.injection.softmax import Sharpening
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
@@ -49,6 +53,7 @@ from ropescale.version import __version__
 
 ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
 LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
+SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -75,7 +80,8 @@ class Plan:
     """Everything a patch will do, worked out before it touches anything."""
 
     model: nn.Module
-    rotary: Rotary
+    rotaries: list[Rotary]
+    sharpened: list[tuple[nn.Module, float]]  # attention layers and their new softmax scale
     extension: Extension
 
 
@@ -143,11 +149,12 @@ def unpatch(model: AnyModel) -> AnyModel:
             f"model: must be patched to be unpatched, got an unpatched {type(bare(model)).__name__}; "
             f"call ropescale.patch(model) first, or load a saved one with ropescale.load(path)"
         )
-    substitution = substitution_in(rotary)
-    assert substitution is not None
     take_out_late(rotary)
-    rotary.__dict__.pop(RECORD_FIELD).restore(bare(model).config)
-    substitution.undo()
+    take_out_sharpening(rotary)
+    rotary.__dict__.pop(RECORD_FIELD).restore(text_of(config_of(model)))
+    for module in bare(model).modules():
+        if substitution := substitution_in(module):
+            substitution.undo()
     return model
 
 
@@ -199,7 +206,7 @@ def record(model: nn.Module) -> Record | None:
         assert isinstance(live, Record)
         return live
     config = getattr(bare(model), "config", None)
-    return None if config is None else saved_record(config)
+    return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
 
 
 def bare(model: Any) -> nn.Module:
@@ -226,8 +233,13 @@ def bare(model: Any) -> nn.Module:
 
 
 def patched_rotary(model: nn.Module) -> nn.Module | None:
-    """The rotary module of this model that stands patched, if any."""
+    """The first rotary module of this model that stands patched, which keeps the record, if any."""
     return next((module for module in bare(model).modules() if substitution_in(module)), None)
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """The config of a model, out of its wrappers."""
+    return cast(PreTrainedConfig, bare(model).config)
 
 
 def planned(
@@ -250,7 +262,8 @@ def planned(
             f"model: must be a Transformers model with a config, got {type(base).__name__}; "
             f"load it first, for instance with ropescale.load(path)"
         )
-    require_supported(config)
+    text = text_of(config)
+    require_supported(text)
     before = patched_rotary(base)
     if before is not None:
         done = before.__dict__[RECORD_FIELD]
@@ -259,13 +272,29 @@ def planned(
             f"call ropescale.unpatch(model) first"
         )
     extension = extended(
-        config, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
+        text, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
     )
     parts = [turn.part for turn in extension.turns]
-    rotary = find_rotary(base, parts)
-    for part in parts:
-        require_matching(rotary, part)
-    return Plan(base, rotary, extension)
+    rotaries = find_rotaries(base, parts)
+    for rotary in rotaries:
+        for part in parts:
+            require_matching(rotary, part)
+    if extension.late is not None and (len(rotaries) > 1 or text is not config):
+        kind = f"{len(rotaries)} rotary modules" if len(rotaries) > 1 else f"the text decoder of a {config.model_type}"
+        raise UnsupportedModelError(
+            f"{text.model_type}: {extension.late.name} needs a text model with one rotary module, got {kind}; "
+            f"use a method of fixed frequencies, such as yarn"
+        )
+    sharpened = [
+        layer for turn in extension.turns for layer in find_softmax(base, turn.part, stated_for(turn, extension))
+    ]
+    return Plan(base, rotaries, sharpened, extension)
+
+
+def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
+    """The new `rope_parameters` of the layers of one part."""
+    parameters: dict[str, Any] = extension.fields["rope_parameters"]
+    return parameters[turn.part.label] if turn.part.label else parameters
 
 
 def extended(
@@ -376,23 +405,32 @@ def commit(plan: Plan) -> None:
         UnsupportedModelError: a method that acts in attention, and layers that it cannot be put into.
         VerificationError: the module's cos and sin are not those of the plan.
     """
-    config: Any = plan.model.config
-    module, extension = plan.rotary.module, plan.extension
+    text, extension = text_of(config_of(plan.model)), plan.extension
+    modules = [rotary.module for rotary in plan.rotaries]
+    module = modules[0]
     probe = None
     if extension.late is not None:
         probe = Probe(plan.model, module, extension.turns[0].part.prefix, extension.late)
-    substitution = Substitution(module, extension.turns)
+    substitutions: list[Substitution] = []
     try:
+        for one in modules:
+            substitutions.append(Substitution(one, extension.turns))
+        if plan.sharpened:
+            layers, scalings = map(list, zip(*plan.sharpened, strict=True))
+            module.__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
         if probe is not None:
             module.__dict__[LATE_FIELD] = probe.put()
         module.__dict__[RECORD_FIELD] = extension.record
-        extension.write(config)
-        verify(plan, substitution.device)
+        extension.write(text)
+        for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
+            verify(rotary, extension, text, substitution.device)
     except BaseException:
         take_out_late(module)
+        take_out_sharpening(module)
         module.__dict__.pop(RECORD_FIELD, None)
-        extension.record.restore(config)
-        substitution.undo()
+        extension.record.restore(text)
+        for substitution in substitutions:
+            substitution.undo()
         raise
 
 
@@ -401,6 +439,13 @@ def take_out_late(rotary: nn.Module) -> None:
     late = rotary.__dict__.pop(LATE_FIELD, None)
     if isinstance(late, LateRotation):
         late.undo()
+
+
+def take_out_sharpening(rotary: nn.Module) -> None:
+    """Undo a change of softmax scales, where there was one."""
+    sharpening = rotary.__dict__.pop(SOFTMAX_FIELD, None)
+    if isinstance(sharpening, Sharpening):
+        sharpening.undo()
 
 
 def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | None:
@@ -420,27 +465,27 @@ def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | Non
     return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=True)
 
 
-def verify(plan: Plan, device: torch.device) -> None:
-    """Compare the module's cos and sin with those of the plan, near both ends of both lengths.
+def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:
+    """Compare a module's cos and sin with those of the plan, near both ends of both lengths.
 
     Raises:
         VerificationError: they differ, or the module fails.
     """
-    done, model_type = plan.extension.record, plan.model.config.model_type  # type: ignore[union-attr]
+    done, model_type = extension.record, config.model_type
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
     try:
-        differences = [deviation(plan.rotary.module, turn, positions) for turn in plan.extension.turns]
+        differences = [deviation(rotary.module, turn, positions) for turn in extension.turns]
     except Exception as error:
         raise VerificationError(
-            f"{model_type}: the rotary module {plan.rotary.name!r} must run with {done.method}, got "
+            f"{model_type}: the rotary module {rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    for difference, turn in zip(differences, plan.extension.turns, strict=True):
+    for difference, turn in zip(differences, extension.turns, strict=True):
         if difference <= TOLERANCE * turn.spectrum.attention_factor:
             continue
         raise VerificationError(
-            f"{model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of {done.method}, got a "
+            f"{model_type}: the rotary module {rotary.name!r} must give the cos and sin of {done.method}, got a "
             f"difference of {difference:.3g}; it does not read its frequencies from its buffer, so this version "
             f"cannot patch it, and the model was left as it was"
         )

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from ropescale.checkpoint import CONFIG, LIMITS, read_config, read_json
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
+from ropescale.families import text_of
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
 
@@ -74,8 +75,9 @@ def rescale_checkpoint(
     config = read_config(str(folder), trust_remote_code=False)
     target = Path(destination)
     require_new(folder, target)
+    text = text_of(config)
     extension = extended(
-        config, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
+        text, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
     )
     if extension.late is not None:
         raise InvalidArgumentError(
@@ -84,7 +86,7 @@ def rescale_checkpoint(
         )
     limits = {name: read_json(folder / name) for name in LIMITS}
     files = files_of(folder)
-    extension.write(config)
+    extension.write(text)
     raised = raised_limits(limits, extension.record.target_length)
     with _replacing(target) as partial:
         _bring(files, folder, partial, link=link)

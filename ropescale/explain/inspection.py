@@ -20,6 +20,7 @@ from ropescale.families import (
     rope_type_of,
     saved_record,
     scaling,
+    text_of,
     todays_spectrum,
 )
 from ropescale.geometry import Geometry
@@ -113,7 +114,7 @@ def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTra
         AlreadyScaledError: the config does not say from what length it was scaled, and `original_length` is not given.
         InvalidArgumentError: `original_length` is no length.
     """
-    config = read_config(resolve(model), trust_remote_code=False)
+    config = text_of(read_config(resolve(model), trust_remote_code=False))
     require_supported(config)
     return config, [_inspection(part, original_length) for part in parts_of(config)]
 
