@@ -554,7 +554,9 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     if config.model_type in RECOMPUTING and parameters["rope_type"] != "default":
         factor = method.spectrum(geometry).attention_factor
         parameters |= {"short_mscale": factor, "long_mscale": factor}
+        # its class copies this entry to the top level when it reads a config
         parameters["original_max_position_embeddings"] = geometry.original_length
+        fields["original_max_position_embeddings"] = geometry.original_length
     # What scales queries by their position counts from the original length, also where no type needs it
     if "llama_4_scaling_beta" in parameters:
         parameters["original_max_position_embeddings"] = geometry.original_length

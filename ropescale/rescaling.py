@@ -87,6 +87,10 @@ def rescale_checkpoint(
     limits = {name: read_json(folder / name) for name in LIMITS}
     files = files_of(folder)
     extension.write(text)
+    for name in config.sub_configs:  # as loading a model does
+        inner = getattr(config, name, None)
+        if inner is not None and inner.dtype is None:
+            inner.dtype = config.dtype
     raised = raised_limits(limits, extension.record.target_length)
     with _replacing(target) as partial:
         _bring(files, folder, partial, link=link)

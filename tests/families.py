@@ -4,11 +4,13 @@ import copy
 import hashlib
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     Emu3ForCausalLM,
     MllamaForCausalLM,
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from ropescale import Method, get_method, list_methods
-from ropescale.families import FAMILIES
+from ropescale.families import FAMILIES, find_rotaries, parts_of, text_of
 
 TINY = {
     "vocab_size": 128,
@@ -302,6 +304,12 @@ def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     return model
 
 
+def opened(folder: Path) -> PreTrainedModel:
+    """A saved model as Transformers alone loads it."""
+    model_type = AutoConfig.from_pretrained(folder).model_type
+    return TEXT_CLASSES.get(model_type, AutoModelForCausalLM).from_pretrained(folder)
+
+
 def family(name: str) -> PreTrainedModel:
     """The tiny random model of a family."""
     return model_of(config_of(name))
@@ -309,14 +317,13 @@ def family(name: str) -> PreTrainedModel:
 
 def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
     """The rope parameters of the layers that read the whole context."""
-    return config.rope_parameters.get("full_attention", config.rope_parameters)
+    return parts_of(text_of(config))[0].config.rope_parameters
 
 
 def inv_freq_of(model: torch.nn.Module) -> torch.Tensor:
     """The live frequencies of those layers."""
-    buffers = dict(model.named_buffers())
-    kinds = ("rotary_emb.full_attention_inv_freq", "rotary_emb.inv_freq", "pos_emb.inv_freq")
-    return next(buffers[name] for kind in kinds for name in buffers if name.endswith(kind))
+    parts = parts_of(text_of(model.config))
+    return getattr(find_rotaries(model, parts)[0].module, f"{parts[0].prefix}inv_freq")
 
 
 def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import NAMES, family, logits
+from families import NAMES, family, logits, opened
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropescale
@@ -57,7 +57,7 @@ def test_rescaled_saved_and_live_are_one_model(name: str, tmp_path: Path) -> Non
     assert rescaled.get("generation_config.json") == saved.get("generation_config.json")
     assert rescaled["model.safetensors"] == before["model.safetensors"]
     expected = logits(live)
-    for other in (AutoModelForCausalLM.from_pretrained(folder), ropescale.load(folder)):
+    for other in (opened(folder), ropescale.load(folder)):
         assert (logits(other) - expected).abs().max() <= 1e-6
     assert ropescale.record(ropescale.load(folder)) == ropescale.record(live)
     assert torch.equal(logits(ropescale.unpatch(ropescale.load(folder))), logits(family(name)))
