@@ -557,7 +557,6 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         # its class copies this entry to the top level when it reads a config
         parameters["original_max_position_embeddings"] = geometry.original_length
         fields["original_max_position_embeddings"] = geometry.original_length
-    # What scales queries by their position counts from the original length, also where no type needs it
     if "llama_4_scaling_beta" in parameters:
         parameters["original_max_position_embeddings"] = geometry.original_length
     return fields
@@ -580,7 +579,12 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
 
 def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     """The entries of `rope_parameters` that no method changes."""
-    return {name: copy.copy(config.rope_parameters[name]) for name in KEPT_KEYS if name in config.rope_parameters}
+    rope = config.rope_parameters
+    kept = {name: copy.copy(rope[name]) for name in KEPT_KEYS if name in rope}
+    # what scales queries by their position counts from the original length, whatever the type
+    if "llama_4_scaling_beta" in kept:
+        kept["original_max_position_embeddings"] = read_original_length(config)[0]
+    return kept
 
 
 def as_reloaded(part: Part, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:

@@ -12,6 +12,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     Emu3ForCausalLM,
     MllamaForCausalLM,
     PreTrainedConfig,
@@ -295,12 +296,60 @@ def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config).eval()
     else:  # Transformers maps these from the config of the whole vision-language model
         model = TEXT_CLASSES[config.model_type](config).eval()
+    randomise(model)
+    return model
+
+
+def randomise(model: PreTrainedModel) -> None:
+    """Give it matrices that are large enough."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.15)
             elif name.endswith(".temp"):  # which Zaya's keys are multiplied by, zero before training
                 parameter.fill_(1.0)
+
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# Family of the whole -> its text family, and the rest of its config
+WHOLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", {"vision_config": VISION}),
+    "gemma4": ("gemma4_text", {"vision_config": {**VISION, "head_dim": 16, "num_key_value_heads": 2}}),
+    "gemma4_unified": ("gemma4_unified_text", {}),
+    "llava": ("llama", {"vision_config": {"model_type": "clip_vision_model", **VISION}}),
+    "qwen3_5": (
+        "qwen3_5_text",
+        {
+            "vision_config": {
+                **VISION,
+                "depth": 1,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            }
+        },
+    ),
+}
+
+
+def config_of_whole(name: str) -> PreTrainedConfig:
+    """A tiny config of a vision-language model."""
+    text, rest = WHOLES[name]
+    return CONFIG_MAPPING[name](text_config=config_of(text).to_dict(), **copy.deepcopy(rest))
+
+
+def model_of_whole(config: PreTrainedConfig) -> PreTrainedModel:
+    """A random vision-language model."""
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    randomise(model)
     return model
 
 

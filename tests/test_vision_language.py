@@ -3,65 +3,21 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from families import config_of, fingerprint, logits
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from families import WHOLES, config_of_whole, fingerprint, logits, model_of_whole
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 import ropescale
 from ropescale.errors import UnsupportedModelError
 from ropescale.families import parts_of, text_of
 
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-# Family of the whole -> its text family, and the rest of its config
-WHOLES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gemma3": ("gemma3_text", {"vision_config": VISION}),
-    "gemma4": ("gemma4_text", {"vision_config": {**VISION, "head_dim": 16, "num_key_value_heads": 2}}),
-    "gemma4_unified": ("gemma4_unified_text", {}),
-    "llava": ("llama", {"vision_config": {"model_type": "clip_vision_model", **VISION}}),
-    "qwen3_5": (
-        "qwen3_5_text",
-        {
-            "vision_config": {
-                **VISION,
-                "depth": 1,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "num_position_embeddings": 16,
-            }
-        },
-    ),
-}
-
-
-def config_of_whole(name: str) -> PreTrainedConfig:
-    text, rest = WHOLES[name]
-    return CONFIG_MAPPING[name](text_config=config_of(text).to_dict(), **copy.deepcopy(rest))
-
-
-def built(config: PreTrainedConfig) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.15)
-    return model
-
 
 @pytest.fixture(scope="module", params=WHOLES)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """One whole of each kind; every test leaves it as it found it."""
-    return built(config_of_whole(request.param))
+    return model_of_whole(config_of_whole(request.param))
 
 
 def frequencies(model: PreTrainedModel, keep: Callable[[str], bool]) -> dict[str, torch.Tensor]:
@@ -86,7 +42,7 @@ def test_the_text_decoder_alone_is_patched_and_equals_native(model: PreTrainedMo
     assert ropescale.record(model).to_dict() == text.ropescale
     stated = copy.deepcopy(model.config)
     del text_of(stated).ropescale
-    assert (logits(built(stated)) - logits(model)).abs().max() <= 1e-6
+    assert (logits(model_of_whole(stated)) - logits(model)).abs().max() <= 1e-6
     ropescale.unpatch(model)
     assert torch.equal(logits(model), before)
     assert model.config.to_dict() == config
