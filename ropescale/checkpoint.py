@@ -97,11 +97,16 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(path, **finding)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # config classes raise whatever their own code runs into
         raise CheckpointError(
             f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}; check the path or the connection"
+            f"{type(error).__name__}: {first_line(error)}; check the path or the connection"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as far as a message of one line has room for it."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".;")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: must be a JSON file, got {type(error).__name__}: {str(error).splitlines()[0]}; restore the file "
+            f"{path}: must be a JSON file, got {type(error).__name__}: {first_line(error)}; restore the file "
             f"that belongs to the checkpoint"
         ) from error
     if not isinstance(values, dict):

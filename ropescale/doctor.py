@@ -264,7 +264,7 @@ def _block(
             rule=f"must agree with rope_type, which alone counts, got {block['type']!r} beside {rope_type!r}",
             remedy="remove the one that is wrong",
         )
-    if rope_type not in READ:
+    if not isinstance(rope_type, str) or rope_type not in READ:
         near = difflib.get_close_matches(str(rope_type), READ, n=1)
         yield Finding(
             check="unknown-type",

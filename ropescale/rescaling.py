@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ropescale.checkpoint import CONFIG, LIMITS, read_config, read_json
+from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.families import text_of
@@ -117,7 +117,7 @@ def source_folder(source: str | Path) -> Path:
     except Exception as error:  # the hub's client lets the errors of its HTTP library through, whichever that is
         raise CheckpointError(
             f"{source}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-            f"{type(error).__name__}: {(str(error).strip() or repr(error)).splitlines()[0]}; check the path or the "
+            f"{type(error).__name__}: {first_line(error)}; check the path or the "
             f"connection"
         ) from error
 
@@ -200,6 +200,8 @@ def _replacing(destination: Path) -> Iterator[Path]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
+        if not Path(lock.lock_file).exists():  # a place where nothing can be made looks like a lock that is held
+            raise _unwritable(destination, PermissionError(13, "no file can be made beside it")) from error
         raise CheckpointError(
             f"destination: must not be in the making, got {str(destination)!r}, which another process is writing; "
             f"wait for it"
