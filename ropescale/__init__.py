@@ -14,11 +14,13 @@ from ropescale.version import __version__
 
 if TYPE_CHECKING:
     from ropescale.checkpoint import load
+    from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
     from ropescale.families import read_geometry
     from ropescale.geometry import Geometry
     from ropescale.methods import Method, get_method, list_methods
     from ropescale.patching import patch, patched, record, unpatch
+    from ropescale.rescaling import rescale_checkpoint
     from ropescale.spectrum import Spectrum
 
 _HOMES = {
@@ -26,6 +28,7 @@ _HOMES = {
     "Method": "methods",
     "RopescaleError": "errors",
     "Spectrum": "spectrum",
+    "diagnose": "doctor",
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
@@ -33,6 +36,7 @@ _HOMES = {
     "patched": "patching",
     "read_geometry": "families",
     "record": "patching",
+    "rescale_checkpoint": "rescaling",
     "unpatch": "patching",
 }
 
@@ -42,6 +46,7 @@ __all__ = [
     "RopescaleError",
     "Spectrum",
     "__version__",
+    "diagnose",
     "get_method",
     "list_methods",
     "load",
@@ -49,6 +54,7 @@ __all__ = [
     "patched",
     "read_geometry",
     "record",
+    "rescale_checkpoint",
     "unpatch",
 ]
 

@@ -23,6 +23,10 @@ examples:
   ropescale demo                      compare methods on the embedded model, in about two minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
+  ropescale inspect path/to/yours     its geometry, its wavelengths, and what is scaled already
+  ropescale doctor path/to/yours      what is wrong with it, and the remedy
+  ropescale rescale SRC DST --factor 4    the same weights with a longer context, without loading them
+  ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
 """
@@ -86,6 +90,38 @@ examples:
   ropescale explain tiny
   ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+"""
+
+RESCALE = """\
+Write a checkpoint with a longer context beside an existing one, without loading its weights: the config that a patched
+model would be saved with, all other files as they are, and the limits of tokenizer and generation raised to the new
+length. SRC is only read; DST must not exist, and appears when it is complete.
+"""
+
+RESCALE_EXAMPLES = """\
+examples:
+  ropescale rescale path/to/model path/to/model-32k --method yarn --factor 4
+  ropescale rescale smollm2 smollm2-32k --target-length 32768 --link
+  ropescale rescale path/to/llama-3.1 llama-512k --factor 4 --existing compose
+  ropescale rescale path/to/model out --method yarn --factor 8 --knobs '{"beta_fast": 16}'
+"""
+
+INSPECT = """\
+Print what a checkpoint's config says about positions: theta, pairs and lengths, wavelengths against the original
+length, pairs that never complete a turn, and what is scaled already with what that implies. Reads no weights.
+"""
+
+DOCTOR = """\
+Look for what is wrong with the positions of a checkpoint or an adapter: a lost theta, scaling done twice, an original
+length that is missing or contradicted, entries that are ignored, frequencies of low precision among the weights,
+limits of tokenizer and generation that are too short, a record that the config contradicts, an adapter that was
+trained under another scaling. Every fault comes with its remedy. Loads no weights and changes nothing.
+
+exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
+"""
+
+PLOT = """\
+Draw the wavelength of every pair as pretrained and under methods, with the original length and the context as lines.
 """
 
 
@@ -168,6 +204,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     methods.set_defaults(verb=_methods)
 
+    inspection = verbs.add_parser(
+        "inspect",
+        help="a checkpoint's geometry, wavelengths, and what is scaled already",
+        description=INSPECT,
+        epilog="examples:\n  ropescale inspect tiny\n  ropescale inspect path/to/checkpoint",
+        formatter_class=formatter,
+    )
+    inspection.set_defaults(verb=_inspect)
+    add = inspection.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="what is wrong with a checkpoint or an adapter, and the remedy",
+        description=DOCTOR,
+        epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
+        formatter_class=formatter,
+    )
+    doctor.set_defaults(verb=_doctor)
+    doctor.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
+
+    rescale = verbs.add_parser(
+        "rescale",
+        help="write a checkpoint with a longer context, weights unread",
+        description=RESCALE,
+        epilog=RESCALE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    rescale.set_defaults(verb=_rescale)
+    add = rescale.add_argument
+    add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
+    add("destination", type=Path, metavar="DST", help="a folder that does not exist yet")
+    add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+    add(
+        "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"
+    )
+    add("--layers", default="global", metavar="NAME", help="global (default) or all, where layer types differ")
+    add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
+
     explain = verbs.add_parser(
         "explain",
         help="what positions do to a score, in pictures",
@@ -184,6 +265,24 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
+
+    plot = verbs.add_parser(
+        "plot",
+        help="wavelengths of every pair under several methods",
+        description=PLOT,
+        epilog="examples:\n  ropescale plot tiny --factor 8\n"
+        "  ropescale plot path/to/checkpoint --methods yarn,llama3 --output waves.svg",
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    plot.set_defaults(verb=_plot)
+    add = plot.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
+    target = plot.add_mutually_exclusive_group()
+    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
+    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
     report = verbs.add_parser(
         "report",
@@ -343,6 +442,69 @@ def _explain(arguments: argparse.Namespace) -> int:
         effects.add_row(one.name, *readings.effects(one, found[0]))
     Console().print(table, effects, markup=False)
     print(f"page: {path}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.explain import inspection
+
+    config, parts = inspection.inspected(arguments.model, original_length=arguments.original_length)
+    console = Console()
+    for part in parts:
+        of = f"{config.model_type}, {part.label} layers" if part.label else config.model_type
+        facts = Table("", "", "", title=of, show_header=False)
+        for fact, (value, said) in part.facts().items():
+            facts.add_row(fact, value, said)
+        pairs = Table("pair", "tokens per turn", "turns over the original length", "slowed today by")
+        for row in part.rows():
+            pairs.add_row(*row)
+        console.print(facts, pairs, markup=False)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from ropescale.doctor import diagnose
+
+    found = diagnose(arguments.path)
+    for finding in found:
+        print(f"{finding.check}: {finding}")
+    if not found:
+        print(f"{arguments.path}: nothing found")
+    return 1 if found else 0
+
+
+def _rescale(arguments: argparse.Namespace) -> int:
+    from ropescale.rescaling import rescale_checkpoint
+
+    folder = rescale_checkpoint(
+        arguments.source,
+        arguments.destination,
+        arguments.method,
+        factor=arguments.factor,
+        target_length=arguments.target_length,
+        original_length=arguments.original_length,
+        existing=arguments.existing,
+        layers=arguments.layers,
+        link=arguments.link,
+        **arguments.knobs,
+    )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from ropescale.explain import plot, subject
+
+    path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")
+    plot.require_format(path)
+    geometry, _ = subject.model_facts(arguments.model)
+    names = arguments.methods or plot.METHODS
+    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+    found = plot.wavelengths(geometry, methods, length=length)
+    print(f"picture: {plot.draw(path, arguments.model, geometry, found, length=length)}")
     return 0
 
 

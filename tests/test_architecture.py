@@ -35,6 +35,7 @@ FLOORS = [
     ["ropescale.patching"],
     ["ropescale.checkpoints"],
     ["ropescale.checkpoint"],
+    ["ropescale.doctor", "ropescale.rescaling"],
     ["ropescale.explain"],
     ["evals"],
     ["ropescale.cli"],
@@ -47,7 +48,7 @@ ELSEWHERE = {
     "accelerate": ("recipes", "evals"),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
-    "matplotlib": ("evals",),
+    "matplotlib": ("evals", "ropescale.explain"),
     "wonderwords": ("evals",),
     "peft": ("recipes", "evals", "ropescale.checkpoint"),
 }
@@ -173,6 +174,7 @@ def test_the_public_names() -> None:
         "RopescaleError",
         "Spectrum",
         "__version__",
+        "diagnose",
         "get_method",
         "list_methods",
         "load",
@@ -180,9 +182,10 @@ def test_the_public_names() -> None:
         "patched",
         "read_geometry",
         "record",
+        "rescale_checkpoint",
         "unpatch",
     }
-    assert len(ropescale.__all__) == 13
+    assert len(ropescale.__all__) == 15
     assert dir(ropescale) == sorted(ropescale.__all__)
     for name in ropescale.__all__:
         assert getattr(ropescale, name) is not None
