@@ -54,17 +54,23 @@ TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit s
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a patch will do, worked out before it touches anything."""
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """What a method makes of a model, worked out from its config alone."""
 
-    model: nn.Module
-    rotary: Rotary
     turns: list[Turn]  # of the parts that are rescaled
     fields: dict[str, Any]  # of the config
     record: Record
     warning: str
     late: Late | None  # what acts in attention, if anything does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Extension):
+    """Everything a patch will do, worked out before it touches anything."""
+
+    model: nn.Module
+    rotary: Rotary
 
 
 def patch(
@@ -233,24 +239,11 @@ def planned(
     """Work out a patch without touching the model; the arguments and errors are those of `patch`."""
     base = bare(model)
     config: Any = getattr(base, "config", None)
-    if layers not in LAYERS:
-        raise InvalidArgumentError(
-            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
-        )
-    if not isinstance(log_n, bool):
-        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
     if not isinstance(config, PreTrainedConfig):
         raise InvalidArgumentError(
             f"model: must be a Transformers model with a config, got {type(base).__name__}; "
             f"load it first, for instance with ropescale.load(path)"
         )
-    if isinstance(method, str):
-        require_knobs(method, knobs)
-    elif not isinstance(method, AnyMethod):
-        raise InvalidArgumentError(
-            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
-        )
-    require_supported(config)
     before = patched_rotary(base)
     if before is not None:
         done = before.__dict__[RECORD_FIELD]
@@ -258,6 +251,42 @@ def planned(
             f"model: must not be patched yet, got one patched with {done.method_instance()}; "
             f"call ropescale.unpatch(model) first"
         )
+    extension = extended(
+        config, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
+    )
+    parts = [turn.part for turn in extension.turns]
+    rotary = find_rotary(base, parts)
+    for part in parts:
+        require_matching(rotary, part)
+    return Plan(**vars(extension), model=base, rotary=rotary)
+
+
+def extended(
+    config: PreTrainedConfig,
+    method: str | AnyMethod,
+    factor: float | None,
+    target_length: int | None,
+    original_length: int | None,
+    existing: str,
+    layers: str,
+    *,
+    log_n: bool,
+    knobs: dict[str, Any],
+) -> Extension:
+    """Work out a patch from a config alone, which stays as it is; the arguments and errors are those of `patch`."""
+    if layers not in LAYERS:
+        raise InvalidArgumentError(
+            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
+        )
+    if not isinstance(log_n, bool):
+        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
+    if isinstance(method, str):
+        require_knobs(method, knobs)
+    elif not isinstance(method, AnyMethod):
+        raise InvalidArgumentError(
+            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
+        )
+    require_supported(config)
     parts = rescaled_parts(config, layers)
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
@@ -283,9 +312,6 @@ def planned(
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
-    rotary = find_rotary(base, parts)
-    for part in parts:
-        require_matching(rotary, part)
 
     done = Record(
         method=chosen.name,
@@ -315,7 +341,7 @@ def planned(
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{chosen.name} rescales all of them"
         )
-    return Plan(base, rotary, turns, fields, done, warning, late)
+    return Extension(turns=turns, fields=fields, record=done, warning=warning, late=late)
 
 
 def commit(plan: Plan) -> None:
