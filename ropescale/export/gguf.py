@@ -71,10 +71,10 @@ ARCHITECTURES = {
     "granite": Architecture(arch=gguf.MODEL_ARCH.GRANITE, paired_rows=True, facts=_granite),
     "llama": Architecture(arch=gguf.MODEL_ARCH.LLAMA, paired_rows=True),
     "mistral": Architecture(arch=gguf.MODEL_ARCH.LLAMA, paired_rows=True),
-    "olmo2": Architecture(arch=gguf.MODEL_ARCH.OLMO2),
-    "qwen2": Architecture(arch=gguf.MODEL_ARCH.QWEN2),
-    "qwen3": Architecture(arch=gguf.MODEL_ARCH.QWEN3),
-    "smollm3": Architecture(arch=gguf.MODEL_ARCH.SMOLLM3, paired_rows=True, facts=_smollm3),
+    "olmo2": Architecture(arch=gguf.MODEL_ARCH.OLMO2, divisors=False),
+    "qwen2": Architecture(arch=gguf.MODEL_ARCH.QWEN2, divisors=False),
+    "qwen3": Architecture(arch=gguf.MODEL_ARCH.QWEN3, divisors=False),
+    "smollm3": Architecture(arch=gguf.MODEL_ARCH.SMOLLM3, paired_rows=True, divisors=False, facts=_smollm3),
 }
 
 
@@ -269,6 +269,16 @@ def encoded(name: str, tensor: Tensor, outtype: str) -> tuple[np.ndarray[Any, An
     if kind == gguf.GGMLQuantizationType.Q8_0 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
         kind = gguf.GGMLQuantizationType.F16
     return gguf.quants.quantize(values, kind), kind
+
+
+@torch.no_grad()
+def stored_as(model: nn.Module, outtype: str) -> None:
+    """Rounds a float32 model's matrices to what a file of this type holds, in place."""
+    if outtype == "f32":
+        return
+    for name, parameter in model.named_parameters():
+        data, kind = encoded(name, parameter, outtype)
+        parameter.copy_(torch.from_numpy(np.array(gguf.quants.dequantize(data, kind))))
 
 
 def outtype_for(model: nn.Module, asked: str | None) -> str:

@@ -101,6 +101,7 @@ def verify(
     lengths: Sequence[int] | None = None,
     steps: int = STEPS,
     seed: int = 0,
+    tolerance: float | None = None,
 ) -> Verdict:
     """Run an export in its engine and compare it with the patched model.
 
@@ -115,6 +116,8 @@ def verify(
             the steps, by default.
         steps: tokens to generate.
         seed: of the prompts.
+        tolerance: the largest difference of a log-probability that counts as rounding; by default that of the engine
+            and of what the weights are stored in.
 
     Raises:
         CheckpointError: no export there, or one that cannot be read.
@@ -129,6 +132,13 @@ def verify(
         raise InvalidArgumentError(f"steps: must be a whole number of at least 1, got {steps!r}; leave it out for {STEPS}")
     path = Path(path).expanduser()
     subject = _gguf_subject(path) if engine == "llama.cpp" else _folder_subject(path, engine)
+    if tolerance is None:
+        if subject.precision not in TOLERANCES:
+            raise InvalidArgumentError(
+                f"tolerance: must be given for weights stored as {subject.precision}, got None; known are "
+                f"{', '.join(TOLERANCES)}"
+            )
+        tolerance = TOLERANCES[subject.precision]
     original, target = subject.original_length, subject.target_length
     chosen = list(lengths) if lengths else default_lengths(original, target, steps)
     for length in chosen:
@@ -150,7 +160,7 @@ def verify(
         path=path,
         engine=engine,
         method=subject.method,
-        tolerance=TOLERANCES[subject.precision],
+        tolerance=tolerance,
         checks=tuple(checks),
         approximation=subject.approximation,
         tokenization=subject.tokenization(),
@@ -214,6 +224,7 @@ class Subject:
     approximation: str
     tokens: list[int]  # that prompts are made of
     run: Callable[[Sequence[Prompt], int], list[Run]]
+    stored: Callable[[nn.Module], None] = lambda model: None  # rounds weights to what the export holds
     tokenization: Callable[[], str] = lambda: ""
 
 
@@ -288,6 +299,10 @@ def _gguf_subject(path: Path) -> Subject:
     def run(prompts: Sequence[Prompt], steps: int) -> list[Run]:
         return started().run(prompts, steps, facts.vocabulary, facts.letter)
 
+    def stored(model: nn.Module) -> None:
+        if facts.precision in gguf.OUTTYPES:
+            gguf.stored_as(model, facts.precision)
+
     original = facts.length if record is None else record.original_length
     return Subject(
         path=path,
@@ -300,6 +315,7 @@ def _gguf_subject(path: Path) -> Subject:
         approximation=facts.approximation,
         tokens=facts.tokens,
         run=run,
+        stored=stored,
     )
 
 
@@ -329,6 +345,7 @@ def reference_model(subject: Subject, reference: str | Path | None, adapter: str
     else:
         model = source.loaded(folder, config=config)
     model = model.float().eval()
+    subject.stored(model)
     if record is not None:
         repatch(model, record)
     return model  # type: ignore[no-any-return]
