@@ -1,9 +1,9 @@
 """Exports: a model with a longer context, told to the engines that serve it, and checked by running them.
 
-    from ropescale.export import export, verify
+from ropescale.export import export, verify
 
-    export("path/to/patched", "out/model.gguf", to="gguf")
-    verify("out/model.gguf", engine="llama.cpp", reference="path/to/patched")
+export("path/to/patched", "out/model.gguf", to="gguf")
+verify("out/model.gguf", engine="llama.cpp", reference="path/to/patched")
 """
 
 from ropescale.export.verification import Verdict, verify

@@ -13,10 +13,9 @@ from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export.rotation import Canonical
 from ropescale.export.source import COMPANIONS, INDEX, Source
 from ropescale.export.stated import Stated
-from ropescale.records import RECORD_FIELD
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.version import __version__
 
-EXPORT_FIELD = "ropescale_export"  # where a config says for which engine it was written
 ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
 
 
@@ -58,8 +57,8 @@ def written_whole(destination: Path, size: int) -> Iterator[Path]:
         free = shutil.disk_usage(destination.parent).free
         if free < size:
             raise CheckpointError(
-                f"destination: needs {size / 1e9:.2f} GB, got {free / 1e9:.2f} GB free at {str(destination.parent)!r}; "
-                f"make room, or give a folder on another disk"
+                f"destination: needs {size / 1e9:.2f} GB, got {free / 1e9:.2f} GB free at "
+                f"{str(destination.parent)!r}; make room, or give a folder on another disk"
             )
         _remove(work)
         try:
@@ -70,8 +69,8 @@ def written_whole(destination: Path, size: int) -> Iterator[Path]:
             raise
     except OSError as error:
         raise CheckpointError(
-            f"destination: must be a place that can be written to, got {str(destination)!r} ({error.strerror or error})"
-            f"; give another, or make room"
+            f"destination: must be a place that can be written to, got {str(destination)!r} "
+            f"({error.strerror or error}); give another, or make room"
         ) from error
 
 

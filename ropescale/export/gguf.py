@@ -135,9 +135,7 @@ def scaling_of(rotation: Rotation, *, divisors: bool, name: str) -> Scaling:
 
 def _default_ramp(rope: dict[str, Any]) -> bool:
     """Whether this is the ramp that llama.cpp has: it ignores the keys for another one (measured)."""
-    return (
-        (rope.get("beta_fast") or 32) == 32 and (rope.get("beta_slow") or 1) == 1 and rope.get("truncate", True)
-    )
+    return (rope.get("beta_fast") or 32) == 32 and (rope.get("beta_slow") or 1) == 1 and rope.get("truncate", True)
 
 
 def add_scaling(writer: gguf.GGUFWriter, scaling: Scaling, length: int) -> None:
@@ -187,7 +185,13 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 
 def write(
-    path: Path, config: PreTrainedConfig, model: nn.Module, tokenizer: Any, stated: Canonical, source: str, outtype: str
+    path: Path,
+    config: PreTrainedConfig,
+    model: nn.Module,
+    tokenizer: Any,
+    stated: Canonical,
+    source: str,
+    outtype: str,
 ) -> Scaling:
     """Writes a model as one GGUF file at `path`, which must be a new file; returns how the rotation was told.
 
@@ -356,7 +360,9 @@ def read_facts(path: Path) -> Facts:
     texts = required(reader, path, "tokenizer.ggml.tokens")
     types = contents(reader, "tokenizer.ggml.token_type", [int(gguf.TokenType.NORMAL)] * len(texts))
     ordinary = [place for place, kind in enumerate(types) if kind == gguf.TokenType.NORMAL]
-    letters = [place for place in ordinary if len(texts[place]) == 1 and texts[place].isascii() and texts[place].isalpha()]
+    letters = [
+        place for place in ordinary if len(texts[place]) == 1 and texts[place].isascii() and texts[place].isalpha()
+    ]
     if not letters:
         raise CheckpointError(
             f"{path}: the vocabulary must hold an ASCII letter to be checked, got none; give a file of a text model"

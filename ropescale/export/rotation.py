@@ -31,7 +31,7 @@ from ropescale.methods.base import divisors
 from ropescale.methods.late import UNBOUNDED, LengthDependent
 from ropescale.patching import extended
 from ropescale.records import RECORD_FIELD, Record
-from ropescale.spectrum import Spectrum, theta_inv_freq, theta_series
+from ropescale.spectrum import Spectrum, theta_inv_freq
 
 # An inverse frequency below this one turns by less than 1e-12 radians over a million tokens: Transformers states a
 # pair without position as a divisor of 1e30
@@ -117,7 +117,9 @@ class Canonical:
     def method(self) -> str:
         """What made it, in words."""
         if self.record is None:
-            return "positions as pretrained" if self.main.rope_type == "default" else f"rope_type {self.main.rope_type}"
+            return (
+                "positions as pretrained" if self.main.rope_type == "default" else f"rope_type {self.main.rope_type}"
+            )
         log_n = " with log_n" if self.record.log_n else ""
         return f"{self.record.method} x{self.main.factor:g}{log_n}"
 
@@ -136,7 +138,7 @@ def canonical(config: PreTrainedConfig, *, lossy: bool = False) -> Canonical:
     target = int(getattr(config, "max_position_embeddings", None) or original)
     found = []
     for part in parts_of(config):
-        _require_fixed(part, lossy=False)
+        _require_fixed(part)
         inv_freq, attention_factor = todays_spectrum(part)
         inv_freq = torch.where(inv_freq > WITHOUT_POSITION_BELOW, inv_freq, torch.zeros_like(inv_freq))
         found.append(
@@ -160,7 +162,7 @@ def read_original(config: PreTrainedConfig, record: Record | None) -> int:
     return int(stated or config.max_position_embeddings)
 
 
-def _require_fixed(part: Part, *, lossy: bool) -> None:
+def _require_fixed(part: Part) -> None:
     """Refuse what Transformers switches or grows by length, where no record says what was meant."""
     rope, rope_type = part.config.rope_parameters, rope_type_of(part.config)
     if rope_type == "dynamic" or (rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")):
@@ -186,15 +188,16 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
     static, why = _nearest(method, geometry, record)
     if static is None:
         factor = record.target_length / record.original_length
-        near = f"yarn x{factor:g}" if 1 < factor and record.target_length < UNBOUNDED else "yarn"
+        near = f"yarn x{factor:g}" if factor > 1 and record.target_length < UNBOUNDED else "yarn"
         raise ExportError(
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}, which no engine does; "
             f"nearest that every engine holds exactly: {near}, or keep it in Transformers with ropescale.load"
         )
     if not lossy:
+        near = f"{static.name} x{record.target_length / record.original_length:g}"
         raise ExportError(
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}; nearest that engines "
-            f"hold exactly: {static}, which --lossy (lossy=True) writes, with a label that says so"
+            f"hold exactly: {near}, which --lossy (lossy=True) writes, with a label that says so"
         )
     extension = extended(
         before,

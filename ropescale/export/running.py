@@ -130,7 +130,7 @@ class LlamaCpp:
 
 
 def vllm(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict[str, Any]) -> list[Run]:
-    """vLLM in float32, in the Python that has it.
+    """What vLLM generates in float32, in the Python that has it.
 
     Raises:
         ExportError: no Python with vLLM, or one that fails; the message ends with what it said.
@@ -163,7 +163,7 @@ def vllm(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict[str,
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what points Python at other packages."""
+    """The environment of this process without what points Python at other packages."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
@@ -189,6 +189,6 @@ def python_with_vllm() -> str:
     if find_spec("vllm") is not None:
         return sys.executable
     raise ExportError(
-        f"engine: 'vllm' needs a Python with vLLM, got none in .venv-vllm and no {PYTHON_VARIABLE}; `make vllm` builds "
-        f"one (3.5 GB)"
+        f"engine: 'vllm' needs a Python with vLLM, got none in .venv-vllm and no {PYTHON_VARIABLE}; `make vllm` "
+        f"builds one (3.5 GB)"
     )

@@ -6,6 +6,7 @@ at every step.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,16 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from ropescale.checkpoint import read_config
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export import source
-from ropescale.export.folder import EXPORT_FIELD
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, transformers, vllm
-from ropescale.families import parts_of, saved_record
+from ropescale.families import saved_record
 from ropescale.patching import repatch
-from ropescale.records import Record
+from ropescale.records import EXPORT_FIELD, Record
 
 ENGINES = ("llama.cpp", "transformers", "vllm")
 STEPS = 16  # tokens that the engine generates from each prompt
@@ -39,6 +39,12 @@ TOLERANCES = {
     "bf16": 2e-1,
     "q8_0": 3e-1,
 }
+# What tokenizers split differently: digits, white space before digits, contractions, capitals, accents, other scripts
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1984, 12345 of them\n\n1. weren't    here; we'LL see.",
+    "    def f(x):\n\treturn x**2  # naïve café, 你好, 🙂\r\n",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +135,9 @@ def verify(
             f"engine: must be one of {', '.join(ENGINES)}, got {engine!r}; the others are not run here"
         )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidArgumentError(f"steps: must be a whole number of at least 1, got {steps!r}; leave it out for {STEPS}")
+        raise InvalidArgumentError(
+            f"steps: must be a whole number of at least 1, got {steps!r}; leave it out for {STEPS}"
+        )
     path = Path(path).expanduser()
     subject = _gguf_subject(path) if engine == "llama.cpp" else _folder_subject(path, engine)
     if tolerance is None:
@@ -147,15 +155,14 @@ def verify(
                 f"lengths: must leave room for {steps} tokens within the target length ({target}), got {length}; give "
                 f"shorter prompts"
             )
+    folder = reference_folder(subject, reference)
     prompts = [prompt_of(subject.tokens, length, seed + place) for place, length in enumerate(chosen)]
     with Console(stderr=True).status(f"{engine}: {len(prompts)} prompts of {', '.join(map(str, chosen))} tokens"):
         runs = subject.run(prompts, steps)
-        with torch.no_grad():
-            model = reference_model(subject, reference, adapter)
-            checks = [
-                compared(prompt, run, scored(model, prompt, run.tokens))
-                for prompt, run in zip(prompts, runs, strict=True)
-            ]
+        model = reference_model(subject, folder, adapter)
+        checks = [
+            compared(prompt, run, scored(model, prompt, run.tokens)) for prompt, run in zip(prompts, runs, strict=True)
+        ]
     return Verdict(
         path=path,
         engine=engine,
@@ -163,7 +170,7 @@ def verify(
         tolerance=tolerance,
         checks=tuple(checks),
         approximation=subject.approximation,
-        tokenization=subject.tokenization(),
+        tokenization=subject.tokenization(folder),
     )
 
 
@@ -225,7 +232,7 @@ class Subject:
     tokens: list[int]  # that prompts are made of
     run: Callable[[Sequence[Prompt], int], list[Run]]
     stored: Callable[[nn.Module], None] = lambda model: None  # rounds weights to what the export holds
-    tokenization: Callable[[], str] = lambda: ""
+    tokenization: Callable[[Path], str] = lambda folder: ""  # what the engine's tokenizer does otherwise than theirs
 
 
 def _method(record: Record | None, original: int, target: int) -> str:
@@ -303,6 +310,16 @@ def _gguf_subject(path: Path) -> Subject:
         if facts.precision in gguf.OUTTYPES:
             gguf.stored_as(model, facts.precision)
 
+    def tokenization(folder: Path) -> str:
+        if not (folder / "tokenizer.json").is_file():
+            return ""
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for text in TEXTS:
+            ours, theirs = tokenizer(text, add_special_tokens=False).input_ids, started().tokenized(text)
+            if ours != theirs:
+                return f"its tokenizer makes {theirs} of {text!r}, where the model's makes {ours}"
+        return ""
+
     original = facts.length if record is None else record.original_length
     return Subject(
         path=path,
@@ -316,36 +333,38 @@ def _gguf_subject(path: Path) -> Subject:
         tokens=facts.tokens,
         run=run,
         stored=stored,
+        tokenization=tokenization,
     )
 
 
-def reference_model(subject: Subject, reference: str | Path | None, adapter: str | Path | None) -> nn.Module:
-    """The patched model in float32: the weights of the reference, with what the record says done to them.
+def reference_folder(subject: Subject, reference: str | Path | None) -> Path:
+    """Where the weights of the patched model are.
 
     Raises:
-        CheckpointError: nowhere to take the weights from.
+        CheckpointError: nowhere.
     """
-    if reference is None and subject.source:
-        try:
-            folder = source.local_folder(subject.source)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"reference: must be the model that {subject.path} was made from, got none, and {subject.source!r} "
-                f"is not found from here; pass --reference (reference=)"
-            ) from error
-    else:
-        folder = subject.path if reference is None else source.local_folder(str(reference))
+    if reference is not None:
+        return source.local_folder(str(reference))
+    if subject.path.is_dir():
+        return subject.path
+    if not subject.source:
+        raise CheckpointError(
+            f"reference: must be the model that {subject.path} was made from, got none, and the file names none; pass "
+            f"--reference (reference=)"
+        )
+    return source.local_folder(subject.source)
+
+
+def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) -> nn.Module:
+    """The patched model in float32: the weights of a folder, with what the record says done to them."""
     config = read_config(str(folder))
     own = saved_record(config)
-    record = subject.record or own
     if own is not None:
         own.restore(config)
-    if adapter is not None:
-        model: Any = source.merged(folder, adapter, config=config)
-    else:
-        model = source.loaded(folder, config=config)
-    model = model.float().eval()
+    loaded: Any = source.loaded(folder, config) if adapter is None else source.merged(folder, adapter, config)
+    model: nn.Module = loaded.float().eval()
     subject.stored(model)
-    if record is not None:
-        repatch(model, record)
-    return model  # type: ignore[no-any-return]
+    if (record := subject.record or own) is not None:
+        with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
+            repatch(model, record)
+    return model

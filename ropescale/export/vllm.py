@@ -49,7 +49,8 @@ def state_like(config: PreTrainedConfig, canonical: Canonical, *, engine: str) -
     flat = not main.part.label
     parameters = [spelled(one, config, engine, flat=flat) for one in canonical.rotations]
     fields = fields_of(config, canonical, parameters)
-    form, serves, flags = native_form(main), main.target_length, ()
+    form, serves = native_form(main), main.target_length
+    flags: tuple[str, ...] = ()
     if parameters[0]["rope_type"] == "linear":
         fields["max_position_embeddings"] = main.original_length
     if parameters[0]["rope_type"] == "longrope":

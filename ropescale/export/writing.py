@@ -1,11 +1,13 @@
 """One call: a source, extended by a method or as it is, written for one engine."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ropescale.checkpoints import SHORT_NAMES
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
 from ropescale.export.rotation import Canonical, canonical
@@ -15,6 +17,7 @@ from ropescale.patching import extended
 from ropescale.records import RECORD_FIELD
 
 ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
+NOT_RUN = {"mlx": "by its source, version 0.32.2", "sglang": "by its source, version 0.5.23"}
 STATE = {"mlx": mlx.state, "sglang": sglang.state, "transformers": hf.state, "vllm": vllm.state}
 
 
@@ -34,6 +37,8 @@ class Exported:
 
     def __str__(self) -> str:
         how = f"approximation ({self.approximation})" if self.approximation else "exact"
+        if self.to in NOT_RUN:
+            how += f" {NOT_RUN[self.to]}, not run"
         serves = f"{ENGINES[self.to]} will serve {self.serves:,} tokens"
         if self.flags:
             serves += f", {self.target_length:,} with {' '.join(self.flags)}"
@@ -91,7 +96,9 @@ def export(
     if to not in ENGINES:
         raise InvalidArgumentError(f"to: must be one of {', '.join(sorted(ENGINES))}, got {to!r}; name an engine")
     if outtype is not None and to != "gguf":
-        raise InvalidArgumentError(f"outtype: must be left out for {to}, got {outtype!r}; weights are copied as they are")
+        raise InvalidArgumentError(
+            f"outtype: must be left out for {to}, got {outtype!r}; weights are copied as they are"
+        )
     path = Path(destination).expanduser()
     if to == "gguf":
         _require_gguf_name(path)
@@ -164,8 +171,9 @@ def _gguf() -> Any:
 
 
 def public_name(name: str) -> str:
-    """A source as a published file may name it: a short name or hub id in full, of a path its last part."""
-    return name if not Path(name).expanduser().exists() else Path(name).name
+    """A source as a published file may name it: a short name or a hub id; nothing of a path or a live model."""
+    known = name in SHORT_NAMES or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists())
+    return name if known else ""
 
 
 def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) -> str:
@@ -173,9 +181,7 @@ def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) 
     if to == "vllm":
         return f"--hf-overrides {as_argument(stated.overrides)} --max-model-len {told.main.target_length}"
     if to == "sglang":
-        return (
-            f"--json-model-override-args {as_argument(stated.overrides)} --context-length {told.main.target_length}"
-        )
+        return f"--json-model-override-args {as_argument(stated.overrides)} --context-length {told.main.target_length}"
     return ""
 
 
