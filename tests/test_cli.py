@@ -32,7 +32,8 @@ def test_the_version_is_the_package_s(capsys):
 def test_the_verbs_are_frozen(capsys):
     assert cli.main(["--help"]) == 0
     verbs = capsys.readouterr().out.partition("VERB\n")[2].split("\n")
-    assert [line.split()[0] for line in verbs if line] == ["demo", "eval", "methods", "explain", "report"]
+    named = [line.split()[0] for line in verbs if line]
+    assert named == ["demo", "eval", "methods", "explain", "report", "export", "verify-export"]
 
 
 def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
@@ -52,7 +53,7 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         (
             ["evaluate"],
             "ropescale: error: argument VERB: invalid choice: 'evaluate' "
-            "(choose from 'demo', 'eval', 'methods', 'explain', 'report')",
+            "(choose from 'demo', 'eval', 'methods', 'explain', 'report', 'export', 'verify-export')",
         ),
         (
             ["demo", "--factors", "2,x"],

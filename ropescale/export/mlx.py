@@ -28,7 +28,7 @@ def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
             f"{config.model_type}: MLX-LM reads one rotation for all layers, got one for each layer type; export to "
             f"transformers or vllm"
         )
-    parameters = spelled(main)
+    parameters = spelled(main, config.model_type)
     fields = fields_of(config, canonical, [parameters])
     fields |= {"rope_theta": main.theta}
     form = native_form(main)
@@ -39,7 +39,7 @@ def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
     return Stated(fields=fields, form=form, serves=main.target_length)
 
 
-def spelled(rotation: Rotation) -> dict[str, Any]:
+def spelled(rotation: Rotation, name: str) -> dict[str, Any]:
     """The rope parameters in the words of MLX-LM.
 
     Raises:
@@ -63,7 +63,7 @@ def spelled(rotation: Rotation) -> dict[str, Any]:
     theirs = math.sqrt(1 + math.log(rotation.factor) / math.log(rotation.original_length))
     if abs(scale - theirs) > 1e-6:
         raise ExportError(
-            f"{rotation.rope_type}: MLX-LM has one divisor per pair with an attention factor of 1 or "
+            f"{name}: MLX-LM has one divisor per pair with an attention factor of 1 or "
             f"sqrt(1 + ln(factor) / ln(original length)) ({theirs:.6g}), got {scale:.6g}; nearest that it holds "
             f"exactly: yarn with its default ramp, or by_parts"
         )

@@ -33,20 +33,21 @@ class Run:
 def transformers(path: Path, prompts: Sequence[Prompt], steps: int) -> list[Run]:
     """Transformers alone, in float32, token by token with its cache."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    return [_generated(model, prompt, steps) for prompt in prompts]
+    return [generated(model, prompt, steps) for prompt in prompts]
 
 
 @torch.no_grad()
-def _generated(model: Any, prompt: Prompt, steps: int) -> Run:
+def generated(model: Any, prompt: Prompt, steps: int, tokens: Sequence[int] | None = None) -> Run:
+    """What a model generates token by token with its cache: its own choices, or these tokens whatever it chooses."""
     ids, cache = torch.tensor([prompt]), None
-    tokens, logprobs = [], []
-    for _ in range(steps):
+    chosen, logprobs = [], []
+    for step in range(steps):
         out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         logprobs.append(torch.log_softmax(out.logits[0, -1].float(), dim=-1).numpy())
-        tokens.append(int(logprobs[-1].argmax()))
-        ids = torch.tensor([[tokens[-1]]])
-    return Run(tokens=tokens, logprobs=np.stack(logprobs))
+        chosen.append(int(logprobs[-1].argmax()) if tokens is None else tokens[step])
+        ids = torch.tensor([[chosen[-1]]])
+    return Run(tokens=chosen, logprobs=np.stack(logprobs))
 
 
 class LlamaCpp:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ class Source:
             return bare(self.live)
         assert self.folder is not None
         return loaded(self.folder)
+
+    def tokenizer_limit(self) -> float:
+        """The most tokens that the tokenizer's own settings allow."""
+        path = None if self.folder is None else self.folder / "tokenizer_config.json"
+        if path is None or not path.is_file():
+            return math.inf
+        return float(json.loads(path.read_text(encoding="utf-8")).get("model_max_length") or math.inf)
 
     def tokens(self) -> Any:
         """The tokenizer.

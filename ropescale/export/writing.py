@@ -179,7 +179,9 @@ def public_name(name: str) -> str:
 def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) -> str:
     """The flags that make the engine treat the unmodified checkpoint alike, where it has such flags."""
     if to == "vllm":
-        return f"--hf-overrides {as_argument(stated.overrides)} --max-model-len {told.main.target_length}"
+        flags = f"--hf-overrides {as_argument(stated.overrides)} --max-model-len {told.main.target_length}"
+        limited = opened.tokenizer_limit() < told.main.target_length  # which vLLM does not let a flag exceed
+        return f"VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 {flags}" if limited else flags
     if to == "sglang":
         return f"--json-model-override-args {as_argument(stated.overrides)} --context-length {told.main.target_length}"
     return ""
