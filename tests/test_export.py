@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from exports import checkpoint, random_model
+from exports import checkpoint
 from families import FIXED, LATE, knobs_for
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -351,28 +350,33 @@ def spoken(path: Path) -> torch.Tensor:
     return found
 
 
+# vLLM and SGLang have divisors for halves only; MLX-LM reads one rotation, and no attention factor beside divisors
+REFUSED = {
+    ("glm", "vllm", "ntk_fixed"),
+    ("glm", "sglang", "ntk_fixed"),
+    ("phi3", "mlx", "yarn"),
+    ("gemma3_text", "mlx", ""),
+}
+
+
 @pytest.mark.parametrize("to", ["transformers", "vllm", "sglang", "mlx"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_configs_of_families_load_in_transformers(name: str, to: str, tmp_path: Path) -> None:
     """Whatever an engine is told, Transformers reads the same rotation from it; or the family is refused by name."""
     source = checkpoint(tmp_path / "source", name)
-    held = 0
     for method in ("yarn", "by_parts", "ntk_fixed", "linear"):
         out = tmp_path / method
-        try:
-            export(source, out, to=to, method=method, factor=4)
-        except ExportError as refusal:
-            assert str(refusal).startswith(f"{name}: ")
+        if (name, to, method) in REFUSED or (name, to, "") in REFUSED:
+            with pytest.raises(ExportError, match=rf"^{name}: "):
+                export(source, out, to=to, method=method, factor=4)
             assert not out.exists()
             continue
-        held += 1
+        export(source, out, to=to, method=method, factor=4)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
         ropescale.patch(model, method, factor=4)
         ids = torch.randint(3, 1000, (1, 300), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             assert (spoken(out) - model(input_ids=ids).logits).abs().max() < 1e-5
-    refused = {("glm", "vllm"): 1, ("glm", "sglang"): 1, ("gemma3_text", "mlx"): 4, ("phi3", "mlx"): 1}
-    assert held == 4 - refused.get((name, to), 0)
 
 
 def test_weights_are_copied_byte_for_byte(tmp_path: Path) -> None:
@@ -431,7 +435,7 @@ def test_an_export_is_loaded_patched_whatever_engine_it_was_written_for(tmp_path
         export("tiny", tmp_path / to, to=to, method="ntk", factor=4)
         loaded = ropescale.load(tmp_path / to)
         assert ropescale.record(loaded) == ropescale.record(patched)
-        with pytest.raises(ropescale.RopescaleError, match="is already patched|must not be patched yet"):
+        with pytest.raises(ropescale.RopescaleError, match=r"is already patched|must not be patched yet"):
             ropescale.patch(loaded, "linear", factor=2)
 
 
