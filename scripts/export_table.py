@@ -60,7 +60,8 @@ def measured(method: str, engine: str, sources: dict[str, str], *, lossy: bool =
 def cell(method: str, engine: str, sources: dict[str, str]) -> str:
     """What an engine makes of a method, in a few words."""
     try:
-        return f"exact, {measured(method, engine, sources):.0e}"
+        found = measured(method, engine, sources)
+        return f"exact, {found:.0e}" if found else "exact, 0"
     except ExportError as refusal:
         nearest = re.search(r"nearest that \w+ \w+ \w+ ?\w*: ([^;,]+)", str(refusal))
     if engine == "Transformers":
@@ -117,8 +118,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    page = PAGE.read_text(encoding="utf-8")
-    before = rows_of(page)
+    before = rows_of(PAGE.read_text(encoding="utf-8"))
     names = ["Transformers", "llama.cpp", "vLLM", "SGLang", "MLX-LM"]
     ordered = [*FIXED, *(name for name in list_methods() if name not in FIXED)]
     rows: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ def main() -> None:
         *(f"| `{method}` | {' | '.join(cells)} |" for method, cells in rows.items()),
     ]
     table = "\n".join(lines) + "\n"
-    head, _, rest = page.partition(BEGIN)
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}{table}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 

