@@ -141,6 +141,8 @@ def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str)
     if canonical.approximation:
         label["approximation"] = canonical.approximation
     config[EXPORT_FIELD] = label
+    if source.live is not None:  # a model that was built, not loaded, does not say what it is
+        config["architectures"] = [type(source.model()).__name__]
     if canonical.record is not None:
         config[RECORD_FIELD] = json.loads(json.dumps(canonical.record.to_dict()))
     return config

@@ -5,7 +5,7 @@ otherwise as one divisor per pair in the tensor rope_freqs.weight, and rope.scal
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def _default_ramp(rope: dict[str, Any]) -> bool:
 
 
 def add_scaling(writer: gguf.GGUFWriter, scaling: Scaling, length: int) -> None:
-    """Writes the metadata and the tensor of a rotation."""
+    """Writes the metadata of a rotation."""
     writer.add_context_length(length)
     writer.add_rope_freq_base(scaling.theta)
     if scaling.type is not None:
@@ -150,8 +150,11 @@ def add_scaling(writer: gguf.GGUFWriter, scaling: Scaling, length: int) -> None:
         writer.add_rope_scaling_orig_ctx_len(scaling.original_length)
     if scaling.attn_factor is not None:
         writer.add_rope_scaling_attn_factors(scaling.attn_factor)
-    if scaling.divisors is not None:
-        writer.add_tensor(ROPE_FREQS, scaling.divisors.numpy())
+
+
+def added_tensors(scaling: Scaling) -> list[tuple[str, Tensor]]:
+    """The tensors of a rotation."""
+    return [] if scaling.divisors is None else [(ROPE_FREQS, scaling.divisors)]
 
 
 def add_label(writer: gguf.GGUFWriter, stated: Canonical, source: str) -> None:
@@ -209,13 +212,17 @@ def write(
     add_scaling(writer, scaling, stated.main.target_length)
     add_label(writer, stated, source)
     add_tokenizer(writer, tokenizer, config.vocab_size)
-    tensors = list(_tensors(model, config, architecture))
-    for name, tensor in track(tensors, description="gguf", console=Console(stderr=True), transient=True):
-        data, kind = encoded(name, tensor, outtype)
-        writer.add_tensor(name, data, raw_dtype=kind)
+    tensors = [*added_tensors(scaling), *_tensors(model, config, architecture)]
+    for name, tensor in tensors:
+        kind = kind_of(tensor.shape, outtype)
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.numel() // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    # one at a time: beside the model only one encoded tensor is in memory
+    for _, tensor in track(tensors, description="gguf", console=Console(stderr=True), transient=True):
+        writer.write_tensor_data(encoded(tensor, outtype))
     writer.close()
     return scaling
 
@@ -264,15 +271,21 @@ def paired(rows: Tensor, heads: int) -> Tensor:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
-def encoded(name: str, tensor: Tensor, outtype: str) -> tuple[np.ndarray[Any, Any], gguf.GGMLQuantizationType]:
-    """A tensor's data and type: vectors stay float32, and so does what the format cannot hold in rows of 32."""
-    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+def kind_of(shape: Sequence[int], outtype: str) -> gguf.GGMLQuantizationType:
+    """What a tensor is stored as: vectors in float32, and in float16 what rows of 32 cannot hold."""
     kind = OUTTYPES[outtype]
-    if values.ndim < 2 or kind == gguf.GGMLQuantizationType.F32:
-        return values, gguf.GGMLQuantizationType.F32
-    if kind == gguf.GGMLQuantizationType.Q8_0 and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
-        kind = gguf.GGMLQuantizationType.F16
-    return gguf.quants.quantize(values, kind), kind
+    if len(shape) < 2:
+        return gguf.GGMLQuantizationType.F32
+    if shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        return gguf.GGMLQuantizationType.F16
+    return kind
+
+
+def encoded(tensor: Tensor, outtype: str) -> np.ndarray[Any, Any]:
+    """A tensor's data as the file holds it."""
+    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    data: np.ndarray[Any, Any] = gguf.quants.quantize(values, kind_of(tensor.shape, outtype))
+    return data
 
 
 @torch.no_grad()
@@ -280,9 +293,9 @@ def stored_as(model: nn.Module, outtype: str) -> None:
     """Rounds a float32 model's matrices to what a file of this type holds, in place."""
     if outtype == "f32":
         return
-    for name, parameter in model.named_parameters():
-        data, kind = encoded(name, parameter, outtype)
-        parameter.copy_(torch.from_numpy(np.array(gguf.quants.dequantize(data, kind))))
+    for parameter in model.parameters():
+        values = gguf.quants.dequantize(encoded(parameter, outtype), kind_of(parameter.shape, outtype))
+        parameter.copy_(torch.from_numpy(np.array(values)))
 
 
 def outtype_for(model: nn.Module, asked: str | None) -> str:
@@ -447,6 +460,8 @@ def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canon
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     add_scaling(writer, scaling, stated.main.target_length)
     add_label(writer, stated, contents(reader, SOURCE_KEY, ""))
+    for name, divisors in added_tensors(scaling):
+        writer.add_tensor(name, divisors.numpy())
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
