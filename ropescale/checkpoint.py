@@ -16,7 +16,7 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleErr
 from ropescale.families import saved_record, text_of
 from ropescale.injection.late import NAME
 from ropescale.patching import repatch
-from ropescale.records import RECORD_FIELD
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -67,6 +67,8 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
         ) from error
     _load_added(model, path, finding)
     loaded = text_of(model.config)
+    if hasattr(model.config, EXPORT_FIELD):  # the same rotation, as one engine wants to be told it
+        return model
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(loaded, name, None) != value
     ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import RopescaleError
+from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.version import __version__
 
 OVERVIEW = """\
@@ -29,6 +29,7 @@ examples:
   ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
+  ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
 """
 
 DEMO = """\
@@ -122,6 +123,48 @@ exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
 
 PLOT = """\
 Draw the wavelength of every pair as pretrained and under methods, with the original length and the context as lines.
+"""
+
+EXPORT = """\
+Write a model for the engine that is to serve it: weights and tokenizer as they are, its positions in the engine's own
+words. The engine's native type is written where it is exact, otherwise one divisor per pair. What an engine cannot
+hold exactly is refused, with the nearest method that it can. The destination is written whole or not at all.
+
+SRC is a folder (saved patched, or as published: then give --method), tiny, smollm2 or a hub id.
+
+engines:
+  transformers  what save_pretrained of a patched model writes
+  vllm          the same for vLLM, and the flags to use on an unmodified checkpoint
+  sglang, mlx   the same for SGLang and MLX-LM, by their sources: not run here
+  gguf          one file for llama.cpp and what builds on it, tokenizer included
+"""
+
+EXPORT_EXAMPLES = """\
+examples:
+  ropescale export path/to/patched out/served --to vllm
+  ropescale export smollm2 out/smollm2-16k.gguf --to gguf --method yarn --factor 2 --outtype q8_0
+  ropescale export tiny out/tiny.gguf --to gguf --method yarn --factor 4 --knobs '{"beta_fast": 16}'
+  ropescale export path/to/base out/merged --to transformers --method yarn --factor 4 --adapter path/to/adapter
+  ropescale export existing.Q4_K_M.gguf longer.gguf --to gguf --patch-gguf --method yarn --factor 4
+"""
+
+VERIFY = """\
+Run an export in its engine and compare it with the patched model: greedy tokens, and the log-probabilities of the
+whole vocabulary at each, after prompts below the original length, beyond it and up to the target. Prints a verdict
+with the largest difference and where it is; the exit code is 1 where that is more than rounding.
+
+engines:
+  transformers  the folder in Transformers alone, without ropescale's patch
+  llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
+  vllm          the folder in vLLM, in an environment of its own: `make vllm` builds it, or name a Python that has
+                vLLM in ROPESCALE_VLLM_PYTHON
+"""
+
+VERIFY_EXAMPLES = """\
+examples:
+  ropescale verify-export out/tiny.gguf --engine llama.cpp
+  ropescale verify-export out/mine.gguf --engine llama.cpp --reference path/to/patched --lengths 512,9000
+  ropescale verify-export out/served --engine vllm
 """
 
 
@@ -294,6 +337,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(verb=_report)
     report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
+
+    export = verbs.add_parser(
+        "export",
+        help="write a model for vLLM, llama.cpp, SGLang, MLX or Transformers",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    export.set_defaults(verb=_export)
+    add = export.add_argument
+    add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
+    add("destination", metavar="DST", help="a new folder; for gguf a new .gguf file")
+    add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
+    add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: what the config says)")
+    add("--knobs", type=_json, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")
+    add("--layers", metavar="WHICH", help="global (default) or all, where layer types have rotations of their own")
+    add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
+    add("--outtype", metavar="TYPE", help="of gguf: f32, f16, bf16 or q8_0 (default: the type of the checkpoint)")
+    add("--patch-gguf", action="store_true", help="SRC is a .gguf file: copy it with a scaling, every weight as it is")
+    add("--lossy", action="store_true", help="write the nearest fixed frequencies where a method has none, labelled")
+
+    verify = verbs.add_parser(
+        "verify-export",
+        help="run an export in its engine and compare it with the patched model",
+        description=VERIFY,
+        epilog=VERIFY_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    verify.set_defaults(verb=_verify_export)
+    add = verify.add_argument
+    add("path", metavar="DST", help="what `ropescale export` wrote")
+    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp or vllm")
+    add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
+    add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
+    add("--lengths", type=_list_of(int), metavar="N,N", help="of the prompts (default: below, beyond, at the target)")
+    add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
+    add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add(
+        "--tolerance", type=float, metavar="X", help="difference that counts as rounding (default: by engine and type)"
+    )
     return parser
 
 
@@ -513,6 +602,66 @@ def _report(arguments: argparse.Namespace) -> int:
 
     print(report.write(arguments.folder))
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import export, patch_gguf
+
+    knobs = arguments.knobs or {}
+    asked = {
+        name: value
+        for name in (
+            "method",
+            "factor",
+            "target_length",
+            "original_length",
+            "existing",
+            "layers",
+            "adapter",
+            "outtype",
+        )
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.patch_gguf:
+        if arguments.to != "gguf" or arguments.lossy:
+            raise InvalidArgumentError(
+                f"--patch-gguf: goes with --to gguf and without --lossy, got --to {arguments.to}; leave the others out"
+            )
+        done = patch_gguf(arguments.source, arguments.destination, **asked, **knobs)
+    else:
+        done = export(
+            arguments.source, arguments.destination, to=arguments.to, lossy=arguments.lossy, **asked, **knobs
+        )
+    print(done)
+    if done.overrides:
+        print(f"the unmodified checkpoint instead: {done.overrides}")
+    return 0
+
+
+def _verify_export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import verify
+
+    names = ("reference", "adapter", "lengths", "steps", "seed", "tolerance")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    verdict = verify(arguments.path, engine=arguments.engine, **asked)
+    for check in verdict.checks:
+        print(
+            f"{check.length:>9,} tokens: {check.agreed} of {check.steps} greedy tokens, largest difference "
+            f"{check.worst:.1e}, smallest lead of a first choice {check.margin:.1e}"
+        )
+    print(verdict)
+    return 0 if verdict.exact else 1
+
+
+def _quieten_transformers() -> None:
+    """Its bars and its remarks on keys that it does not read, which are there for other engines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -37,11 +37,12 @@ FLOORS = [
     ["ropescale.checkpoint"],
     ["ropescale.doctor", "ropescale.rescaling"],
     ["ropescale.explain"],
+    ["ropescale.export"],
     ["evals"],
     ["ropescale.cli"],
 ]
 # Rooms with several files for one purpose, which may import one another
-ROOMS = ("evals", "ropescale.checkpoints", "ropescale.explain", "ropescale.injection")
+ROOMS = ("evals", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {
@@ -50,7 +51,7 @@ ELSEWHERE = {
     "lm_eval": ("recipes", "evals"),
     "matplotlib": ("evals", "ropescale.explain"),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.checkpoint"),
+    "peft": ("recipes", "evals", "ropescale.checkpoint", "ropescale.export"),
 }
 
 
