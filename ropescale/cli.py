@@ -135,7 +135,8 @@ SRC is a folder (saved patched, or as published: then give --method), tiny, smol
 engines:
   transformers  what save_pretrained of a patched model writes
   vllm          the same for vLLM, and the flags to use on an unmodified checkpoint
-  sglang, mlx   the same for SGLang and MLX-LM, by their sources: not run here
+  mlx           the same for MLX-LM
+  sglang        the same for SGLang, by its source: verify-export does not run it
   gguf          one file for llama.cpp and what builds on it, tokenizer included
 """
 
@@ -158,6 +159,7 @@ engines:
   llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
   vllm          the folder in vLLM, in an environment of its own: `make vllm` builds it, or name a Python that has
                 vLLM in ROPESCALE_VLLM_PYTHON
+  mlx           the folder in MLX-LM (packages mlx-lm, and off a Mac mlx[cpu])
 """
 
 VERIFY_EXAMPLES = """\
@@ -374,15 +376,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(verb=_verify_export)
     add = verify.add_argument
     add("path", metavar="DST", help="what `ropescale export` wrote")
-    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp or vllm")
+    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
     add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
     add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
     add("--lengths", type=_list_of(int), metavar="N,N", help="of the prompts (default: below, beyond, at the target)")
     add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
-    add(
-        "--tolerance", type=float, metavar="X", help="difference that counts as rounding (default: by engine and type)"
-    )
+    add("--tolerance", type=float, metavar="X", help="difference or, of rounded weights, divergence that is rounding")
     return parser
 
 
@@ -649,7 +649,7 @@ def _verify_export(arguments: argparse.Namespace) -> int:
     for check in verdict.checks:
         print(
             f"{check.length:>9,} tokens: {check.agreed} of {check.steps} greedy tokens, largest difference "
-            f"{check.worst:.1e}, smallest lead of a first choice {check.margin:.1e}"
+            f"{check.worst:.1e}, divergence {check.divergence:.1e}, smallest lead of a first choice {check.margin:.1e}"
         )
     print(verdict)
     return 0 if verdict.exact else 1

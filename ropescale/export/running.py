@@ -130,6 +130,36 @@ class LlamaCpp:
         return answered
 
 
+def mlx(path: Path, prompts: Sequence[Prompt], steps: int) -> list[Run]:
+    """MLX-LM in float32, token by token with its cache.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        import mlx.core
+        from mlx_lm.models.cache import make_prompt_cache
+        from mlx_lm.utils import load_model
+    except ImportError as error:
+        raise ExportError(
+            f"engine: 'mlx' needs the packages mlx and mlx-lm, got none installed ({error}); pip install mlx-lm, and "
+            f"off a Mac mlx[cpu]"
+        ) from error
+    model, _ = load_model(path)
+    model.set_dtype(mlx.core.float32)
+    runs = []
+    for prompt in prompts:
+        ids, cache = list(prompt), make_prompt_cache(model)
+        tokens, logprobs = [], []
+        for _ in range(steps):
+            logits = np.array(model(mlx.core.array([ids]), cache=cache)[0, -1].astype(mlx.core.float32))
+            logprobs.append(torch.log_softmax(torch.from_numpy(logits), dim=-1).numpy())
+            tokens.append(int(logprobs[-1].argmax()))
+            ids = [tokens[-1]]
+        runs.append(Run(tokens=tokens, logprobs=np.stack(logprobs)))
+    return runs
+
+
 def vllm(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict[str, Any]) -> list[Run]:
     """What vLLM generates in float32, in the Python that has it.
 

@@ -6,6 +6,7 @@ at every step.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,23 +23,20 @@ from ropescale.checkpoint import read_config
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export import source
 from ropescale.export.rotation import read_original
-from ropescale.export.running import LlamaCpp, Prompt, Run, generated, transformers, vllm
+from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
 from ropescale.patching import repatch
 from ropescale.records import EXPORT_FIELD, Record
 
-ENGINES = ("llama.cpp", "transformers", "vllm")
+ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
 STEPS = 16  # tokens that the engine generates from each prompt
-# The largest difference of a log-probability that is rounding, by what the weights are stored in. A wrong rotation
-# differs by 0.5 and more on the same prompts (docs/exports.md).
-TOLERANCES = {
-    "transformers": 1e-5,
-    "vllm": 1e-4,
-    "f32": 2e-3,
-    "f16": 1e-2,
-    "bf16": 5e-2,
-    "q8_0": 2e-1,
-}
+# The largest difference of any log-probability that is rounding of float32. A wrong rotation differs by 0.01 and more
+# on the same prompts (docs/exports.md).
+TOLERANCES = {"transformers": 1e-5, "vllm": 1e-4, "mlx": 1e-3, "f32": 2e-3}
+# Weights in fewer bits: llama.cpp rounds activations as well, by which the log-probabilities of tokens that nobody
+# would choose move by whole units. So the measure is the one in use for quantised files: the Kullback-Leibler
+# divergence from the model, in nats, at the worst step.
+DIVERGENCES = {"f16": 1e-4, "bf16": 5e-3, "q8_0": 5e-2}
 # What tokenizers split differently: digits, white space before digits, contractions, capitals, accents, other scripts
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -58,6 +56,7 @@ class Check:
     step: int  # where that is
     token: int  # of which token
     margin: float  # the smallest lead of the patched model's first choice over its second
+    divergence: float  # Kullback-Leibler, from the patched model's choices to the engine's, nats, at the worst step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +68,33 @@ class Verdict:
     method: str
     tolerance: float
     checks: tuple[Check, ...]
+    rounded: bool = False  # weights in fewer bits than float32: what counts is the divergence
     approximation: str = ""  # the label of the export, where it has one
     tokenization: str = ""  # what is wrong with the tokenizer; empty where nothing is
 
     @property
     def worst(self) -> Check:
-        """The check with the largest difference."""
-        return max(self.checks, key=lambda check: check.worst)
+        """The check that is farthest off."""
+        return max(self.checks, key=lambda check: check.divergence if self.rounded else check.worst)
 
     @property
     def exact(self) -> bool:
-        """Whether no difference is beyond rounding."""
-        return self.worst.worst <= self.tolerance and not self.tokenization
+        """Whether nothing is beyond rounding."""
+        found = self.worst.divergence if self.rounded else self.worst.worst
+        return found <= self.tolerance and not self.tokenization
 
     def __str__(self) -> str:
         worst = self.worst
         agreed = sum(check.agreed for check in self.checks)
         steps = sum(check.steps for check in self.checks)
-        said = (
-            f"{self.path}: {'exact' if self.exact else 'OFF'} in {self.engine} ({self.method}): {agreed} of {steps} "
-            f"greedy tokens, largest difference of a log-probability {worst.worst:.1e} (tolerance "
-            f"{self.tolerance:.0e}), of token {worst.token} at step {worst.step + 1} after {worst.length:,} tokens"
-        )
+        verdict = ("exact to its rounding" if self.rounded else "exact") if self.exact else "OFF"
+        said = f"{self.path}: {verdict} in {self.engine} ({self.method}): {agreed} of {steps} greedy tokens, "
+        if self.rounded:
+            said += f"largest divergence {worst.divergence:.1e} nats (tolerance {self.tolerance:.0e}), "
+        said += f"largest difference of a log-probability {worst.worst:.1e}"
+        if not self.rounded:
+            said += f" (tolerance {self.tolerance:.0e})"
+        said += f", of token {worst.token} at step {worst.step + 1} after {worst.length:,} tokens"
         if self.approximation:
             said += f"; labelled an approximation: {self.approximation}"
         if self.tokenization:
@@ -113,7 +117,7 @@ def verify(
 
     Args:
         path: what `export` wrote: a folder, or a .gguf file.
-        engine: "transformers", "vllm" (in an environment of its own: `make vllm`) or "llama.cpp".
+        engine: "transformers", "vllm" (in an environment of its own: `make vllm`), "llama.cpp", or "mlx".
         reference: the model that was exported, where its weights are not those of `path`; of a .gguf file that was
             not made from a short name or a hub id it has to be given. It may be patched or not: the record in the
             export says what was done to it.
@@ -122,8 +126,8 @@ def verify(
             the steps, by default.
         steps: tokens to generate.
         seed: of the prompts.
-        tolerance: the largest difference of a log-probability that counts as rounding; by default that of the engine
-            and of what the weights are stored in.
+        tolerance: the largest difference of a log-probability that counts as rounding, or for weights in fewer bits
+            the largest divergence in nats; by default that of the engine and of what the weights are stored in.
 
     Raises:
         CheckpointError: no export there, or one that cannot be read.
@@ -141,12 +145,13 @@ def verify(
     path = Path(path).expanduser()
     subject = _gguf_subject(path) if engine == "llama.cpp" else _folder_subject(path, engine)
     if tolerance is None:
-        if subject.precision not in TOLERANCES:
+        known = {**TOLERANCES, **DIVERGENCES}
+        if subject.precision not in known:
             raise InvalidArgumentError(
-                f"tolerance: must be given for weights stored as {subject.precision}, got None; known are "
-                f"{', '.join(TOLERANCES)}"
+                f"tolerance: must be given for weights stored as {subject.precision}, got None; it is a divergence in "
+                f"nats, for q8_0 {DIVERGENCES['q8_0']:g}"
             )
-        tolerance = TOLERANCES[subject.precision]
+        tolerance = known[subject.precision]
     original, target = subject.original_length, subject.target_length
     chosen = list(lengths) if lengths else default_lengths(original, target, steps)
     for length in chosen:
@@ -174,6 +179,7 @@ def verify(
         method=subject.method,
         tolerance=tolerance,
         checks=tuple(checks),
+        rounded=subject.precision not in TOLERANCES,
         approximation=subject.approximation,
         tokenization=subject.tokenization(folder),
     )
@@ -210,6 +216,7 @@ def compared(prompt: Prompt, run: Run, expected: np.ndarray[Any, Any]) -> Check:
     differences = np.abs(expected - found)
     differences = np.where(np.isnan(differences), np.inf, differences)  # what the engine did not give
     step, token = (int(place) for place in np.unravel_index(differences.argmax(), differences.shape))
+    divergence = float((np.exp(expected) * (expected - found)).sum(axis=1).max())
     first_two = np.sort(expected, axis=1)[:, -2:]
     return Check(
         length=len(prompt),
@@ -219,6 +226,7 @@ def compared(prompt: Prompt, run: Run, expected: np.ndarray[Any, Any]) -> Check:
         step=step,
         token=token,
         margin=float((first_two[:, 1] - first_two[:, 0]).min()),
+        divergence=math.inf if math.isnan(divergence) else divergence,
     )
 
 
@@ -232,7 +240,7 @@ class Subject:
     source: str  # a name to take the reference from; empty where the weights are in `path`
     original_length: int
     target_length: int
-    precision: str  # a key of TOLERANCES
+    precision: str  # a key of TOLERANCES or DIVERGENCES, or another type of weights
     approximation: str
     tokens: list[int]  # that prompts are made of
     run: Callable[[Sequence[Prompt], int], list[Run]]
@@ -269,6 +277,8 @@ def _folder_subject(path: Path, engine: str) -> Subject:
     def run(prompts: Sequence[Prompt], steps: int) -> list[Run]:
         if engine == "vllm":
             return vllm(path, prompts, steps, arguments)
+        if engine == "mlx":
+            return mlx(path, prompts, steps)
         return transformers(path, prompts, steps)
 
     return Subject(

@@ -16,7 +16,7 @@ from ropescale.methods import AnyMethod
 from ropescale.patching import extended
 
 ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
-NOT_RUN = {"mlx": "by its source, version 0.32.2", "sglang": "by its source, version 0.5.23"}
+NOT_RUN = {"sglang": "by its source, version 0.5.23"}
 STATE = {"mlx": mlx.state, "sglang": sglang.state, "transformers": hf.state, "vllm": vllm.state}
 
 
