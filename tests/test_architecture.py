@@ -57,7 +57,7 @@ ELSEWHERE = {
 
 
 def module_of(path: Path) -> str:
-    """The dotted name by which the repository knows a file; evals/ and recipes/ are rooms of their own beside ropescale/."""
+    """The dotted name by which the repository knows a file; evals/ and recipes/ stand beside ropescale/."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
