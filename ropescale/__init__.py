@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ropescale.version import __version__
 
 if TYPE_CHECKING:
+    from ropescale.adapters import load_adapter
     from ropescale.checkpoint import load
     from ropescale.errors import RopescaleError
     from ropescale.families import read_geometry
@@ -29,6 +30,7 @@ _HOMES = {
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
+    "load_adapter": "adapters",
     "patch": "patching",
     "patched": "patching",
     "read_geometry": "families",
@@ -45,6 +47,7 @@ __all__ = [
     "get_method",
     "list_methods",
     "load",
+    "load_adapter",
     "patch",
     "patched",
     "read_geometry",

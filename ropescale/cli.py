@@ -25,6 +25,7 @@ examples:
   ropescale methods                   the methods there are, with their knobs
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
+  ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
 """
 
 DEMO = """\
@@ -86,6 +87,19 @@ examples:
   ropescale explain tiny
   ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+"""
+
+
+MERGE = """\
+Write a full checkpoint from an adapter that was trained on a patched model: its base, patched in the same way, with
+the adapter added into the weights. Transformers loads it with the extended context wherever it can express the
+method, and ropescale.load always. The destination is complete or not there at all.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  ropescale merge out/train-tiny out/merged --base tiny
+  ropescale merge path/to/adapter path/to/merged --dtype bfloat16
 """
 
 
@@ -184,6 +198,21 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
+
+    merging = verbs.add_parser(
+        "merge",
+        help="add a trained adapter into its base",
+        description=MERGE,
+        epilog=MERGE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    merging.set_defaults(verb=_merge)
+    add = merging.add_argument
+    add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter and its ropescale.json")
+    add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
+    add("--base", metavar="MODEL", help="tiny, smollm2, a path or a hub id (default: what the adapter's config names)")
+    add("--dtype", metavar="TYPE", help="of the weights: auto (as the base's, the default), float32, bfloat16 ...")
 
     report = verbs.add_parser(
         "report",
@@ -343,6 +372,17 @@ def _explain(arguments: argparse.Namespace) -> int:
         effects.add_row(one.name, *readings.effects(one, found[0]))
     Console().print(table, effects, markup=False)
     print(f"page: {path}")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ropescale import adapters
+
+    given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    with Console(stderr=True).status("merging"):
+        print(adapters.merge(arguments.adapter, arguments.destination, arguments.base, **given))
     return 0
 
 

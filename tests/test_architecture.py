@@ -36,6 +36,7 @@ FLOORS = [
     ["ropescale.patching"],
     ["ropescale.checkpoints"],
     ["ropescale.checkpoint"],
+    ["ropescale.adapters"],
     ["ropescale.explain"],
     ["evals"],
     ["recipes"],
@@ -52,7 +53,7 @@ ELSEWHERE = {
     "matplotlib": ("evals",),
     "pyarrow": ("recipes",),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.checkpoint"),
+    "peft": ("recipes", "evals", "ropescale.adapters"),
 }
 
 
@@ -184,13 +185,14 @@ def test_the_public_names() -> None:
         "get_method",
         "list_methods",
         "load",
+        "load_adapter",
         "patch",
         "patched",
         "read_geometry",
         "record",
         "unpatch",
     }
-    assert len(ropescale.__all__) == 13
+    assert len(ropescale.__all__) == 14
     assert dir(ropescale) == sorted(ropescale.__all__)
     for name in ropescale.__all__:
         assert getattr(ropescale, name) is not None
