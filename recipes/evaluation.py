@@ -66,6 +66,11 @@ class Yardstick:
             "passkey_by_depth": {str(n): _by_depth(self.passkeys[n], found) for n, found in answered.items()},
         }
 
+    def perplexity(self, model: nn.Module, length: int) -> float:
+        """Of whole windows of that length."""
+        with resting(model):
+            return math.exp(torch.cat([token_losses(model, ids) for ids in _batches(self.windows[:, :length])]).mean())
+
 
 def yardstick(
     tokenizer: PreTrainedTokenizerBase,

@@ -5,6 +5,7 @@ Everything that can be wrong with a recipe without seeing the model is found her
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -38,6 +39,8 @@ class RecipeOptions:
         InvalidArgumentError: a value that breaks its rule, or two that contradict one another.
         UnknownMethodError: a method that is not in the registry.
     """
+
+    _argument_group_name = "model, method and schedule"
 
     model: str = field(metadata={"help": "tiny (embedded), smollm2, a path or a hub id"})
     method: str = field(default="yarn", metadata={"help": "registry name; see `ropescale methods`"})
@@ -251,6 +254,8 @@ class RecipeOptions:
 class TrainingOptions(TrainingArguments):  # type: ignore[misc]  # transformers is untyped here
     """Transformers' own arguments, all of them, with other defaults where brief fine-tunes want others."""
 
+    _argument_group_name = "training (and every other argument of transformers.TrainingArguments: --help-all)"
+
     output_dir: str | None = field(
         default=None, metadata={"help": "folder of adapter, record and checkpoints", "aliases": ["--output"]}
     )
@@ -264,9 +269,10 @@ class TrainingOptions(TrainingArguments):  # type: ignore[misc]  # transformers 
     logging_steps: float = field(default=10, metadata={"help": "steps between lines of the log"})
     save_steps: float = field(default=100, metadata={"help": "steps between checkpoints"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints that are kept"})
-    eval_steps: float | None = field(
-        default=100, metadata={"help": "steps between evaluations; 0 evaluates before and after alone"}
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "steps, or no: before and after training alone"}
     )
+    eval_steps: float | None = field(default=100, metadata={"help": "steps between evaluations"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "rows hold what the model takes"})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "of the data loader"})
 
@@ -292,6 +298,19 @@ class Recipe:
         return json.loads(json.dumps({**mine, **trained, "cache_dir": None}, default=str))  # type: ignore[no-any-return]
 
 
+# Of Transformers' own arguments, those that most runs touch
+SHOWN = (
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "bf16",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "seed",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+)
 # Fields of TrainingArguments that the weights depend on
 DECIDING = (
     "max_steps",
@@ -331,10 +350,32 @@ class Parser(HfArgumentParser):  # type: ignore[misc]  # as above
 def parser(name: str) -> Parser:
     """The parser of a recipe: the recipe's own options, its data, and Transformers' training arguments."""
     made = Parser(
-        [RecipeOptions, DataOptions, TrainingOptions], prog=f"ropescale train {name}", allow_abbrev=False, add_help=False
+        [RecipeOptions, DataOptions, TrainingOptions],
+        prog=f"ropescale train {name}",
+        usage=f"ropescale train {name} --model MODEL [options]",
+        allow_abbrev=False,
+        add_help=False,
     )
-    made.add_argument("-h", "--help", action="store_true", dest="help_wanted", help="show this")
+    made.add_argument("-h", "--help", action="store_true", help="show this")
     return made
+
+
+def help_text(name: str, *, everything: bool) -> str:
+    """The options of a recipe with what it sets them to; `everything` adds Transformers' own.
+
+    Raises:
+        InvalidArgumentError: no such recipe, or a key that is no option.
+    """
+    reader, values = parser(name), read_yaml(name)
+    _as_arguments(values, reader, name)
+    reader.description = comment(name)
+    reader.set_defaults(**values)
+    shown = {item.name for kind in (RecipeOptions, DataOptions) for item in dataclasses.fields(kind)}
+    shown |= {"help", *vars(TrainingOptions)["__annotations__"], *SHOWN}
+    for action in reader._actions:
+        if action.dest not in shown and not everything:
+            action.help = argparse.SUPPRESS
+    return reader.format_help()
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -374,6 +415,12 @@ def given_names(arguments: Sequence[str]) -> set[str]:
     return {"output_dir" if name == "output" else name for name in names}
 
 
+def comment(name: str) -> str:
+    """What a recipe's file says at its top."""
+    lines = read_text(name).splitlines()
+    return " ".join(line.strip("# ") for line in lines[: next(i for i, x in enumerate([*lines, ""]) if x[:1] != "#")])
+
+
 def list_recipes() -> dict[str, str]:
     """Every recipe that is shipped, with the first line of its comment."""
     found = {}
@@ -383,25 +430,32 @@ def list_recipes() -> dict[str, str]:
     return found
 
 
+def read_text(name: str) -> str:
+    """A recipe's file.
+
+    Raises:
+        InvalidArgumentError: no such recipe.
+    """
+    if name in list_recipes():
+        return files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    near = difflib.get_close_matches(name, list_recipes(), n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidArgumentError(
+        f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {guess}see "
+        f"`ropescale train --list`"
+    )
+
+
 def read_yaml(name: str) -> dict[str, Any]:
     """What a recipe's file says.
 
     Raises:
         InvalidArgumentError: no such recipe, or a file that is not a mapping.
     """
-    if name in list_recipes():
-        text = files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    elif name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        near = difflib.get_close_matches(name, list_recipes(), n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidArgumentError(
-            f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {guess}see "
-            f"`ropescale train --list`"
-        )
     try:
-        values = yaml.safe_load(text)
+        values = yaml.safe_load(read_text(name))
     except yaml.YAMLError as error:
         raise InvalidArgumentError(
             f"recipe: {name!r} must be YAML, got {' '.join(str(error).split())}; correct the file"

@@ -13,8 +13,8 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
-from ropescale.injection.late import NAME
 from ropescale.patching import bare
 from ropescale.recipes.options import RecipeOptions
 
@@ -71,14 +71,9 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> nn.Module:
             f"target_modules: must name layers of the model, got {options.target_modules} "
             f"({' '.join(str(error).split())[:200]}); leave them out for attention's linear layers"
         ) from error
-    for _, one in added_parameters(made):
+    for one in added_parameters(bare(made)).values():
         one.requires_grad_(True)
     return made
-
-
-def added_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that a method added to the model, by their names in it."""
-    return [(name, one) for name, one in bare(model).named_parameters() if f".{NAME}." in f".{name}"]
 
 
 def attention_layers(model: nn.Module) -> list[str]:
