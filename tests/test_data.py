@@ -136,6 +136,17 @@ def test_every_piece_is_a_stretch_of_one_text(cache: Path, tokenizer: PreTrained
         assert any(",".join(map(str, piece)) in text for text in written)
 
 
+def test_without_packing_a_row_is_a_stretch_of_one_document(
+    cache: Path, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    made = prepared(cache, tokenizer, folder, "passkey", packing=False, held_out=0.0)
+    assert len(made.train) > 10
+    assert all(row["documents"] == [0] * LENGTH and row["position_ids"] == list(range(LENGTH)) for row in made.train)
+    used = sum(one.trained.tokens for one in made.account.sources)
+    assert used == len(made.train) * LENGTH + made.account.left_over["train"]
+    assert made.account.sources[1].trained.tokens == LENGTH * made.account.sources[1].trained.documents
+
+
 def test_the_account_adds_up(cache: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     made = prepared(cache, tokenizer, folder, "passkey", min_tokens=120, max_tokens=600, held_out=0.2)
     for one in made.account.sources:
