@@ -58,6 +58,8 @@ class DataOptions:
         InvalidArgumentError: an option that breaks its rule.
     """
 
+    _argument_group_name = "data"
+
     data: list[str] = field(
         default_factory=lambda: ["stdlib"],
         metadata={

@@ -25,6 +25,7 @@ examples:
   ropescale methods                   the methods there are, with their knobs
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
+  ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
 """
 
@@ -89,6 +90,35 @@ examples:
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
 """
 
+
+TRAIN = """\
+Patch a model and fine-tune it briefly on long documents, so that the extension holds. A recipe is a short YAML file:
+what is trained (LoRA or everything) and where the tokens of a row stand (its schedule). Any method of the registry
+goes with any schedule that makes sense for it; every line of a recipe can be overridden by an option.
+
+The model is measured as it was, patched, every --eval-steps and after training: perplexity by position on texts that
+training does not see, and passkeys by depth and length. The output folder gets the adapter with its scaling
+(ropescale.json; load it with ropescale.load_adapter), training.json and training.html. A run that was stopped, killed
+or out of disk goes on from its last checkpoint when the same command is given again.
+"""
+
+TRAIN_EXAMPLES = """\
+options (all of them, with the values of a recipe: `ropescale train RECIPE --help`):
+  --model MODEL        tiny (embedded), smollm2, a path or a hub id
+  --method NAME        of the registry; --factor N or --target-length N; --knobs JSON
+  --tuning NAME        lora, lora_plus (norms and embeddings too), qlora or full
+  --schedule NAME      full_length, pose, mixed_window or recalibrate
+  --data A B           stdlib, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
+  --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
+  --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
+  --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
+
+examples:
+  ropescale train pose --model tiny --method yarn --factor 4 --max-steps 20 --output out/a
+  ropescale train lora_plus --model smollm2 --factor 2 --data sotu --batch-size 1 --gradient-checkpointing true
+  ropescale train path/to/mine.yaml --model path/to/checkpoint --report-to wandb
+  accelerate launch --module ropescale.cli train full_length --model path/to/checkpoint
+"""
 
 MERGE = """\
 Write a full checkpoint from an adapter that was trained on a patched model: its base, patched in the same way, with
@@ -198,6 +228,21 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
+
+    training = verbs.add_parser(
+        "train",
+        help="fine-tune briefly, so that an extension holds",
+        description=TRAIN,
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=formatter,
+        usage="ropescale train [--list] RECIPE --model MODEL [options]",
+        allow_abbrev=False,
+    )
+    training.set_defaults(verb=_train)
+    add = training.add_argument
+    add("--list", action="store_true", help="name the recipes, and stop")
+    add("recipe", metavar="RECIPE", nargs="?", help="a name from --list, or a .yaml file of your own")
+    add("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
     merging = verbs.add_parser(
         "merge",
@@ -372,6 +417,43 @@ def _explain(arguments: argparse.Namespace) -> int:
         effects.add_row(one.name, *readings.effects(one, found[0]))
     Console().print(table, effects, markup=False)
     print(f"page: {path}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.recipes import options
+
+    if arguments.list:
+        table = Table("recipe", "what it does")
+        for name, said in options.list_recipes().items():
+            table.add_row(name, said)
+        Console().print(table, markup=False)
+        return 0
+    if arguments.recipe is None:
+        print("ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr)
+        return 2
+    wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
+    if wanted:
+        print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
+        return 0
+    recipe = options.read_recipe(arguments.recipe, arguments.options)
+
+    from ropescale.recipes import train
+
+    try:
+        told = train.run(recipe, arguments.command)
+    except KeyboardInterrupt:
+        print(
+            f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr
+        )
+        return 1
+    if recipe.training.process_index == 0:
+        Console().print(train.summary(told))
+        print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
     return 0
 
 
