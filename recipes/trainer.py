@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
@@ -47,6 +49,10 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             processing_class=tokenizer,
         )
         self.recipe, self.draws, self.yardstick = recipe, draws, yardstick
+        for theirs in (ProgressCallback, PrinterCallback):
+            self.remove_callback(theirs)
+        if self.is_world_process_zero() and not recipe.training.disable_tqdm:
+            self.add_callback(Bar())
         self._staging = False
         self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
 
@@ -159,6 +165,52 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             with safe_open(beside, framework="pt") as weights, torch.no_grad():
                 for name in weights.keys():  # noqa: SIM118 # not a mapping
                     own[name].copy_(weights.get_tensor(name))
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]  # as above
+    """The progress of a run: steps, the time that is left, and the last figures; lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=not Console(stderr=True).is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None, note="")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar where the run goes on."""
+        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step further."""
+        self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """The newest figures."""
+        shown = {"loss": "loss {:.3f}", "eval_perplexity": "perplexity {:.2f} at {:,}", "eval_passkey": "passkey {:.0%} at {:,}"}
+        notes = []
+        for name, value in (logs or {}).items():
+            kind, _, length = name.rpartition("_") if name.startswith("eval_") else (name, "", "0")
+            if kind in shown:
+                notes.append(shown[kind].format(value, int(length)))
+        if not notes:
+            return
+        note = ", ".join(notes)
+        self._progress.update(self._task, note=note)
+        if self._progress.disable:
+            self._progress.console.print(f"step {state.global_step} of {state.max_steps}: {note}", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
 
 
 def causal_mask(same: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ Parameters that a method added to the model (tables and vectors of t5, shaw, cop
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import Any
 
 import torch
@@ -65,7 +66,9 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> nn.Module:
         ensure_weight_tying=plus and bool(model.config.get_text_config().tie_word_embeddings),
     )
     try:
-        made = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
+            made = get_peft_model(model, config)
     except ValueError as error:
         raise InvalidArgumentError(
             f"target_modules: must name layers of the model, got {options.target_modules} "

@@ -272,6 +272,7 @@ def _with_adapter(base: PreTrainedModel, path: str | Path, finding: dict[str, An
     with warnings.catch_warnings():
         # the notice is for others, and so is PEFT's remark that the base has another name: the caller chose it
         warnings.filterwarnings("ignore", message=rf"Unexpected keyword arguments \['{NOTICE}'\]")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
         warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
         try:
             config = PeftConfig.from_pretrained(str(path), **finding)

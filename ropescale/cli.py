@@ -31,8 +31,9 @@ examples:
 
 DEMO = """\
 Compare the unpatched model with methods at factors on the embedded model: perplexity by position and by length on
-held-out texts, passkeys by depth and length, and short questions. Prints a table; writes results and a report into
-the output folder. `ropescale eval` is the same with every choice open.
+held-out texts, passkeys by depth and length, and short questions. One arm more is yarn x4 after a minute of LoRA: the
+recipe `demo`. Prints a table; writes results and a report into the output folder. `ropescale train` and `ropescale
+eval` are the same with every choice open.
 """
 
 DEMO_EXAMPLES = """\
@@ -68,6 +69,7 @@ examples:
   ropescale eval smollm2 --methods yarn,by_parts --factors 2 --tasks position,passkey --lengths 4096,12288 --dry-run
   ropescale eval tiny --methods self_extend --factors 8 --knobs '{"self_extend": {"group_size": 16, "window": 64}}'
   ropescale eval path/to/checkpoint --tasks ruler --lengths 4096,8192,16384 --samples 50
+  ropescale eval tiny --methods yarn --factors 4 --adapters out/train-pose-tiny      before and after training
   ropescale eval path/to/saved-patched --methods none --tasks passkey     a checkpoint as it is
   accelerate launch --module ropescale.cli eval path/to/checkpoint        rows shared among devices
 
@@ -200,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
+    add("--adapters", type=_list_of(str), metavar="DIR,DIR", help="adapters of `ropescale train`, an arm each")
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
     add("--dry-run", action="store_true", help="print every cell with its cost on this machine, and run nothing")
@@ -318,7 +321,17 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
+    name = f"demo-{Path(arguments.model).name}"
+    if arguments.model == "tiny":  # a real model would train for hours
+        _quiet_environment()
+        from ropescale.recipes import train
+        from ropescale.recipes.options import read_recipe
+
+        folder = Path(arguments.output or Path("out", name), "lora")
+        recipe = read_recipe("demo", ["--model", arguments.model, "--output", str(folder)])
+        train.run(recipe, arguments.command)
+        arguments.adapters = (str(folder),)
+    return _evaluate(arguments, name)
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -334,9 +347,10 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, name: str) -> int:
-    if getattr(arguments, "backend", None) != "vllm":  # which divides by the time that its bar has shown
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if getattr(arguments, "backend", None) == "vllm":  # which divides by the time that its bar has shown
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    else:
+        _quiet_environment()
     from rich.console import Console
 
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
@@ -420,8 +434,14 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _quiet_environment() -> None:
+    """Libraries read this when they load: their own bars are left out, ours show the whole run."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _quiet_environment()
     from rich.console import Console
     from rich.table import Table
 
