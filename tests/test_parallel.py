@@ -25,7 +25,7 @@ import ropescale
 from ropescale import Geometry, get_method
 from ropescale.errors import InvalidArgumentError
 from ropescale.recipes.parallel import ARRANGEMENTS, Machines, machine_file, refuse_combinations
-from ropescale.recipes.ulysses import ulysses
+from ropescale.recipes.ulysses import Ulysses
 
 GEOMETRY = Geometry(rotary_dim=32, theta=1e4, original_length=128)
 
@@ -251,9 +251,22 @@ def test_what_is_right_passes(machines: Machines, facts: dict[str, Any]) -> None
 def test_heads_that_cannot_be_shared_are_refused() -> None:
     pytest.importorskip("ringmaster")
     model = ropescale.load("tiny")
-    with (
-        pytest.raises(InvalidArgumentError, match=r"^ulysses: must divide the number of key-value heads \(2\), got 3"),
-        ulysses(model, 3),
+    with pytest.raises(
+        InvalidArgumentError, match=r"^ulysses: must divide the number of key-value heads \(2\), got 3"
     ):
-        pass
+        Ulysses(model, 3)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow  # three whole runs
+@pytest.mark.parametrize("kind", ["recipe", "recipe with ulysses"])
+def test_a_recipe_ends_alike_in_one_process_and_two(kind: str, tmp_path: Path) -> None:
+    if kind != "recipe":
+        pytest.importorskip("ringmaster")
+    alone = training_processes.with_recipe(tmp_path / "alone", 4)
+    (tmp_path / "together").mkdir()
+    apart = furthest(in_two_processes(kind, tmp_path / "together"), alone)
+    print(f"weights of a {kind} in two processes: {apart:.1e} apart")
+    assert apart < 1e-5
+    moved = [one.abs().max().item() for name, one in alone.items() if "lora_B" in name]  # from 0
+    assert min(moved) > 1e-4

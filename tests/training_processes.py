@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import ropescale
 from ropescale.evals.texts import sample
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.ulysses import share, shared_loss, ulysses
+from ropescale.recipes.options import read_recipe
+from ropescale.recipes.train import run
+from ropescale.recipes.ulysses import Ulysses
 
 LENGTH = 250
 Gradients = dict[str, Tensor]
@@ -103,27 +106,51 @@ def with_ulysses(processes: int) -> dict[str, Gradients]:
     for name, batch in batches().items():
         trained = model()
         wrapped = nn.parallel.DistributedDataParallel(trained) if processes > 1 else trained
-        with ulysses(wrapped, processes) if processes > 1 else nullcontext():
-            if processes == 1:
-                wrapped(**batch).loss.backward()
-            else:
-                part = share(batch)
-                inputs = {key: one for key, one in part.items() if key != "shift_labels"}
-                logits = wrapped(**inputs).logits
-                losses = nn.functional.cross_entropy(
-                    logits.flatten(0, 1), part["shift_labels"].flatten(), ignore_index=-100, reduction="sum"
-                )
-                shared_loss(losses, part).backward()
+        if processes == 1:
+            wrapped(**batch).loss.backward()
+        else:
+            shared = Ulysses(wrapped, processes)
+            with shared.sharing():
+                # DDP takes the mean of the processes' gradients
+                learnt = (batch["labels"][:, 1:] != -100).sum() / processes
+                wrapped(**shared.part(batch), num_items_in_batch=learnt).loss.backward()
         assert ropescale.record(wrapped) is not None
         found[name] = gradients(wrapped)
     return found
 
 
+def with_recipe(output: Path, rows_at_a_time: int, ulysses: int = 1) -> Gradients:
+    """What three steps of the shipped recipe for LoRA leave in the adapter."""
+    given = {
+        "model": "tiny",
+        "data": "passkey",
+        "max_documents": 24,
+        "max_steps": 3,
+        "warmup_steps": 0,
+        "per_device_train_batch_size": rows_at_a_time,
+        "ulysses": ulysses,
+        "eval_strategy": "no",
+        "eval_texts": "sample",
+        "eval_windows": 1,
+        "eval_passkeys": 0,
+        "use_cpu": True,
+        "report_to": "none",
+        "cache_dir": output / "cache",
+        "output_dir": output / "run",
+    }
+    told = run(read_recipe("lora", [f"--{name}={value}" for name, value in given.items()]), "a test")
+    assert told["tokens"] == 3 * 4 * 512
+    # the first process has written it
+    return {} if int(os.environ.get("RANK", "0")) else load_file(output / "run" / "adapter_model.safetensors")
+
+
 if __name__ == "__main__":
     kind, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    if kind == "trainer":
-        both: Any = with_trainer(output, 2)
+    if kind.startswith("recipe"):
+        both: Any = with_recipe(output, 2) if kind == "recipe" else with_recipe(output, 4, ulysses=2)
+    elif kind == "trainer":
+        both = with_trainer(output, 2)
     else:
         torch.distributed.init_process_group("gloo")
         both = with_ulysses(torch.distributed.get_world_size())
