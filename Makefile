@@ -38,6 +38,7 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/patch.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/late_rotation.py
+	$(BIN)/python benchmarks/training.py
 
 clean: ## remove what was built and run
 	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -83,6 +83,13 @@ class DataOptions:
     max_documents: int = field(
         default=0, metadata={"help": "read so many documents of each entry at most (default: 0, all)"}
     )
+    packing: bool = field(
+        default=True,
+        metadata={
+            "help": "several documents in a row, which do not see one another; without it rows are stretches of one "
+            "document, and what fills none is left over"
+        },
+    )
     held_out: float = field(
         default=0.02, metadata={"help": "share of the documents that is kept from training, for evaluation"}
     )
@@ -330,7 +337,7 @@ def _mix(
     kept = [(number, document) for number, pool in enumerate(ordered) for document in pool.held_out]
     rng = random.Random(f"rows {seed}")
     rng.shuffle(chosen)
-    packed = {"train": _packed(ordered, chosen, length), "held_out": _packed(ordered, kept, length)}
+    packed = {"train": _packed(ordered, chosen, length, options), "held_out": _packed(ordered, kept, length, options)}
     rng.shuffle(packed["train"].rows)
     account = Account(
         length=length,
@@ -405,7 +412,7 @@ def _passkeys(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     longest = min(length, options.max_tokens or length)
     # without other documents nothing can fill up a row behind a short one
-    shortest = options.min_tokens if len(options.data) > 1 else longest
+    shortest = options.min_tokens if options.packing and len(options.data) > 1 else longest
     made = passkey_documents(tokenizer, shortest=shortest, longest=longest, seed=seed, end=end)
 
     def documents() -> Iterator[tuple[bytes, list[int]]]:
@@ -424,9 +431,9 @@ def _passkeys(
     return _Pool(PASSKEY, tokens, tokens.sizes, {}, [], list(range(len(tokens))))
 
 
-def _packed(pools: list[_Pool], chosen: list[tuple[int, int]], length: int) -> Packing:
+def _packed(pools: list[_Pool], chosen: list[tuple[int, int]], length: int, options: DataOptions) -> Packing:
     sizes = [pools[number].sizes[document] for number, document in chosen]
-    return pack(sizes, length, whole=[pools[number].name == PASSKEY for number, _ in chosen])
+    return pack(sizes, length, whole=[pools[number].name == PASSKEY for number, _ in chosen], together=options.packing)
 
 
 def _write_rows(

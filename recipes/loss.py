@@ -62,14 +62,17 @@ def _loss(
     base: nn.Module, forward: Callable[..., Any], inputs: dict[str, Any], labels: Tensor, items: Tensor | int | None
 ) -> Tensor:
     """The mean negative log-likelihood of the labels, nats."""
+    shifted = inputs.pop("shift_labels", None)  # of a part of a row: what follows its last token is in the next part
     split = Split(base, forward)
     with split:
         hidden = split.hidden(**inputs)
-    following = labels[:, 1:]
+    following = shifted
+    if following is None:
+        following, hidden = labels[:, 1:], hidden[:, :-1]
     learnt = following != IGNORED
     head: Any = base.get_output_embeddings()  # type: ignore[operator]
     trained = [one for one in ([] if head is None else head.parameters()) if one.requires_grad]
-    wanted, places = following[learnt.to(following.device)], hidden[:, :-1][learnt.to(hidden.device)]
+    wanted, places = following[learnt.to(following.device)], hidden[learnt.to(hidden.device)]
     total: Tensor = _HeadLoss.apply(split, places, wanted.to(places.device), *trained)
     return total / (learnt.sum().to(total.device) if items is None else items)
 

@@ -88,6 +88,10 @@ class RecipeOptions:
         default=None, metadata={"help": "Transformers' attn_implementation (default: the model's own)"}
     )
 
+    ulysses: int = field(
+        default=1, metadata={"help": "processes that share every row (axolotl-ringmaster); all, or 1 for none"}
+    )
+
     eval_lengths: list[int] = field(
         default_factory=list, metadata={"help": "tokens (default: the original and the target length)"}
     )
@@ -123,6 +127,7 @@ class RecipeOptions:
             ("eval_windows", 1),
             ("eval_passkeys", 0),
             ("length", 2),
+            ("ulysses", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -269,9 +274,7 @@ class TrainingOptions(TrainingArguments):  # type: ignore[misc]  # transformers 
     logging_steps: float = field(default=10, metadata={"help": "steps between lines of the log"})
     save_steps: float = field(default=100, metadata={"help": "steps between checkpoints"})
     save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints that are kept"})
-    eval_strategy: str = field(
-        default="steps", metadata={"help": "steps, or no: before and after training alone"}
-    )
+    eval_strategy: str = field(default="steps", metadata={"help": "steps, or no: before and after training alone"})
     eval_steps: float | None = field(default=100, metadata={"help": "steps between evaluations"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "rows hold what the model takes"})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "of the data loader"})
@@ -475,9 +478,7 @@ def _as_arguments(values: dict[str, Any], reader: Parser, name: str) -> list[str
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             guess = f"did you mean {near[0]!r}?" if near else f"see `ropescale train {name} --help`"
-            raise InvalidArgumentError(
-                f"recipe: keys of {name!r} must be options of training, got {key!r}; {guess}"
-            )
+            raise InvalidArgumentError(f"recipe: keys of {name!r} must be options of training, got {key!r}; {guess}")
         if value is None:
             continue
         if isinstance(value, dict):

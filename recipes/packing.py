@@ -32,11 +32,12 @@ class Packing:
     left_over: list[Piece]
 
 
-def pack(sizes: Sequence[int], length: int, *, whole: Sequence[bool] | None = None) -> Packing:
+def pack(sizes: Sequence[int], length: int, *, whole: Sequence[bool] | None = None, together: bool = True) -> Packing:
     """Rows of exactly `length` tokens from documents of these sizes (tokens, each at least 1).
 
     Documents marked in `whole` are never cut: they must not be longer than a row, and stay left over where nothing
-    fills their row. Equal input gives equal rows; documents of one size are taken in their order.
+    fills their row. Where documents must not be `together` in a row, all that fills no row by itself is left over.
+    Equal input gives equal rows; documents of one size are taken in their order.
     """
     rows: list[Row] = []
     cuttable, solid = _Pieces(), _Pieces()
@@ -52,7 +53,7 @@ def pack(sizes: Sequence[int], length: int, *, whole: Sequence[bool] | None = No
     while cuttable or solid:
         row: Row = []
         space = length
-        while space:
+        while space and (together or not row):
             pools = [pool for pool in (cuttable, solid) if pool.fitting(space)]
             if pools:
                 piece = max(pools, key=lambda pool: pool.fitting(space)).take(space)

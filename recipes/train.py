@@ -33,7 +33,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record
-from ropescale.patching import bare
+from ropescale.patching import bare, chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.data import prepare
@@ -41,6 +41,7 @@ from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
 from ropescale.recipes.options import Recipe
+from ropescale.recipes.parallel import Machines, refuse_combinations
 from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.trainer import RecipeTrainer, whole
 from ropescale.recipes.tuning import loading, tuned
@@ -77,7 +78,8 @@ def run(recipe: Recipe, command: str) -> Run:
     if first:
         console.print(data.account.table())
     _require_readable(schedule, data.train, options.attention)
-    count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * training.world_size
+    readers = training.world_size // options.ulysses  # processes that read rows of their own
+    count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * readers
     draws = Draws(data.train, schedule, count=count, seed=training.seed)
     lengths = options.eval_lengths or sorted({schedule.original_length, schedule.target_length})
     measure = yardstick(
@@ -92,7 +94,9 @@ def run(recipe: Recipe, command: str) -> Run:
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
     with _quiet():
-        model = ropescale.load(options.model, **keywords).to(training.device if "quantization_config" not in keywords else None)
+        model = ropescale.load(options.model, **keywords).to(
+            training.device if "quantization_config" not in keywords else None
+        )
     if "unpatched" not in told:
         told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
     ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
@@ -134,7 +138,8 @@ def planned(recipe: Recipe) -> Schedule:
     """The schedule of a recipe, on its model's lengths.
 
     Raises:
-        InvalidArgumentError: a length that does not fit the schedule, or a model that was saved patched.
+        InvalidArgumentError: a length that does not fit the schedule, a model that was saved patched, or processes
+            that would silently train something else.
         CheckpointError: no checkpoint there.
     """
     options = recipe.options
@@ -145,6 +150,7 @@ def planned(recipe: Recipe) -> Schedule:
             f"it was made from"
         )
     geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
+    method, _ = chosen_method(options.method, options.factor, options.target_length, geometry, options.method_knobs)
     original = geometry.original_length
     factor = options.factor or 1.0
     target = options.target_length or round(factor * original)
@@ -159,6 +165,17 @@ def planned(recipe: Recipe) -> Schedule:
             f"length: must be below the target length ({target}) with pose, got {length}; use full_length, or a "
             f"larger factor"
         )
+    refuse_combinations(
+        Machines.launched(recipe.training, ulysses=options.ulysses),
+        method=method,
+        geometry=geometry,
+        log_n=options.log_n,
+        schedule=options.schedule,
+        length=length,
+        batch_size=recipe.training.per_device_train_batch_size,
+        packing=recipe.data.packing,
+        attention=options.attention,
+    )
     return Schedule(
         name=options.schedule,
         original_length=original,

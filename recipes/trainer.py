@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
@@ -30,6 +30,7 @@ from ropescale.recipes.evaluation import Yardstick, flat
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import SAME, SHORT, Draws, Schedule
+from ropescale.recipes.ulysses import Ulysses
 
 UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
 
@@ -38,7 +39,14 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
     """One run of a recipe: the loop, the optimizer and the machines are Trainer's."""
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, *, draws: Draws, schedule: Schedule, yardstick: Yardstick, tokenizer: Any
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        *,
+        draws: Draws,
+        schedule: Schedule,
+        yardstick: Yardstick,
+        tokenizer: Any,
     ):
         super().__init__(
             model=model,
@@ -54,16 +62,34 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         if self.is_world_process_zero() and not recipe.training.disable_tqdm:
             self.add_callback(Bar())
         self._staging = False
+        self._ulysses = Ulysses(model, recipe.options.ulysses) if recipe.options.ulysses > 1 else None
         self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """Draws have their order already."""
         return SequentialSampler(self.draws)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's, which gives each process rows of its own; the same rows for all that share them."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if self._ulysses is None:
+            return loader
+        return DataLoader(
+            self.draws,
+            batch_size=self._train_batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's, with the mask and the rotation that a schedule asked for."""
         inputs = dict(inputs)
         same, short = inputs.pop(SAME, None), inputs.pop(SHORT, None)
+        if self._ulysses is not None:
+            # Trainer counts the labels of every process, which here are the same ones
+            loss: Tensor = super().compute_loss(model, self._ulysses.part(inputs), *args, **kwargs)
+            return loss * self.args.world_size
         if same is not None:
             inputs["attention_mask"] = causal_mask(same, next(model.parameters()).dtype)
         if short is None or self._mixed is None:
@@ -77,7 +103,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         Raises:
             RopescaleError: the loss is not a number.
         """
-        loss: Tensor = super().training_step(*args, **kwargs)
+        with nullcontext() if self._ulysses is None else self._ulysses.sharing():
+            loss: Tensor = super().training_step(*args, **kwargs)
         if not bool(loss.isfinite()):
             raise RopescaleError(self._not_a_number("the loss", float(loss)))
         return loss
@@ -92,6 +119,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         """The text of the error; `done` is how many steps the state counts too many."""
         step = self.state.global_step - done
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        size //= self.recipe.options.ulysses
         rows = [self.draws.row(draw) for draw in range(step * size, min((step + 1) * size, len(self.draws)))]
         last = get_last_checkpoint(self.args.output_dir)
         kept = f"{last} is the last good checkpoint" if last else "no checkpoint was written yet"
@@ -195,7 +223,11 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # as above
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """The newest figures."""
-        shown = {"loss": "loss {:.3f}", "eval_perplexity": "perplexity {:.2f} at {:,}", "eval_passkey": "passkey {:.0%} at {:,}"}
+        shown = {
+            "loss": "loss {:.3f}",
+            "eval_perplexity": "perplexity {:.2f} at {:,}",
+            "eval_passkey": "passkey {:.0%} at {:,}",
+        }
         notes = []
         for name, value in (logs or {}).items():
             kind, _, length = name.rpartition("_") if name.startswith("eval_") else (name, "", "0")
@@ -206,7 +238,9 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # as above
         note = ", ".join(notes)
         self._progress.update(self._task, note=note)
         if self._progress.disable:
-            self._progress.console.print(f"step {state.global_step} of {state.max_steps}: {note}", highlight=False, soft_wrap=True)
+            self._progress.console.print(
+                f"step {state.global_step} of {state.max_steps}: {note}", highlight=False, soft_wrap=True
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the bar as it is."""

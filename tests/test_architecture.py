@@ -52,6 +52,7 @@ ELSEWHERE = {
     "lm_eval": ("recipes", "evals"),
     "matplotlib": ("evals",),
     "pyarrow": ("recipes",),
+    "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
     "peft": ("recipes", "evals", "ropescale.adapters"),
 }
@@ -319,7 +320,11 @@ def test_every_constraint_is_one_exact_version() -> None:
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?( *#.*)?", line)] == []
 
 
-DATA = {"ropescale.checkpoints.tiny", "ropescale.evals.data"}  # folders of the wheel without a module
+DATA = {
+    "ropescale.checkpoints.tiny",
+    "ropescale.evals.data",
+    "ropescale.recipes.machines",
+}  # folders of the wheel without a module
 
 
 def test_every_package_of_the_house_is_in_the_wheel() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import hub
 import numpy
 import pytest
 from hypothesis import given
@@ -134,6 +136,17 @@ def test_every_piece_is_a_stretch_of_one_text(cache: Path, tokenizer: PreTrained
     written = [",".join(map(str, [*ids, end])) + "," for ids in encoded]
     for piece in documents_of(made.train):
         assert any(",".join(map(str, piece)) in text for text in written)
+
+
+def test_without_packing_a_row_is_a_stretch_of_one_document(
+    cache: Path, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    made = prepared(cache, tokenizer, folder, "passkey", packing=False, held_out=0.0)
+    assert len(made.train) > 10
+    assert all(row["documents"] == [0] * LENGTH and row["position_ids"] == list(range(LENGTH)) for row in made.train)
+    used = sum(one.trained.tokens for one in made.account.sources)
+    assert used == len(made.train) * LENGTH + made.account.left_over["train"]
+    assert made.account.sources[1].trained.tokens == LENGTH * made.account.sources[1].trained.documents
 
 
 def test_the_account_adds_up(cache: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -317,6 +330,45 @@ def test_a_run_that_was_killed_leaves_nothing_half_written(
     assert len(prepared(tmp_path, tokenizer, folder).train)
 
 
+HUB = """
+import json, sys
+from ropescale.errors import InvalidArgumentError
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.recipes.data import DataOptions, prepare
+
+made = prepare(DataOptions(data=["owner/name"], cache_dir=sys.argv[1], text_field="body"), named_tokenizer("tiny"), 64)
+print(json.dumps(made.account.to_dict()))
+try:
+    prepare(DataOptions(data=["owner/other"], cache_dir=sys.argv[1]), named_tokenizer("tiny"), 64)
+except InvalidArgumentError as refused:
+    print(refused)
+"""
+
+
+def test_a_data_set_of_a_hub_is_streamed_by_its_name(tmp_path: Path) -> None:
+    words = sample()[0].text.split()
+    rows = "".join(json.dumps({"body": " ".join(words[90 * i : 90 * i + 90])}) + "\n" for i in range(5))
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    files = {"README.md": b"# a data set\n", "data/train.jsonl": rows.encode()}
+    with hub.serving(files) as address:
+        done = subprocess.run(
+            [sys.executable, "-c", HUB, str(tmp_path / "cache")],
+            env={**environment, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    account, refused = done.stdout.splitlines()
+    source = Account.from_dict(json.loads(account)).sources[0]
+    assert (source.source, source.read.documents, source.trained.documents) == ("owner/name", 5, 4)
+    assert refused.startswith("data: must be passkey, sotu,")
+    assert (
+        "or a data set of a hub that can be reached, with split 'train', got 'owner/other' (DatasetNotFound" in refused
+    )
+    assert not list((tmp_path / "home").rglob("*.jsonl")), "streamed, not downloaded"
+
+
 def test_options_are_read_from_the_command_line() -> None:
     (options,) = HfArgumentParser(DataOptions).parse_args_into_dataclasses(
         ["--data", "stdlib", "passkey", "--data_weights", "3", "1", "--min_tokens", "10", "--cache_dir", "here"]
@@ -363,7 +415,8 @@ def test_what_cannot_be_read_is_named(cache: Path, tokenizer: PreTrainedTokenize
         return str(refused.value)
 
     assert refusal("/no/such/place").startswith(
-        "data: must be passkey, sotu, stdlib, an existing path, or a hub id as in owner/name, got '/no/such/place'"
+        "data: must be passkey, sotu, sotu-sample, stdlib, an existing path, or a hub id as in owner/name, got "
+        "'/no/such/place'"
     )
     assert "without any; convert them" in refusal(tmp_path)
     broken = tmp_path / "broken.jsonl"
