@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 setup: .venv/.installed ## build .venv in the checkout from constraints.txt
 
-demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, about two minutes)
+demo: setup ## patch, fine-tune, evaluate and report on the embedded checkpoint (no download, under four minutes)
 	$(BIN)/ropescale demo --output out/demo-tiny
 
 test: setup lint ## lint, types and the default tests

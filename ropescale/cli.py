@@ -20,7 +20,7 @@ OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about two minutes
+  ropescale demo                      compare methods on the embedded model, one of them trained, in minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
   ropescale explain tiny              what positions do to a score, in pictures and numbers
@@ -321,17 +321,18 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    name = f"demo-{Path(arguments.model).name}"
-    if arguments.model == "tiny":  # a real model would train for hours
-        _quiet_environment()
-        from ropescale.recipes import train
-        from ropescale.recipes.options import read_recipe
+    return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
 
-        folder = Path(arguments.output or Path("out", name), "lora")
-        recipe = read_recipe("demo", ["--model", arguments.model, "--output", str(folder)])
-        train.run(recipe, arguments.command)
-        arguments.adapters = (str(folder),)
-    return _evaluate(arguments, name)
+
+def _trained_for_demo(model: str, folder: Path, command: str) -> tuple[str, ...]:
+    """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
+    if model != "tiny":
+        return ()
+    from ropescale.recipes import train
+    from ropescale.recipes.options import read_recipe
+
+    train.run(read_recipe("demo", ["--model", model, "--output", str(folder)]), command)
+    return (str(folder),)
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -369,6 +370,9 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         return 0
     folder = arguments.output or Path("out", name)
     try:
+        if name.startswith("demo"):
+            adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
+            options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
