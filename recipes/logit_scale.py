@@ -17,14 +17,14 @@ STEPS = 10  # of the search: the bracket shrinks to 1 % of itself
 
 
 def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int) -> dict[str, Any]:
-    """Patch the model with the coefficient that gives the least perplexity at the longest length, and say what was tried.
+    """Patch the model with the coefficient that gives the least perplexity at the target length, and say what was tried.
 
     The scale is 1 + coefficient * ln(factor). Golden-section search; perplexity has one valley in the coefficient.
     """
     done = record(model)
     assert done is not None
     factor = target_length / done.original_length
-    longest = measure.lengths[-1]
+    length = min(target_length, measure.lengths[-1])
     tried: dict[float, float] = {}
 
     def perplexity(coefficient: float) -> float:
@@ -32,7 +32,7 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
         scale = {"logit_scale": "drope", "coefficient": coefficient}
         patch(model, "nope", factor=factor, log_n=done.log_n, existing=done.existing, **scale)
         if coefficient not in tried:
-            tried[coefficient] = measure.perplexity(model, longest)
+            tried[coefficient] = measure.perplexity(model, length)
         return tried[coefficient]
 
     low, high, golden = 0.0, HIGHEST, (math.sqrt(5) - 1) / 2
@@ -50,6 +50,6 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
     return {
         "coefficient": best,
         "factor": factor,
-        "length": longest,
+        "length": length,
         "tried": [{"coefficient": one, "perplexity": tried[one]} for one in sorted(tried)],
     }
