@@ -182,9 +182,7 @@ class Bench:
             texts=_digest([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
             knobs={name: dict(given) for name, given in options.knobs.items()},
-            adapters={
-                arm.method: _digest_of_files(Path(folder)) for arm, folder in options.trained.items()
-            },
+            adapters={arm.method: _digest_of_files(Path(folder)) for arm, folder in options.trained.items()},
         )
 
     def _knobs(self, name: str) -> dict[str, Any]:

@@ -123,7 +123,9 @@ def yardstick(
 
 def flat(figures: Figures) -> dict[str, float]:
     """Perplexities and passkeys by length as a tracker takes them."""
-    return {f"eval_{name}_{length}": value for name in ("perplexity", "passkey") for length, value in figures[name].items()}
+    return {
+        f"eval_{name}_{length}": value for name in ("perplexity", "passkey") for length, value in figures[name].items()
+    }
 
 
 def _batches(ids: Tensor) -> Iterator[Tensor]:

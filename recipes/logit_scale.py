@@ -17,7 +17,7 @@ STEPS = 10  # of the search: the bracket shrinks to 1 % of itself
 
 
 def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int) -> dict[str, Any]:
-    """Patch the model with the coefficient that gives the least perplexity at the target length, and say what was tried.
+    """Patch the model with the coefficient of least perplexity at the target length, and say what was tried.
 
     The scale is 1 + coefficient * ln(factor). Golden-section search; perplexity has one valley in the coefficient.
     """

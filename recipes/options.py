@@ -54,7 +54,8 @@ class RecipeOptions:
     tuning: Literal["full", "lora", "lora_plus", "qlora"] = field(
         default="lora",
         metadata={
-            "help": "what is trained: lora, lora_plus (norms and embeddings too), qlora (4-bit base) or full (everything)"
+            "help": "what is trained: lora, lora_plus (norms and embeddings too), qlora (4-bit base) or full "
+            "(everything)"
         },
     )
     rank: int = field(default=8, metadata={"help": "of LoRA"})
@@ -398,7 +399,8 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise
     except (ValueError, ImportError, TypeError) as error:  # of TrainingArguments
         raise InvalidArgumentError(
-            f"train: Transformers must accept the training arguments, got {type(error).__name__}: {error}; correct them"
+            f"train: Transformers must accept the training arguments, got {type(error).__name__}: {error}; correct "
+            f"them"
         ) from error
     if rest:
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -465,7 +467,7 @@ def read_yaml(name: str) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InvalidArgumentError(
-            f"recipe: {name!r} must be lines of `key: value`, got {shortened(values)}; see the recipes that are shipped"
+            f"recipe: {name!r} must be lines of `key: value`, got {shortened(values)}; see those that are shipped"
         )
     return values
 

@@ -11,6 +11,7 @@ from typing import Any
 from ropescale.evals.report.drawing import Curve, legend, plotted
 from ropescale.evals.report.elements import Line, Value, details, facts, paragraph, section, table, text
 from ropescale.evals.report.style import STYLE
+from ropescale.evals.report.wording import NOTHING
 
 POINTS = 400  # of a loss curve at most
 
@@ -76,7 +77,7 @@ def _change(told: Mapping[str, Any]) -> str:
                 Line(
                     heads=[f"{name}, {int(length):,} tokens"],
                     values=[
-                        Value(text=shown(figures[name][length]) if length in figures[name] else "–")
+                        Value(text=shown(figures[name][length]) if length in figures[name] else NOTHING)
                         for figures in arms.values()
                     ],
                 )
@@ -86,14 +87,18 @@ def _change(told: Mapping[str, Any]) -> str:
     depths = [
         Line(
             heads=[f"passkey, {int(length):,} tokens, depth {float(depth):.0%}"],
-            values=[Value(text="–"), Value(text=_share(told["before"]["passkey_by_depth"][length][depth])), Value(text=_share(after))],
+            values=[
+                Value(text=NOTHING),
+                Value(text=_share(told["before"]["passkey_by_depth"][length][depth])),
+                Value(text=_share(after)),
+            ],
         )
         for length, row in told["after"]["passkey_by_depth"].items()
         for depth, after in row.items()
     ]
     said = [
-        "Perplexity over whole windows of texts that training did not see; a passkey counts if the model's first choice "
-        "is right at every digit. The unpatched model is read within its original length alone."
+        "Perplexity over whole windows of texts that training did not see; a passkey counts if the model's first "
+        "choice is right at every digit. The unpatched model is read within its original length alone."
     ]
     return (
         paragraph(said)
@@ -127,7 +132,11 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     if loss:
         steps, values = zip(*loss, strict=True)
         drawn = plotted(
-            "loss", "Training loss by step", [Curve(series=1, x=steps, y=values)], x_label="step", y_label="loss (nats)"
+            "loss",
+            "Training loss by step",
+            [Curve(series=1, x=steps, y=values)],
+            x_label="step",
+            y_label="loss (nats)",
         )
         figures.append(f"<figure>{drawn}</figure>")
     for name in ("perplexity", "passkey"):
@@ -177,7 +186,9 @@ def _data(account: Mapping[str, Any]) -> str:
     for one in account["sources"]:
         fates = {"trained": one["trained"], "held out": one["held_out"], **one["dropped"]}
         lines += [
-            Line(heads=[one["source"], fate], values=[Value(text=f"{n['documents']:,}"), Value(text=f"{n['tokens']:,}")])
+            Line(
+                heads=[one["source"], fate], values=[Value(text=f"{n['documents']:,}"), Value(text=f"{n['tokens']:,}")]
+            )
             for fate, n in fates.items()
         ]
     caption = f"{account['rows']['train']:,} rows of {account['length']:,} tokens"

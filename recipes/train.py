@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record
-from ropescale.patching import bare, chosen_method
+from ropescale.patching import chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.data import prepare
@@ -158,7 +157,8 @@ def planned(recipe: Recipe) -> Schedule:
     length = options.length or own
     if length > (target if options.schedule != "recalibrate" else original):
         raise InvalidArgumentError(
-            f"length: must be at most the schedule's ({own} tokens with {options.schedule}), got {length}; leave it out"
+            f"length: must be at most the schedule's ({own} tokens with {options.schedule}), got {length}; leave it "
+            f"out"
         )
     if options.schedule == "pose" and length >= target:
         raise InvalidArgumentError(

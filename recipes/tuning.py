@@ -102,7 +102,9 @@ def attention_layers(model: nn.Module) -> list[str]:
 
 def norms(model: nn.Module) -> list[str]:
     """Names of the normalisation layers."""
-    return sorted({name.rpartition(".")[2] for name, one in model.named_modules() if "norm" in type(one).__name__.lower()})
+    return sorted(
+        {name.rpartition(".")[2] for name, one in model.named_modules() if "norm" in type(one).__name__.lower()}
+    )
 
 
 def embeddings(model: nn.Module) -> list[str]:

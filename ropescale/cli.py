@@ -454,7 +454,9 @@ def _train(arguments: argparse.Namespace) -> int:
         Console().print(table, markup=False)
         return 0
     if arguments.recipe is None:
-        print("ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr)
+        print(
+            "ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr
+        )
         return 2
     wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
     if wanted:
@@ -467,9 +469,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         told = train.run(recipe, arguments.command)
     except KeyboardInterrupt:
-        print(
-            f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr
-        )
+        print(f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr)
         return 1
     if recipe.training.process_index == 0:
         Console().print(train.summary(told))

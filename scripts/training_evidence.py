@@ -134,8 +134,10 @@ def yarn_extension(measured: Yardstick) -> dict[str, Figures]:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = ["| run | steps | perplexity inside L | at the target | against the control | passkeys inside L | at the target |"]
-    lines.append("|---" * 7 + "|")
+    lines = [
+        "| run | steps | perplexity inside L | at the target | against the control | passkeys inside L | beyond |",
+        "|---" * 7 + "|",
+    ]
     for name, told in figures["runs"].items():
         after, before = told["after"], told["unpatched"]["perplexity"][str(LENGTH)]
         longest = list(after["perplexity"])[-1]

@@ -90,7 +90,9 @@ def test_the_same_command_again_finds_the_run_finished(finished: dict[str, Any],
 
 
 def test_a_run_of_other_settings_does_not_go_on(finished: dict[str, Any], place: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"^output: the run in '.*' must be of the same rank \(8\), got 4; "):
+    with pytest.raises(
+        InvalidArgumentError, match=r"^output: the run in '.*' must be of the same rank \(8\), got 4; "
+    ):
         run("pose", place / "whole", "--rank", "4")
 
 
@@ -225,7 +227,18 @@ def test_the_second_chunk_sees_the_first_through_the_trainer(
 def test_every_recipe_starts(name: str, place: Path) -> None:
     if name == "qlora":
         pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
-    more = ["--max-steps", "1", "--eval-strategy", "no", "--factor", "2", "--eval-texts", "sample", "--batch-size", "1"]
+    more = [
+        "--max-steps",
+        "1",
+        "--eval-strategy",
+        "no",
+        "--factor",
+        "2",
+        "--eval-texts",
+        "sample",
+        "--batch-size",
+        "1",
+    ]
     if "data_weights" in read_yaml(name):
         more += ["--data-weights", "1"]
     if read_yaml(name).get("tuning") == "full":
