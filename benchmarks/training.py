@@ -1,7 +1,7 @@
 """What the trainer of `ropescale train` costs: speed and memory against Transformers' Trainer and TRL's SFTTrainer.
 
     python benchmarks/training.py --quick    # the embedded model, under two minutes; no claims
-    python benchmarks/training.py            # SmolLM2-135M, about half an hour on two threads
+    python benchmarks/training.py            # SmolLM2-135M, about half an hour on two free cores
 
 One model under yarn x4 with LoRA (rank 8 on attention), the same rows in the same order, AdamW, float32; every engine
 has an adapter of its own. The sections:
@@ -69,7 +69,7 @@ class Sizes:
     long: int  # memory
 
 
-FULL = Sizes(model="smollm2", length=512, batch=2, long=2048)
+FULL = Sizes(model="smollm2", length=512, batch=1, long=2048)
 QUICK = Sizes(model="tiny", length=128, batch=4, long=512)
 
 

@@ -95,7 +95,7 @@ class Memory:
     @property
     def total(self) -> float:
         """All of them."""
-        return sum(getattr(self, item.name) for item in dataclasses.fields(self))
+        return float(sum(getattr(self, item.name) for item in dataclasses.fields(self)))
 
 
 def training_memory(

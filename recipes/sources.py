@@ -10,6 +10,7 @@ import hashlib
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,10 @@ def _local(name: str, path: Path, text_field: str) -> Source:
             if builder is None:
                 yield _text_of(file)
                 continue
-            yield from _field(
-                lambda file=file, builder=builder: datasets.load_dataset(
-                    builder, data_files={"train": [str(file)]}, split="train", streaming=True
-                ),
-                text_field,
-                str(file),
+            opened = partial(
+                datasets.load_dataset, builder, data_files={"train": [str(file)]}, split="train", streaming=True
             )
+            yield from _field(opened, text_field, str(file))
 
     return Source(
         name=name,

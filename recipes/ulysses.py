@@ -33,8 +33,9 @@ class Ulysses:
             )
         import ringmaster
 
-        self._model: Any = bare(model)
-        config = self._model.config.get_text_config()
+        base: Any = bare(model)
+        self._model = base
+        config = base.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         if heads % processes or config.num_attention_heads % processes:
             raise InvalidArgumentError(
@@ -44,7 +45,7 @@ class Ulysses:
         self._runtime = ringmaster.setup(
             ringmaster.RingmasterConfig(size=processes, backend=ringmaster.Backend.ULYSSES),
             num_kv_heads=heads,
-            device_type=next(self._model.parameters()).device.type,
+            device_type=next(base.parameters()).device.type,
             inner_attn=self._before,
         )
 

@@ -24,7 +24,9 @@ from transformers import TrainingArguments
 import ropescale
 from ropescale import Geometry, get_method
 from ropescale.errors import InvalidArgumentError
+from ropescale.recipes.options import read_recipe
 from ropescale.recipes.parallel import ARRANGEMENTS, Machines, machine_file, refuse_combinations
+from ropescale.recipes.train import run
 from ropescale.recipes.ulysses import Ulysses
 
 GEOMETRY = Geometry(rotary_dim=32, theta=1e4, original_length=128)
@@ -224,6 +226,28 @@ def test_what_would_silently_be_wrong_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         refuse_combinations(machines, **{"method": YARN, "geometry": GEOMETRY, "length": 512, **facts})
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, ["--use_cpu=true"], "fsdp: must have a GPU or its like"),
+        ({"PARALLELISM_CONFIG_CP_SIZE": "8"}, [], "packing: rows cut among processes are read without a mask"),
+        ({"WORLD_SIZE": "4"}, ["--ulysses=2"], "ulysses: must be the number of processes (4)"),
+        ({"PARALLELISM_CONFIG_SP_SIZE": "2"}, ["--log_n=true"], "method: what acts when attention reads"),
+        ({}, ["--attention=flash_attention_2"], "attention: flash attention is told of documents in a row"),
+    ],
+)
+def test_the_program_refuses_before_the_model_is_loaded(
+    environment: dict[str, str], overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = read_recipe("lora", ["--model=tiny", f"--output_dir={tmp_path}", *overrides])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ropescale.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(InvalidArgumentError, match=re.escape(message)):
+        run(recipe, "a test")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
