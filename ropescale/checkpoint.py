@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -134,13 +135,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that the method of a patched model added to it, by name; empty for most methods."""
+    return {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+
+
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:
     """Give the parameters that a method added the values that were saved.
 
     Raises:
         CheckpointError: they are not among the saved weights.
     """
-    added = {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+    added = added_parameters(model)
     if not added:
         return
     missing = dict(added)

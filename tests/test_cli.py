@@ -38,6 +38,8 @@ VERBS = [
     "rescale",
     "explain",
     "plot",
+    "train",
+    "merge",
     "report",
     "export",
     "verify-export",
@@ -167,6 +169,7 @@ def test_flags_reach_the_run_and_the_rest_is_the_default(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(grid, "run", stop)
+    monkeypatch.setattr(cli, "_trained_for_demo", lambda *arguments: ())
     shared = ["--methods", "yarn, ntk", "--factors", "2,4.5", "--lengths", "128", "--depths", "0,1", "--seed", "7"]
     own = ["--tasks", "passkey,ruler", "--samples", "6", "--windows", "5", "--stride", "1", "--limit", "9"]
     more = ["--texts", "a.txt", "--evaluator", "tiny", "--chat", "--metadata", '{"squad": "dev.json"}']

@@ -111,7 +111,7 @@ class Source:
             return AutoTokenizer.from_pretrained(self.folder)
         except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
             raise CheckpointError(
-                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {_first_line(error)}; add the "
+                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the "
                 f"tokenizer files of the model"
             ) from error
 
@@ -205,7 +205,7 @@ def local_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS]))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {_first_line(error)}; check "
+            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
             f"the connection, or give a folder"
         ) from error
 
@@ -223,7 +223,7 @@ def loaded(folder: Path, config: PreTrainedConfig | None = None) -> nn.Module:
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
-            f"{_first_line(error)}; fetch the checkpoint again"
+            f"{first_line(error)}; fetch the checkpoint again"
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(
@@ -258,10 +258,6 @@ def merged(folder: Path, adapter: str | Path, config: PreTrainedConfig | None = 
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "
-            f"{_first_line(error)}); give the adapter and the base that it was trained on"
+            f"{first_line(error)}); give the adapter and the base that it was trained on"
         ) from error
     return adapted  # type: ignore[no-any-return]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
