@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from ropescale.checkpoint import read_config
+from ropescale.checkpoint import first_line, read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
 from ropescale.families import require_supported
