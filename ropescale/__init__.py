@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ropescale.version import __version__
 
 if TYPE_CHECKING:
+    from ropescale.adapters import load_adapter
     from ropescale.checkpoint import load
     from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
@@ -32,6 +33,7 @@ _HOMES = {
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
+    "load_adapter": "adapters",
     "patch": "patching",
     "patched": "patching",
     "read_geometry": "families",
@@ -50,6 +52,7 @@ __all__ = [
     "get_method",
     "list_methods",
     "load",
+    "load_adapter",
     "patch",
     "patched",
     "read_geometry",

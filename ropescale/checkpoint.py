@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -16,7 +17,7 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleErr
 from ropescale.families import saved_record, text_of
 from ropescale.injection.late import NAME
 from ropescale.patching import repatch
-from ropescale.records import RECORD_FIELD
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -67,6 +68,8 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
         ) from error
     _load_added(model, path, finding)
     loaded = text_of(model.config)
+    if hasattr(model.config, EXPORT_FIELD):  # the same rotation, as one engine wants to be told it
+        return model
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(loaded, name, None) != value
     ]
@@ -132,13 +135,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that the method of a patched model added to it, by name; empty for most methods."""
+    return {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+
+
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:
     """Give the parameters that a method added the values that were saved.
 
     Raises:
         CheckpointError: they are not among the saved weights.
     """
-    added = {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+    added = added_parameters(model)
     if not added:
         return
     missing = dict(added)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import RopescaleError
+from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.version import __version__
 
 OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about two minutes
+  ropescale demo                      compare methods on the embedded model, one of them trained, in minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
   ropescale inspect path/to/yours     its geometry, its wavelengths, and what is scaled already
@@ -29,12 +29,16 @@ examples:
   ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
+  ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
+  ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
+  ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
 """
 
 DEMO = """\
 Compare the unpatched model with methods at factors on the embedded model: perplexity by position and by length on
-held-out texts, passkeys by depth and length, and short questions. Prints a table; writes results and a report into
-the output folder. `ropescale eval` is the same with every choice open.
+held-out texts, passkeys by depth and length, and short questions. One arm more is yarn x4 after a minute of LoRA: the
+recipe `demo`. Prints a table; writes results and a report into the output folder. `ropescale train` and `ropescale
+eval` are the same with every choice open.
 """
 
 DEMO_EXAMPLES = """\
@@ -70,6 +74,7 @@ examples:
   ropescale eval smollm2 --methods yarn,by_parts --factors 2 --tasks position,passkey --lengths 4096,12288 --dry-run
   ropescale eval tiny --methods self_extend --factors 8 --knobs '{"self_extend": {"group_size": 16, "window": 64}}'
   ropescale eval path/to/checkpoint --tasks ruler --lengths 4096,8192,16384 --samples 50
+  ropescale eval tiny --methods yarn --factors 4 --adapters out/train-pose-tiny      before and after training
   ropescale eval path/to/saved-patched --methods none --tasks passkey     a checkpoint as it is
   accelerate launch --module ropescale.cli eval path/to/checkpoint        rows shared among devices
 
@@ -122,6 +127,92 @@ exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
 
 PLOT = """\
 Draw the wavelength of every pair as pretrained and under methods, with the original length and the context as lines.
+"""
+
+EXPORT = """\
+Write a model for the engine that is to serve it: weights and tokenizer as they are, its positions in the engine's own
+words. The engine's native type is written where it is exact, otherwise one divisor per pair. What an engine cannot
+hold exactly is refused, with the nearest method that it can. The destination is written whole or not at all.
+
+SRC is a folder (saved patched, or as published: then give --method), tiny, smollm2 or a hub id.
+
+engines:
+  transformers  what save_pretrained of a patched model writes
+  vllm          the same for vLLM, and the flags to use on an unmodified checkpoint
+  mlx           the same for MLX-LM
+  sglang        the same for SGLang, by its source: verify-export does not run it
+  gguf          one file for llama.cpp and what builds on it, tokenizer included
+"""
+
+EXPORT_EXAMPLES = """\
+examples:
+  ropescale export path/to/patched out/served --to vllm
+  ropescale export smollm2 out/smollm2-16k.gguf --to gguf --method yarn --factor 2 --outtype q8_0
+  ropescale export tiny out/tiny.gguf --to gguf --method yarn --factor 4 --knobs '{"beta_fast": 16}'
+  ropescale export path/to/base out/merged --to transformers --method yarn --factor 4 --adapter path/to/adapter
+  ropescale export existing.Q4_K_M.gguf longer.gguf --to gguf --patch-gguf --method yarn --factor 4
+"""
+
+VERIFY = """\
+Run an export in its engine and compare it with the patched model: greedy tokens, and the log-probabilities of the
+whole vocabulary at each, after prompts below the original length, beyond it and up to the target. Prints a verdict
+with the largest difference and where it is; the exit code is 1 where that is more than rounding.
+
+engines:
+  transformers  the folder in Transformers alone, without ropescale's patch
+  llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
+  vllm          the folder in vLLM, in an environment of its own: `make vllm` builds it, or name a Python that has
+                vLLM in ROPESCALE_VLLM_PYTHON
+  mlx           the folder in MLX-LM (packages mlx-lm, and off a Mac mlx[cpu])
+"""
+
+VERIFY_EXAMPLES = """\
+examples:
+  ropescale verify-export out/tiny.gguf --engine llama.cpp
+  ropescale verify-export out/mine.gguf --engine llama.cpp --reference path/to/patched --lengths 512,9000
+  ropescale verify-export out/served --engine vllm
+"""
+
+
+TRAIN = """\
+Patch a model and fine-tune it briefly on long documents, so that the extension holds. A recipe is a short YAML file:
+what is trained (LoRA or everything) and where the tokens of a row stand (its schedule). Any method of the registry
+goes with any schedule that makes sense for it; every line of a recipe can be overridden by an option.
+
+The model is measured as it was, patched, every --eval-steps and after training: perplexity by position on texts that
+training does not see, and passkeys by depth and length. The output folder gets the adapter with its scaling
+(ropescale.json; load it with ropescale.load_adapter), training.json and training.html. A run that was stopped, killed
+or out of disk goes on from its last checkpoint when the same command is given again.
+"""
+
+TRAIN_EXAMPLES = """\
+options (all of them, with the values of a recipe: `ropescale train RECIPE --help`):
+  --model MODEL        tiny (embedded), smollm2, a path or a hub id
+  --method NAME        of the registry; --factor N or --target-length N; --knobs JSON
+  --tuning NAME        lora, lora_plus (norms and embeddings too), qlora or full
+  --schedule NAME      full_length, pose, mixed_window or recalibrate
+  --data A B           stdlib, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
+  --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
+  --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
+  --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
+
+examples:
+  ropescale train pose --model tiny --method yarn --factor 4 --max-steps 20 --output out/a
+  ropescale train lora_plus --model smollm2 --factor 2 --data sotu --batch-size 1 --gradient-checkpointing true
+  ropescale train path/to/mine.yaml --model path/to/checkpoint --report-to wandb
+  accelerate launch --module ropescale.cli train full_length --model path/to/checkpoint
+"""
+
+MERGE = """\
+Write a full checkpoint from an adapter that was trained on a patched model: its base, patched in the same way, with
+the adapter added into the weights. Transformers loads it with the extended context wherever it can express the
+method, and ropescale.load always. The destination is complete or not there at all.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  ropescale merge out/train-tiny out/merged --base tiny
+  ropescale merge path/to/adapter path/to/merged --dtype bfloat16
 """
 
 
@@ -192,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
+    add("--adapters", type=_list_of(str), metavar="DIR,DIR", help="adapters of `ropescale train`, an arm each")
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
     add("--dry-run", action="store_true", help="print every cell with its cost on this machine, and run nothing")
@@ -284,6 +376,36 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
+    training = verbs.add_parser(
+        "train",
+        help="fine-tune briefly, so that an extension holds",
+        description=TRAIN,
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=formatter,
+        usage="ropescale train [--list] RECIPE --model MODEL [options]",
+        allow_abbrev=False,
+    )
+    training.set_defaults(verb=_train)
+    add = training.add_argument
+    add("--list", action="store_true", help="name the recipes, and stop")
+    add("recipe", metavar="RECIPE", nargs="?", help="a name from --list, or a .yaml file of your own")
+    add("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+    merging = verbs.add_parser(
+        "merge",
+        help="add a trained adapter into its base",
+        description=MERGE,
+        epilog=MERGE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    merging.set_defaults(verb=_merge)
+    add = merging.add_argument
+    add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter and its ropescale.json")
+    add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
+    add("--base", metavar="MODEL", help="tiny, smollm2, a path or a hub id (default: what the adapter's config names)")
+    add("--dtype", metavar="TYPE", help="of the weights: auto (as the base's, the default), float32, bfloat16 ...")
+
     report = verbs.add_parser(
         "report",
         help="write the report of finished results",
@@ -294,6 +416,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(verb=_report)
     report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
+
+    export = verbs.add_parser(
+        "export",
+        help="write a model for vLLM, llama.cpp, SGLang, MLX or Transformers",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    export.set_defaults(verb=_export)
+    add = export.add_argument
+    add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
+    add("destination", metavar="DST", help="a new folder; for gguf a new .gguf file")
+    add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
+    add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: what the config says)")
+    add("--knobs", type=_json, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")
+    add("--layers", metavar="WHICH", help="global (default) or all, where layer types have rotations of their own")
+    add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
+    add("--outtype", metavar="TYPE", help="of gguf: f32, f16, bf16 or q8_0 (default: the type of the checkpoint)")
+    add("--patch-gguf", action="store_true", help="SRC is a .gguf file: copy it with a scaling, every weight as it is")
+    add("--lossy", action="store_true", help="write the nearest fixed frequencies where a method has none, labelled")
+
+    verify = verbs.add_parser(
+        "verify-export",
+        help="run an export in its engine and compare it with the patched model",
+        description=VERIFY,
+        epilog=VERIFY_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    verify.set_defaults(verb=_verify_export)
+    add = verify.add_argument
+    add("path", metavar="DST", help="what `ropescale export` wrote")
+    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
+    add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
+    add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
+    add("--lengths", type=_list_of(int), metavar="N,N", help="of the prompts (default: below, beyond, at the target)")
+    add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
+    add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add("--tolerance", type=float, metavar="X", help="difference or, of rounded weights, divergence that is rounding")
     return parser
 
 
@@ -346,6 +512,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
 
 
+def _trained_for_demo(model: str, folder: Path, command: str) -> tuple[str, ...]:
+    """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
+    if model != "tiny":
+        return ()
+    from ropescale.recipes import train
+    from ropescale.recipes.options import read_recipe
+
+    train.run(read_recipe("demo", ["--model", model, "--output", str(folder)]), command)
+    return (str(folder),)
+
+
 def _eval(arguments: argparse.Namespace) -> int:
     if arguments.task_folder:
         from ropescale.evals import tasks
@@ -359,9 +536,10 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, name: str) -> int:
-    if getattr(arguments, "backend", None) != "vllm":  # which divides by the time that its bar has shown
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if getattr(arguments, "backend", None) == "vllm":  # which divides by the time that its bar has shown
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    else:
+        _quiet_environment()
     from rich.console import Console
 
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
@@ -380,6 +558,9 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         return 0
     folder = arguments.output or Path("out", name)
     try:
+        if name.startswith("demo"):
+            adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
+            options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
@@ -508,11 +689,125 @@ def _plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _quiet_environment() -> None:
+    """Libraries read this when they load: their own bars are left out, ours show the whole run."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _quiet_environment()
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.recipes import options
+
+    if arguments.list:
+        table = Table("recipe", "what it does")
+        for name, said in options.list_recipes().items():
+            table.add_row(name, said)
+        Console().print(table, markup=False)
+        return 0
+    if arguments.recipe is None:
+        print(
+            "ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr
+        )
+        return 2
+    wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
+    if wanted:
+        print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
+        return 0
+    recipe = options.read_recipe(arguments.recipe, arguments.options)
+
+    from ropescale.recipes import train
+
+    try:
+        told = train.run(recipe, arguments.command)
+    except KeyboardInterrupt:
+        print(f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr)
+        return 1
+    if recipe.training.process_index == 0:
+        Console().print(train.summary(told))
+        print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ropescale import adapters
+
+    given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    with Console(stderr=True).status("merging"):
+        print(adapters.merge(arguments.adapter, arguments.destination, arguments.base, **given))
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from ropescale.evals import report
 
     print(report.write(arguments.folder))
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import export, patch_gguf
+
+    knobs = arguments.knobs or {}
+    asked = {
+        name: value
+        for name in (
+            "method",
+            "factor",
+            "target_length",
+            "original_length",
+            "existing",
+            "layers",
+            "adapter",
+            "outtype",
+        )
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.patch_gguf:
+        if arguments.to != "gguf" or arguments.lossy:
+            raise InvalidArgumentError(
+                f"--patch-gguf: goes with --to gguf and without --lossy, got --to {arguments.to}; leave the others out"
+            )
+        done = patch_gguf(arguments.source, arguments.destination, **asked, **knobs)
+    else:
+        done = export(
+            arguments.source, arguments.destination, to=arguments.to, lossy=arguments.lossy, **asked, **knobs
+        )
+    print(done)
+    if done.overrides:
+        print(f"the unmodified checkpoint instead: {done.overrides}")
+    return 0
+
+
+def _verify_export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import verify
+
+    names = ("reference", "adapter", "lengths", "steps", "seed", "tolerance")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    verdict = verify(arguments.path, engine=arguments.engine, **asked)
+    for check in verdict.checks:
+        print(
+            f"{check.length:>9,} tokens: {check.agreed} of {check.steps} greedy tokens, largest difference "
+            f"{check.worst:.1e}, divergence {check.divergence:.1e}, smallest lead of a first choice {check.margin:.1e}"
+        )
+    print(verdict)
+    return 0 if verdict.exact else 1
+
+
+def _quieten_transformers() -> None:
+    """Its bars and its remarks on keys that it does not read, which are there for other engines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ from ropescale.families import (
     uses_sliding_window,
 )
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.injection.late import Late, LateRotation
+from ropescale.injection.late import LateRotation
 from ropescale.injection.probe import Probe
+from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
 from ropescale.injection.softmax import Sharpening
 from ropescale.methods import AnyMethod, Method, get_method

@@ -23,7 +23,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 import ropescale
 from ropescale import Geometry, get_method
 from ropescale.errors import AlreadyScaledError, RopescaleError, UnsupportedModelError
-from ropescale.injection.late import Call, Late, Reading, blockwise, pairwise, rotated
+from ropescale.injection.kernels import Call, blockwise, pairwise, rotated
+from ropescale.injection.reading import Late, Reading
 from ropescale.methods.late import LateMethod
 from ropescale.methods.score.alibi import alibi_slopes
 
@@ -400,7 +401,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) 
             assert apart(found[number, LENGTH - length :], alone[number][:length]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "streaming", "alibi"])
+@every_case
 def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
     model, ids = patched(case), prompts(length=24)
     expected = ids

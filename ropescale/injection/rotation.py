@@ -4,7 +4,8 @@ Buffers are replaced on the live module, so its identity, hooks, compiled graphs
 parameter is touched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,19 @@ class Substitution:
         tensor = self.rotary._buffers[next(iter(self.inv_freq))]
         assert tensor is not None
         return tensor.device
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Within the block the module rotates as it did before; nothing may be moved or cast meanwhile."""
+        buffers = {name: self.rotary._buffers[name] for name in self.originals}
+        attributes = {name: self.rotary.__dict__[name] for name in self.attributes}
+        self.rotary._buffers.update(self.originals)
+        self.rotary.__dict__.update(self.attributes)
+        try:
+            yield
+        finally:
+            self.rotary._buffers.update(buffers)
+            self.rotary.__dict__.update(attributes)
 
     def undo(self) -> None:
         """Put back what was there before."""
