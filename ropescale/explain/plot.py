@@ -50,10 +50,16 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
 
     Raises:
         CheckpointError: the file cannot be written.
+        InvalidArgumentError: matplotlib is not installed.
     """
-    from matplotlib import ticker
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib import ticker
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InvalidArgumentError(
+            f"plot: the package matplotlib must be installed, got {error}; pip install ropescale[eval]"
+        ) from error
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
