@@ -34,8 +34,8 @@ STEPS = 16  # tokens that the engine generates from each prompt
 # on the same prompts (docs/exports.md).
 TOLERANCES = {"transformers": 1e-5, "vllm": 1e-4, "mlx": 1e-3, "f32": 2e-3}
 # Weights in fewer bits: llama.cpp rounds activations as well, by which the log-probabilities of tokens that nobody
-# would choose move by whole units. So two other measures count: the Kullback-Leibler divergence from the model, in nats,
-# at the worst step, and the share of greedy tokens, which a forgotten attention factor brings down to a half.
+# would choose move by whole units. So two other measures count: the Kullback-Leibler divergence from the model, in
+# nats, at the worst step, and the share of greedy tokens, which a forgotten attention factor brings down to a half.
 DIVERGENCES = {"f16": 1e-3, "bf16": 5e-3, "q8_0": 1e-1}
 AGREEMENT = 0.8
 
