@@ -9,7 +9,6 @@ beyond it and up to the target. A cell holds the largest difference of any log-p
 
 import argparse
 import importlib.metadata
-import json
 import re
 import sys
 import tempfile
@@ -45,15 +44,18 @@ PAIRS = {"tiny": 16, "llama": 32}
 KNOBS: dict[str, dict[str, Any]] = {"learned": {"max_length": 512}}
 
 
-def measured(method: str, engine: str, sources: dict[str, str], *, lossy: bool = False, **knobs: Any) -> float:
-    """The largest difference over the models."""
+def measured(method: str, engine: str, sources: dict[str, str], *, lossy: bool = False) -> float | str:
+    """The largest difference over the models, or the refusal."""
     worst = 0.0
+    to, verified = RUN[engine]
     for name, source in sources.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.gguf")
-            given = {**knobs_for(method, PAIRS[name]), **KNOBS.get(method, {}), **knobs}
-            to, verified = RUN[engine]
-            export(source, path, to=to, method=method, factor=4, lossy=lossy, **given)
+            given = {**knobs_for(method, PAIRS[name]), **KNOBS.get(method, {})}
+            try:
+                export(source, path, to=to, method=method, factor=4, lossy=lossy, **given)
+            except ExportError as refusal:
+                return str(refusal)
             verdict = verify(path, engine=verified, reference=source)
             agreed = all(check.agreed == check.steps for check in verdict.checks)
             # nope's reference is another attention function than the engine's, and rounds otherwise
@@ -66,19 +68,17 @@ def measured(method: str, engine: str, sources: dict[str, str], *, lossy: bool =
 
 def cell(method: str, engine: str, sources: dict[str, str]) -> str:
     """What an engine makes of a method, in a few words."""
-    try:
-        found = measured(method, engine, sources)
+    found = measured(method, engine, sources)
+    if isinstance(found, float):
         return f"exact, {found:.0e}" if found else "exact, 0"
-    except ExportError as refusal:
-        nearest = re.search(r"nearest that \w+ \w+ \w+ ?\w*: ([^;,]+)", str(refusal))
     if engine == "Transformers":
         return "with `ropescale.load` alone"
-    try:
-        found = measured(method, engine, {"tiny": "tiny"}, lossy=True)
-    except ExportError:
+    approximated = measured(method, engine, {"tiny": "tiny"}, lossy=True)
+    if isinstance(approximated, str):
         return "refused"
+    nearest = re.search(r"nearest that engines hold exactly: (\w+)", found)
     assert nearest is not None
-    return f"lossy: {nearest.group(1).split()[0]}, off by {found:.1g}"
+    return f"lossy: {nearest.group(1)}, off by {approximated:.1g}"
 
 
 def by_source(method: str, engine: str) -> str:
@@ -121,26 +121,28 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", default=",".join(NAMES), help="separated by commas")
-    asked = parser.parse_args().engines.split(",")
+    parser.add_argument("--methods", help="separated by commas; the others keep what the page says (default: all)")
+    arguments = parser.parse_args()
+    engines = arguments.engines.split(",")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    before = rows_of(PAGE.read_text(encoding="utf-8"))
+    rows = rows_of(PAGE.read_text(encoding="utf-8"))
     ordered = [*FIXED, *(name for name in list_methods() if name not in FIXED)]
-    rows: dict[str, list[str]] = {}
+    rows = {method: rows.get(method, ["not run"] * len(NAMES)) for method in ordered}
+    methods = arguments.methods.split(",") if arguments.methods else ordered
     with tempfile.TemporaryDirectory() as folder:
         sources = {"tiny": "tiny", "llama": str(checkpoint(Path(folder, "llama")))}
-        for method in track(ordered, description="methods", console=Console(stderr=True)):
-            kept = before.get(method, ["not run"] * len(NAMES))
-            rows[method] = [
-                kept[place]
-                if engine not in asked
-                else by_source(method, engine)
-                if engine in READ
-                else cell(method, engine, sources)
-                for place, engine in enumerate(NAMES)
-            ]
-            print(json.dumps({method: rows[method]}), flush=True)
+        for method in track(methods, description="methods", console=Console(stderr=True)):
+            for place, engine in enumerate(NAMES):
+                if engine in engines:
+                    of_engine = by_source(method, engine) if engine in READ else cell(method, engine, sources)
+                    rows[method] = [*rows[method][:place], of_engine, *rows[method][place + 1 :]]
+            write(rows)  # after each: what was measured stays if a later engine fails
+
+
+def write(rows: dict[str, list[str]]) -> None:
+    """Puts the table into the page, whose other text stays."""
     stated = versions()
     lines = [
         f"| method | {' | '.join(f'{name} ({stated[name]})' for name in NAMES)} |",
