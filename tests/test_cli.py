@@ -32,7 +32,7 @@ def test_the_version_is_the_package_s(capsys):
 def test_the_verbs_are_frozen(capsys):
     assert cli.main(["--help"]) == 0
     verbs = capsys.readouterr().out.partition("VERB\n")[2].split("\n")
-    assert [line.split()[0] for line in verbs if line] == ["demo", "eval", "methods", "explain", "merge", "report"]
+    assert [line.split()[0] for line in verbs if line] == ["demo", "eval", "methods", "explain", "train", "merge", "report"]
 
 
 def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
@@ -52,7 +52,7 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         (
             ["evaluate"],
             "ropescale: error: argument VERB: invalid choice: 'evaluate' "
-            "(choose from 'demo', 'eval', 'methods', 'explain', 'merge', 'report')",
+            "(choose from 'demo', 'eval', 'methods', 'explain', 'train', 'merge', 'report')",
         ),
         (
             ["demo", "--factors", "2,x"],
