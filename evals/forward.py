@@ -319,6 +319,7 @@ def bare(model: nn.Module) -> Any:
 
 
 def vocabulary(model: nn.Module) -> int:
+    """Entries of the vocabulary, by the config."""
     return int(bare(model).config.get_text_config(decoder=True).vocab_size)
 
 

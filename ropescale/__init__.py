@@ -15,11 +15,13 @@ from ropescale.version import __version__
 if TYPE_CHECKING:
     from ropescale.adapters import load_adapter
     from ropescale.checkpoint import load
+    from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
     from ropescale.families import read_geometry
     from ropescale.geometry import Geometry
     from ropescale.methods import Method, get_method, list_methods
     from ropescale.patching import patch, patched, record, unpatch
+    from ropescale.rescaling import rescale_checkpoint
     from ropescale.spectrum import Spectrum
 
 _HOMES = {
@@ -27,6 +29,7 @@ _HOMES = {
     "Method": "methods",
     "RopescaleError": "errors",
     "Spectrum": "spectrum",
+    "diagnose": "doctor",
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
@@ -35,6 +38,7 @@ _HOMES = {
     "patched": "patching",
     "read_geometry": "families",
     "record": "patching",
+    "rescale_checkpoint": "rescaling",
     "unpatch": "patching",
 }
 
@@ -44,6 +48,7 @@ __all__ = [
     "RopescaleError",
     "Spectrum",
     "__version__",
+    "diagnose",
     "get_method",
     "list_methods",
     "load",
@@ -52,6 +57,7 @@ __all__ = [
     "patched",
     "read_geometry",
     "record",
+    "rescale_checkpoint",
     "unpatch",
 ]
 

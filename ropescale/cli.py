@@ -13,20 +13,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import RopescaleError
+from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.version import __version__
 
 OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about two minutes
+  ropescale demo                      compare methods on the embedded model, one of them trained, in minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
+  ropescale inspect path/to/yours     its geometry, its wavelengths, and what is scaled already
+  ropescale doctor path/to/yours      what is wrong with it, and the remedy
+  ropescale rescale SRC DST --factor 4    the same weights with a longer context, without loading them
+  ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
   ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
+  ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
 """
 
 DEMO = """\
@@ -90,6 +95,82 @@ examples:
   ropescale explain tiny
   ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+"""
+
+RESCALE = """\
+Write a checkpoint with a longer context beside an existing one, without loading its weights: the config that a patched
+model would be saved with, all other files as they are, and the limits of tokenizer and generation raised to the new
+length. SRC is only read; DST must not exist, and appears when it is complete.
+"""
+
+RESCALE_EXAMPLES = """\
+examples:
+  ropescale rescale path/to/model path/to/model-32k --method yarn --factor 4
+  ropescale rescale smollm2 smollm2-32k --target-length 32768 --link
+  ropescale rescale path/to/llama-3.1 llama-512k --factor 4 --existing compose
+  ropescale rescale path/to/model out --method yarn --factor 8 --knobs '{"beta_fast": 16}'
+"""
+
+INSPECT = """\
+Print what a checkpoint's config says about positions: theta, pairs and lengths, wavelengths against the original
+length, pairs that never complete a turn, and what is scaled already with what that implies. Reads no weights.
+"""
+
+DOCTOR = """\
+Look for what is wrong with the positions of a checkpoint or an adapter: a lost theta, scaling done twice, an original
+length that is missing or contradicted, entries that are ignored, frequencies of low precision among the weights,
+limits of tokenizer and generation that are too short, a record that the config contradicts, an adapter that was
+trained under another scaling. Every fault comes with its remedy. Loads no weights and changes nothing.
+
+exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
+"""
+
+PLOT = """\
+Draw the wavelength of every pair as pretrained and under methods, with the original length and the context as lines.
+"""
+
+EXPORT = """\
+Write a model for the engine that is to serve it: weights and tokenizer as they are, its positions in the engine's own
+words. The engine's native type is written where it is exact, otherwise one divisor per pair. What an engine cannot
+hold exactly is refused, with the nearest method that it can. The destination is written whole or not at all.
+
+SRC is a folder (saved patched, or as published: then give --method), tiny, smollm2 or a hub id.
+
+engines:
+  transformers  what save_pretrained of a patched model writes
+  vllm          the same for vLLM, and the flags to use on an unmodified checkpoint
+  mlx           the same for MLX-LM
+  sglang        the same for SGLang, by its source: verify-export does not run it
+  gguf          one file for llama.cpp and what builds on it, tokenizer included
+"""
+
+EXPORT_EXAMPLES = """\
+examples:
+  ropescale export path/to/patched out/served --to vllm
+  ropescale export smollm2 out/smollm2-16k.gguf --to gguf --method yarn --factor 2 --outtype q8_0
+  ropescale export tiny out/tiny.gguf --to gguf --method yarn --factor 4 --knobs '{"beta_fast": 16}'
+  ropescale export path/to/base out/merged --to transformers --method yarn --factor 4 --adapter path/to/adapter
+  ropescale export existing.Q4_K_M.gguf longer.gguf --to gguf --patch-gguf --method yarn --factor 4
+"""
+
+VERIFY = """\
+Run an export in its engine and compare it with the patched model: greedy tokens, and the log-probabilities of the
+whole vocabulary at each, after prompts below the original length, beyond it and up to the target. Prints a verdict
+with the largest difference and where it is; the exit code is 1 where that is more than rounding.
+
+engines:
+  transformers  the folder in Transformers alone, without ropescale's patch
+  llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
+  vllm          the folder in vLLM, in an environment of its own: `make vllm` builds it, or name a Python that has
+                vLLM in ROPESCALE_VLLM_PYTHON
+  mlx           the folder in MLX-LM (packages mlx-lm, and off a Mac mlx[cpu])
+"""
+
+VERIFY_EXAMPLES = """\
+examples:
+  ropescale verify-export out/tiny.gguf --engine llama.cpp
+  ropescale verify-export out/mine.gguf --engine llama.cpp --reference path/to/patched --lengths 512,9000
+  ropescale verify-export out/served --engine vllm
 """
 
 
@@ -215,6 +296,51 @@ def _parser() -> argparse.ArgumentParser:
     )
     methods.set_defaults(verb=_methods)
 
+    inspection = verbs.add_parser(
+        "inspect",
+        help="a checkpoint's geometry, wavelengths, and what is scaled already",
+        description=INSPECT,
+        epilog="examples:\n  ropescale inspect tiny\n  ropescale inspect path/to/checkpoint",
+        formatter_class=formatter,
+    )
+    inspection.set_defaults(verb=_inspect)
+    add = inspection.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="what is wrong with a checkpoint or an adapter, and the remedy",
+        description=DOCTOR,
+        epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
+        formatter_class=formatter,
+    )
+    doctor.set_defaults(verb=_doctor)
+    doctor.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
+
+    rescale = verbs.add_parser(
+        "rescale",
+        help="write a checkpoint with a longer context, weights unread",
+        description=RESCALE,
+        epilog=RESCALE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    rescale.set_defaults(verb=_rescale)
+    add = rescale.add_argument
+    add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
+    add("destination", type=Path, metavar="DST", help="a folder that does not exist yet")
+    add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+    add(
+        "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"
+    )
+    add("--layers", default="global", metavar="NAME", help="global (default) or all, where layer types differ")
+    add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
+
     explain = verbs.add_parser(
         "explain",
         help="what positions do to a score, in pictures",
@@ -231,6 +357,24 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
+
+    plot = verbs.add_parser(
+        "plot",
+        help="wavelengths of every pair under several methods",
+        description=PLOT,
+        epilog="examples:\n  ropescale plot tiny --factor 8\n"
+        "  ropescale plot path/to/checkpoint --methods yarn,llama3 --output waves.svg",
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    plot.set_defaults(verb=_plot)
+    add = plot.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
+    target = plot.add_mutually_exclusive_group()
+    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
+    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
     training = verbs.add_parser(
         "train",
@@ -272,6 +416,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(verb=_report)
     report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
+
+    export = verbs.add_parser(
+        "export",
+        help="write a model for vLLM, llama.cpp, SGLang, MLX or Transformers",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    export.set_defaults(verb=_export)
+    add = export.add_argument
+    add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
+    add("destination", metavar="DST", help="a new folder; for gguf a new .gguf file")
+    add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
+    add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: what the config says)")
+    add("--knobs", type=_json, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")
+    add("--layers", metavar="WHICH", help="global (default) or all, where layer types have rotations of their own")
+    add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
+    add("--outtype", metavar="TYPE", help="of gguf: f32, f16, bf16 or q8_0 (default: the type of the checkpoint)")
+    add("--patch-gguf", action="store_true", help="SRC is a .gguf file: copy it with a scaling, every weight as it is")
+    add("--lossy", action="store_true", help="write the nearest fixed frequencies where a method has none, labelled")
+
+    verify = verbs.add_parser(
+        "verify-export",
+        help="run an export in its engine and compare it with the patched model",
+        description=VERIFY,
+        epilog=VERIFY_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    verify.set_defaults(verb=_verify_export)
+    add = verify.add_argument
+    add("path", metavar="DST", help="what `ropescale export` wrote")
+    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
+    add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
+    add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
+    add("--lengths", type=_list_of(int), metavar="N,N", help="of the prompts (default: below, beyond, at the target)")
+    add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
+    add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add("--tolerance", type=float, metavar="X", help="difference or, of rounded weights, divergence that is rounding")
     return parser
 
 
@@ -321,17 +509,18 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    name = f"demo-{Path(arguments.model).name}"
-    if arguments.model == "tiny":  # a real model would train for hours
-        _quiet_environment()
-        from ropescale.recipes import train
-        from ropescale.recipes.options import read_recipe
+    return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
 
-        folder = Path(arguments.output or Path("out", name), "lora")
-        recipe = read_recipe("demo", ["--model", arguments.model, "--output", str(folder)])
-        train.run(recipe, arguments.command)
-        arguments.adapters = (str(folder),)
-    return _evaluate(arguments, name)
+
+def _trained_for_demo(model: str, folder: Path, command: str) -> tuple[str, ...]:
+    """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
+    if model != "tiny":
+        return ()
+    from ropescale.recipes import train
+    from ropescale.recipes.options import read_recipe
+
+    train.run(read_recipe("demo", ["--model", model, "--output", str(folder)]), command)
+    return (str(folder),)
 
 
 def _eval(arguments: argparse.Namespace) -> int:
@@ -369,6 +558,9 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         return 0
     folder = arguments.output or Path("out", name)
     try:
+        if name.startswith("demo"):
+            adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
+            options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
@@ -434,6 +626,69 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.explain import inspection
+
+    config, parts = inspection.inspected(arguments.model, original_length=arguments.original_length)
+    console = Console()
+    for part in parts:
+        of = f"{config.model_type}, {part.label} layers" if part.label else config.model_type
+        facts = Table("", "", "", title=of, show_header=False)
+        for fact, (value, said) in part.facts().items():
+            facts.add_row(fact, value, said)
+        pairs = Table("pair", "tokens per turn", "turns over the original length", "slowed today by")
+        for row in part.rows():
+            pairs.add_row(*row)
+        console.print(facts, pairs, markup=False)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from ropescale.doctor import diagnose
+
+    found = diagnose(arguments.path)
+    for finding in found:
+        print(f"{finding.check}: {finding}")
+    if not found:
+        print(f"{arguments.path}: nothing found")
+    return 1 if found else 0
+
+
+def _rescale(arguments: argparse.Namespace) -> int:
+    from ropescale.rescaling import rescale_checkpoint
+
+    folder = rescale_checkpoint(
+        arguments.source,
+        arguments.destination,
+        arguments.method,
+        factor=arguments.factor,
+        target_length=arguments.target_length,
+        original_length=arguments.original_length,
+        existing=arguments.existing,
+        layers=arguments.layers,
+        link=arguments.link,
+        **arguments.knobs,
+    )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from ropescale.explain import plot, subject
+
+    path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")
+    plot.require_format(path)
+    geometry, _ = subject.model_facts(arguments.model)
+    names = arguments.methods or plot.METHODS
+    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+    found = plot.wavelengths(geometry, methods, length=length)
+    print(f"picture: {plot.draw(path, arguments.model, geometry, found, length=length)}")
+    return 0
+
+
 def _quiet_environment() -> None:
     """Libraries read this when they load: their own bars are left out, ours show the whole run."""
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -493,6 +748,66 @@ def _report(arguments: argparse.Namespace) -> int:
 
     print(report.write(arguments.folder))
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import export, patch_gguf
+
+    knobs = arguments.knobs or {}
+    asked = {
+        name: value
+        for name in (
+            "method",
+            "factor",
+            "target_length",
+            "original_length",
+            "existing",
+            "layers",
+            "adapter",
+            "outtype",
+        )
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.patch_gguf:
+        if arguments.to != "gguf" or arguments.lossy:
+            raise InvalidArgumentError(
+                f"--patch-gguf: goes with --to gguf and without --lossy, got --to {arguments.to}; leave the others out"
+            )
+        done = patch_gguf(arguments.source, arguments.destination, **asked, **knobs)
+    else:
+        done = export(
+            arguments.source, arguments.destination, to=arguments.to, lossy=arguments.lossy, **asked, **knobs
+        )
+    print(done)
+    if done.overrides:
+        print(f"the unmodified checkpoint instead: {done.overrides}")
+    return 0
+
+
+def _verify_export(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    from ropescale.export import verify
+
+    names = ("reference", "adapter", "lengths", "steps", "seed", "tolerance")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    verdict = verify(arguments.path, engine=arguments.engine, **asked)
+    for check in verdict.checks:
+        print(
+            f"{check.length:>9,} tokens: {check.agreed} of {check.steps} greedy tokens, largest difference "
+            f"{check.worst:.1e}, divergence {check.divergence:.1e}, smallest lead of a first choice {check.margin:.1e}"
+        )
+    print(verdict)
+    return 0 if verdict.exact else 1
+
+
+def _quieten_transformers() -> None:
+    """Its bars and its remarks on keys that it does not read, which are there for other engines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ class CheckpointError(RopescaleError, RuntimeError):
     """A checkpoint on disk that cannot be obtained, read or written."""
 
 
+class ExportError(RopescaleError, ValueError):
+    """A rotation that an engine cannot hold exactly, or a model that a format cannot hold."""
+
+
 def shortened(value: object) -> str:
     """A caller's value for a message: as Python writes it, cut where nobody would read on."""
     try:

@@ -10,6 +10,7 @@ from ropescale.methods import AnyMethod, get_method
 from ropescale.version import __version__
 
 RECORD_FIELD = "ropescale"  # where a config keeps the record
+EXPORT_FIELD = "ropescale_export"  # where a config says for which engine it was written
 # every config field that a patch may change
 CONFIG_FIELDS = frozenset(
     {"head_dim", "max_position_embeddings", "original_max_position_embeddings", "rope_parameters", RECORD_FIELD}

@@ -36,25 +36,27 @@ FLOORS = [
     ["ropescale.patching"],
     ["ropescale.checkpoints"],
     ["ropescale.checkpoint"],
+    ["ropescale.doctor", "ropescale.rescaling"],
     ["ropescale.adapters"],
     ["ropescale.explain"],
+    ["ropescale.export"],
     ["evals"],
     ["recipes"],
     ["ropescale.cli"],
 ]
 # Rooms with several files for one purpose, which may import one another
-ROOMS = ("evals", "recipes", "ropescale.checkpoints", "ropescale.explain", "ropescale.injection")
+ROOMS = ("evals", "recipes", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {
     "accelerate": ("recipes", "evals"),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
-    "matplotlib": ("evals",),
+    "matplotlib": ("evals", "ropescale.explain"),
     "pyarrow": ("recipes",),
     "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.adapters"),
+    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export"),
 }
 
 
@@ -183,6 +185,7 @@ def test_the_public_names() -> None:
         "RopescaleError",
         "Spectrum",
         "__version__",
+        "diagnose",
         "get_method",
         "list_methods",
         "load",
@@ -191,9 +194,10 @@ def test_the_public_names() -> None:
         "patched",
         "read_geometry",
         "record",
+        "rescale_checkpoint",
         "unpatch",
     }
-    assert len(ropescale.__all__) == 14
+    assert len(ropescale.__all__) == 16
     assert dir(ropescale) == sorted(ropescale.__all__)
     for name in ropescale.__all__:
         assert getattr(ropescale, name) is not None

@@ -16,6 +16,8 @@ from training import STEPS, options, run
 
 import ropescale
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnknownMethodError
+from ropescale.evals import grid, report
+from ropescale.evals.plan import Options
 from ropescale.recipes import train
 from ropescale.recipes.options import list_recipes, parser, read_recipe, read_yaml
 from ropescale.recipes.schedules import Draws
@@ -81,6 +83,32 @@ def test_a_run_tells_what_it_changed_and_how_it_was_made(finished: dict[str, Any
     page = (place / "whole" / "training.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_trained_adapter_is_an_arm_of_an_evaluation(finished: dict[str, Any], place: Path) -> None:
+    given: dict[str, Any] = {"methods": ("yarn",), "tasks": ("position",), "lengths": (256,), "windows": 1}
+    options = Options(model="tiny", adapters=(str(place / "whole"),), **given)
+    found = grid.run(options, place / "evaluated", "ropescale eval tiny ...")
+    assert [arm.label for arm in found.arms()] == ["none", "yarn x2", "yarn+whole x2"]
+    figures = {arm.label: found.cell(arm, "position", 256)["samples"][0]["nll"] for arm in found.arms()}  # type: ignore[index]
+    assert len({tuple(nats) for nats in figures.values()}) == 3
+    page = report.write(place / "evaluated").read_text(encoding="utf-8")
+    assert "yarn+whole" in page
+
+
+def test_an_adapter_leaves_the_model_of_an_evaluation_as_it_was(finished: dict[str, Any], place: Path) -> None:
+    bench = grid.Bench(Options(model="tiny", adapters=(str(place / "whole"),)))
+    (arm,) = bench.options.trained
+    assert (arm.method, arm.factor) == ("yarn+whole", 2.0)
+    model: Any = bench.model
+    ids, names = torch.arange(1, 60)[None], [name for name, _ in model.named_parameters()]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        with bench.patched(arm):
+            assert not torch.equal(model(input_ids=ids).logits, before)
+        assert torch.equal(model(input_ids=ids).logits, before)
+    assert [name for name, _ in model.named_parameters()] == names
+    assert ropescale.record(model) is None
 
 
 def test_the_same_command_again_finds_the_run_finished(finished: dict[str, Any], place: Path) -> None:

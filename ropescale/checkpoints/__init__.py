@@ -7,6 +7,8 @@ the command line asks it about names before it knows whether a model is wanted a
 import os
 from pathlib import Path
 
+SHORT_NAMES = ("smollm2", "tiny")
+
 
 def resolve(name: str) -> str:
     """The folder behind a short name; any other name, a path or a hub id, comes back unchanged.

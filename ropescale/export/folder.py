@@ -1,0 +1,148 @@
+"""Checkpoints in folders, written whole or not at all."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.export.rotation import Canonical
+from ropescale.export.source import COMPANIONS, INDEX, Source
+from ropescale.export.stated import Stated
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD
+from ropescale.version import __version__
+
+ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
+
+
+def require_new(destination: Path, sources: list[Path]) -> None:
+    """Refuse a destination that holds something, or that lies within what is exported.
+
+    Raises:
+        InvalidArgumentError: the message names it.
+    """
+    if destination.is_symlink() or destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise InvalidArgumentError(
+            f"destination: must be new, or an empty folder, got {str(destination)!r}, which exists; give another, or "
+            f"remove it"
+        )
+    here = destination.absolute()
+    for source in sources:
+        if here == source or source in here.parents:
+            raise InvalidArgumentError(
+                f"destination: must lie outside of what is exported, got {str(destination)!r}; give another folder"
+            )
+
+
+@contextlib.contextmanager
+def written_whole(destination: Path, size: int) -> Iterator[Path]:
+    """A place beside the destination to write to, moved there when all is written and removed if anything fails.
+
+    What a killed process leaves is named so that no engine takes it for a model; the next export removes it.
+
+    Arguments:
+        destination: a file or folder, not there yet.
+        size: bytes that it will take, at least.
+
+    Raises:
+        CheckpointError: the disk is full or not to be written to.
+    """
+    work = destination.parent / f".{destination.name}.ropescale-partial"
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(destination.parent).free
+        if free < size:
+            raise CheckpointError(
+                f"destination: needs {size / 1e9:.2f} GB, got {free / 1e9:.2f} GB free at "
+                f"{str(destination.parent)!r}; make room, or give a folder on another disk"
+            )
+        _remove(work)
+        try:
+            yield work
+            work.replace(destination)
+        except BaseException:
+            _remove(work)
+            raise
+    except OSError as error:
+        raise CheckpointError(
+            f"destination: must be a place that can be written to, got {str(destination)!r} "
+            f"({error.strerror or error}); give another, or make room"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write(destination: Path, source: Source, stated: Stated, canonical: Canonical, engine: str) -> None:
+    """Writes weights, tokenizer and, last, the config, without which no engine loads a folder.
+
+    Raises:
+        CheckpointError: a broken source, or a destination that cannot be written.
+    """
+    files = source.weight_files()
+    config = config_of(source, stated, canonical, engine)
+    model = None if files else source.model()
+    size = sum(file.stat().st_size for file in files)
+    if model is not None:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    with written_whole(destination, size) as work:
+        work.mkdir()
+        for file in files:
+            shutil.copyfile(file, work / file.name)
+        if model is not None:
+            assert isinstance(model, PreTrainedModel)
+            _save_weights(model, work)
+        elif len(files) > 1:
+            assert source.folder is not None
+            shutil.copyfile(source.folder / INDEX, work / INDEX)
+        _copy_companions(source, work, canonical.main.target_length)
+        (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _save_weights(model: PreTrainedModel, work: Path) -> None:
+    """The model's weights without its config, which may be one that Transformers refuses to save."""
+    model.save_pretrained(work)
+    (work / "config.json").unlink()
+
+
+def _copy_companions(source: Source, work: Path, length: int) -> None:
+    """Tokenizer and generation settings, with the tokenizer's limit raised: engines cap what they serve by it."""
+    if source.tokenizer is not None:
+        source.tokenizer.save_pretrained(work)
+    elif source.folder is not None:
+        for name in COMPANIONS:
+            if (source.folder / name).is_file():
+                shutil.copyfile(source.folder / name, work / name)
+    path = work / "tokenizer_config.json"
+    if path.is_file():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.get("model_max_length", length) < length:
+            settings["model_max_length"] = length
+            path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:
+    """The entries of config.json."""
+    config: dict[str, Any] = json.loads(source.config.to_json_string())
+    for name in (*ROPE_FIELDS, "_name_or_path", EXPORT_FIELD):
+        config.pop(name, None)
+    config |= stated.fields
+    label: dict[str, Any] = {"engine": engine, "version": __version__}
+    if stated.flags:
+        label["flags"] = list(stated.flags)
+    if canonical.approximation:
+        label["approximation"] = canonical.approximation
+    config[EXPORT_FIELD] = label
+    if source.live is not None:  # a model that was built, not loaded, does not say what it is
+        config["architectures"] = [type(source.model()).__name__]
+    if canonical.record is not None:
+        config[RECORD_FIELD] = json.loads(json.dumps(canonical.record.to_dict()))
+    return config

@@ -1,0 +1,265 @@
+"""The canonical form of a rotation: one divisor per pair and one attention factor, whatever method made it.
+
+Every engine is told the same rotation in words of its own. What no set of fixed frequencies can say (a rotation that
+depends on length, a method that acts in attention) is refused here, with the nearest method that can be said.
+"""
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from ropescale.errors import ExportError
+from ropescale.families import (
+    LATE_TYPE,
+    Part,
+    kept_parameters,
+    parts_of,
+    read_geometry,
+    rope_type_of,
+    saved_record,
+    todays_spectrum,
+)
+from ropescale.geometry import Geometry
+from ropescale.methods import AnyMethod, LongRoPE, Method, NoPE, get_method
+from ropescale.methods.base import divisors
+from ropescale.methods.late import UNBOUNDED, LengthDependent
+from ropescale.patching import extended
+from ropescale.records import RECORD_FIELD, Record
+from ropescale.spectrum import Spectrum, theta_inv_freq
+
+# An inverse frequency below this one turns by less than 1e-12 radians over a million tokens: Transformers states a
+# pair without position as a divisor of 1e30
+WITHOUT_POSITION_BELOW = 1e-18
+# The static method that has, at one length, the spectrum of a length-dependent one at that length
+STATIC = {"dynamic_linear": "linear", "dynamic_ntk": "ntk", "dynamic_yarn": "yarn"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rotation:
+    """How the layers of one part rotate."""
+
+    part: Part
+    parameters: dict[str, Any]  # as Transformers' config states it
+    spectrum: Spectrum
+    original_length: int  # tokens
+    target_length: int  # tokens
+
+    @property
+    def theta(self) -> float:
+        """The base of the series that the divisors divide."""
+        return float(self.parameters["rope_theta"])
+
+    @property
+    def rotary_dim(self) -> int:
+        """Rotated elements of one head."""
+        return 2 * len(self.spectrum.inv_freq)
+
+    @property
+    def factor(self) -> float:
+        """Target length / original length."""
+        return self.target_length / self.original_length
+
+    @property
+    def rope_type(self) -> str:
+        """How Transformers calls it."""
+        return str(self.parameters.get("rope_type", "default"))
+
+    @property
+    def divisors(self) -> Tensor:
+        """[pairs] float32: theta's inverse frequency / this one's, 1e30 for a pair without position."""
+        return divisors(self.spectrum.inv_freq, self.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Theta's own frequencies."""
+        return Geometry(rotary_dim=self.rotary_dim, theta=self.theta, original_length=self.original_length)
+
+    @property
+    def has_positionless(self) -> bool:
+        """Whether some pair does not rotate."""
+        return bool((self.spectrum.inv_freq == 0).any())
+
+    def pairwise(self) -> dict[str, Any]:
+        """The longrope form with equal lists, which states any fixed rotation."""
+        factors = self.divisors.tolist()
+        return {
+            "rope_type": "longrope",
+            "rope_theta": self.theta,
+            "factor": self.factor,
+            "short_factor": factors,
+            "long_factor": list(factors),
+            "attention_factor": self.spectrum.attention_factor,
+            "original_max_position_embeddings": self.original_length,
+            **kept_parameters(self.part.config),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Canonical:
+    """What an export is to state: the rotation of every part, and how near that comes to what was asked for."""
+
+    rotations: list[Rotation]
+    record: Record | None  # of the method that was asked for
+    approximation: str = ""  # what is not exact about it; empty where everything is
+
+    @property
+    def main(self) -> Rotation:
+        """The rotation of the layers that read the whole context."""
+        return self.rotations[0]
+
+    @property
+    def method(self) -> str:
+        """What made it, in words."""
+        if self.record is None:
+            return (
+                "positions as pretrained" if self.main.rope_type == "default" else f"rope_type {self.main.rope_type}"
+            )
+        log_n = " with log_n" if self.record.log_n else ""
+        return f"{self.record.method} x{self.main.factor:g}{log_n}"
+
+
+def canonical(config: PreTrainedConfig, *, lossy: bool = False) -> Canonical:
+    """The rotations that a config states, or those that come nearest to it where `lossy` allows that.
+
+    Raises:
+        ExportError: no fixed frequencies are what the config states.
+        RopescaleError: a config that cannot be read.
+    """
+    record = saved_record(config)
+    if record is not None and rope_type_of(parts_of(config)[0].config) == LATE_TYPE:
+        return _of_late(config, record, lossy=lossy)
+    original = read_original(config, record)
+    target = int(getattr(config, "max_position_embeddings", None) or original)
+    found = []
+    for part in parts_of(config):
+        _require_fixed(part)
+        inv_freq, attention_factor = todays_spectrum(part)
+        inv_freq = torch.where(inv_freq > WITHOUT_POSITION_BELOW, inv_freq, torch.zeros_like(inv_freq))
+        found.append(
+            Rotation(
+                part=part,
+                parameters=copy.deepcopy(part.config.rope_parameters),
+                spectrum=Spectrum(inv_freq, attention_factor),
+                original_length=original,
+                target_length=target,
+            )
+        )
+    return Canonical(rotations=found, record=record)
+
+
+def read_original(config: PreTrainedConfig, record: Record | None) -> int:
+    """The original length in tokens; without any scaling it is what the config serves."""
+    if record is not None:
+        return record.original_length
+    stated = parts_of(config)[0].config.rope_parameters.get("original_max_position_embeddings")
+    stated = stated or getattr(config, "original_max_position_embeddings", None)
+    return int(stated or config.max_position_embeddings)
+
+
+def _require_fixed(part: Part) -> None:
+    """Refuse what Transformers switches or grows by length, where no record says what was meant."""
+    rope, rope_type = part.config.rope_parameters, rope_type_of(part.config)
+    if rope_type == "dynamic" or (rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")):
+        nearest = "ntk" if rope_type == "dynamic" else "longrope with its long list alone"
+        raise ExportError(
+            f"{part.config.model_type}: rope_parameters must state fixed frequencies to be exported, got "
+            f"rope_type {rope_type!r}, which depends on length; extend it with a method of fixed frequencies "
+            f"(nearest: {nearest}) and existing='replace'"
+        )
+
+
+def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canonical:
+    """What a method that acts in attention comes to without it."""
+    before = copy.deepcopy(config)
+    record.restore(before)
+    for name in [RECORD_FIELD]:
+        if hasattr(before, name):
+            delattr(before, name)
+    geometry = read_geometry(before, original_length=record.original_length, existing=record.existing)
+    method = record.method_instance()
+    if isinstance(method, NoPE) and not record.log_n:
+        return Canonical(rotations=[_without_rotation(config, record, method, geometry)], record=record)
+    static, why = _nearest(method, geometry, record)
+    if static is None:
+        factor = record.target_length / record.original_length
+        near = f"yarn x{factor:g}" if factor > 1 and record.target_length < UNBOUNDED else "yarn"
+        raise ExportError(
+            f"{record.method}: must be a method of fixed frequencies to be exported, got {why}, which no engine does; "
+            f"nearest that every engine holds exactly: {near}, or keep it in Transformers with ropescale.load"
+        )
+    if not lossy:
+        near = f"{static.name} x{record.target_length / record.original_length:g}"
+        raise ExportError(
+            f"{record.method}: must be a method of fixed frequencies to be exported, got {why}; nearest that engines "
+            f"hold exactly: {near}, which --lossy (lossy=True) writes, with a label that says so"
+        )
+    extension = extended(
+        before,
+        static,
+        None,
+        None,
+        record.original_length,
+        record.existing,
+        record.layers,
+        log_n=False,
+        knobs={},
+    )
+    for name, value in extension.fields.items():
+        setattr(before, name, value)
+    stated = canonical(before)
+    return Canonical(
+        rotations=[
+            dataclasses.replace(one, original_length=record.original_length, target_length=record.target_length)
+            for one in stated.rotations
+        ],
+        record=record,
+        approximation=f"{static.name} at every length in the place of {record.method}: {why}",
+    )
+
+
+def _nearest(method: AnyMethod, geometry: Geometry, record: Record) -> tuple[Method | None, str]:
+    """The method of fixed frequencies that comes nearest, if any is near, and what the other one does besides."""
+    factor = record.target_length / record.original_length
+    if isinstance(method, LengthDependent) and method.name in STATIC and not record.log_n:
+        why = "frequencies that depend on length"
+        if method.factor is None:
+            return None, f"{why} without a ceiling"
+        knobs = {name: value for name, value in method.knobs().items() if name not in ("growth", "alpha", "factor")}
+        alpha = getattr(method, "alpha", None)
+        if alpha is None:
+            return get_method(STATIC[method.name])(factor=factor, **knobs), why  # type: ignore[call-arg,return-value]
+        grown = (alpha * factor - (alpha - 1)) ** (geometry.rotary_dim / (geometry.rotary_dim - 2))
+        return get_method("abf")(factor=factor, theta=geometry.theta * grown), why  # type: ignore[call-arg,return-value]
+    if isinstance(method, LongRoPE) and method.when_read(geometry) is not None and not record.log_n:
+        static = dataclasses.replace(method, short_factor=method.long_factor, unscaled_prefix=0)
+        return static, "frequencies that depend on length (a short and a long list)"
+    if isinstance(method, Method) and record.log_n and method.when_read(geometry) is None:
+        return method, "queries multiplied by a logarithm of their position (log_n)"
+    return None, "positions that act in attention"
+
+
+def _without_rotation(config: PreTrainedConfig, record: Record, method: NoPE, geometry: Geometry) -> Rotation:
+    """NoPE: no pair rotates, and a constant on the logits is the square of one on queries and keys."""
+    scale = method.query_scale(geometry, torch.zeros(1))
+    spectrum = Spectrum(torch.zeros(geometry.pairs), 1.0 if scale is None else math.sqrt(float(scale)))
+    part = parts_of(config)[0]
+    rotation = Rotation(
+        part=part,
+        parameters={"rope_type": "longrope", "rope_theta": geometry.theta},
+        spectrum=spectrum,
+        original_length=record.original_length,
+        target_length=record.target_length,
+    )
+    return dataclasses.replace(rotation, parameters=rotation.pairwise())
+
+
+def is_base(rotation: Rotation) -> bool:
+    """Whether these are theta's own frequencies."""
+    same = torch.equal(rotation.spectrum.inv_freq, theta_inv_freq(rotation.theta, rotation.rotary_dim))
+    return same and rotation.spectrum.attention_factor == 1

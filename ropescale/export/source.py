@@ -1,0 +1,263 @@
+"""What is exported: a checkpoint in a folder or on a hub, with or without a method and an adapter, or a live model."""
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+from ropescale.checkpoint import first_line, read_config
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.families import require_supported
+from ropescale.methods import AnyMethod
+from ropescale.patching import bare, extended, record
+from ropescale.records import RECORD_FIELD
+
+# What a checkpoint's folder holds besides config and weights, and every engine reads
+COMPANIONS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model to be exported: its config as extended, and where its weights and tokenizer are."""
+
+    name: str  # as the caller gave it
+    config: PreTrainedConfig  # as Transformers would save the extended model
+    folder: Path | None  # where its files are; None for a live model
+    live: nn.Module | None  # where the weights are not those of the folder
+    tokenizer: Any = None  # given with a live model
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors files of the folder, each checked to be whole; empty where weights are kept otherwise.
+
+        Raises:
+            CheckpointError: a file that is missing or broken.
+        """
+        if self.folder is None or self.live is not None:
+            return []
+        files = [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
+        if not files and (self.folder / INDEX).is_file():
+            try:
+                names = set(json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{self.folder / INDEX}: must be an index of weights, got one that cannot be read ({error}); "
+                    f"fetch it again"
+                ) from error
+            files = [self.folder / name for name in sorted(names)]
+        for file in files:
+            try:
+                with safetensors.safe_open(file, framework="pt"):
+                    pass
+            except (OSError, safetensors.SafetensorError) as error:
+                raise CheckpointError(
+                    f"{file}: must be a whole safetensors file, got one that cannot be read ({error}); fetch it again"
+                ) from error
+        return files
+
+    def model(self) -> nn.Module:
+        """The model with its weights, in the type of the checkpoint; rotary buffers are not to be relied on.
+
+        Raises:
+            CheckpointError: weights that are missing or broken.
+        """
+        if self.live is not None:
+            return bare(self.live)
+        assert self.folder is not None
+        return loaded(self.folder)
+
+    def tokenizer_limit(self) -> float:
+        """The most tokens that the tokenizer's own settings allow."""
+        path = None if self.folder is None else self.folder / "tokenizer_config.json"
+        if path is None or not path.is_file():
+            return math.inf
+        return float(json.loads(path.read_text(encoding="utf-8")).get("model_max_length") or math.inf)
+
+    def tokens(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if self.tokenizer is not None:
+            return self.tokenizer
+        if self.folder is None:
+            raise InvalidArgumentError(
+                "tokenizer: must be given for a live model that is exported with its tokenizer, got None; "
+                "pass tokenizer=AutoTokenizer.from_pretrained(path)"
+            )
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
+            raise CheckpointError(
+                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the "
+                f"tokenizer files of the model"
+            ) from error
+
+
+def opened(
+    source: str | Path | nn.Module,
+    *,
+    method: str | AnyMethod | None = None,
+    factor: float | None = None,
+    target_length: int | None = None,
+    original_length: int | None = None,
+    existing: str = "error",
+    layers: str = "global",
+    log_n: bool = False,
+    adapter: str | Path | None = None,
+    tokenizer: Any = None,
+    knobs: dict[str, Any] | None = None,
+) -> Source:
+    """The source, extended by the method if one is given, with the adapter merged if one is given.
+
+    Raises:
+        CheckpointError: no checkpoint or adapter there.
+        InvalidArgumentError: arguments that do not go together.
+        RopescaleError: whatever `patch` raises.
+    """
+    if isinstance(source, nn.Module):
+        live = bare(source)
+        if live is not source and hasattr(source, "merge_and_unload"):
+            raise InvalidArgumentError(
+                f"source: a model with an adapter must be merged to be exported, got {type(source).__name__}; call "
+                f"merge_and_unload() first"
+            )
+        if adapter is not None:
+            raise InvalidArgumentError(
+                f"adapter: must be left out for a live model, got {str(adapter)!r}; load the adapter and call "
+                f"merge_and_unload(), or give the path of the base"
+            )
+        name, folder, model = "a live model", None, live
+        config: Any = copy.deepcopy(live.config)
+        require_supported(config)
+        if (done := record(live)) is not None:
+            setattr(config, RECORD_FIELD, done.to_dict())
+    else:
+        name = str(source)
+        folder = local_folder(name)
+        config = read_config(str(folder))
+        require_supported(config)
+        model = None
+        if adapter is not None:
+            model = merged(folder, adapter)
+    extending = {"factor": factor, "target_length": target_length, "original_length": original_length}
+    if method is None:
+        given = [name for name, value in {**extending, **(knobs or {})}.items() if value is not None]
+        if given or log_n:
+            raise InvalidArgumentError(
+                f"method: must be given with {', '.join(given) or 'log_n'}, got None; name the method, or leave the "
+                f"others out to export the checkpoint as it is"
+            )
+    else:
+        extension = extended(
+            config,
+            method,
+            factor,
+            target_length,
+            original_length,
+            existing,
+            layers,
+            log_n=log_n,
+            knobs=knobs or {},
+        )
+        extension.write(config)
+    return Source(name=name, config=config, folder=folder, live=model, tokenizer=tokenizer)
+
+
+def local_folder(name: str) -> Path:
+    """The folder of a checkpoint by path, short name or hub id; one on a hub is fetched.
+
+    Raises:
+        CheckpointError: none there.
+    """
+    path = Path(resolve(name)).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        raise CheckpointError(
+            f"{name}: must be the folder of a checkpoint, got a file; give its folder, or for a .gguf file "
+            f"--patch-gguf"
+        )
+    read_config(name)  # says in words what is wrong with a name that is neither
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS]))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
+            f"the connection, or give a folder"
+        ) from error
+
+
+def loaded(folder: Path, config: PreTrainedConfig | None = None) -> nn.Module:
+    """The model of a folder, in the type of its weights; by another config than the folder's if one is given.
+
+    Raises:
+        CheckpointError: weights that are missing or broken.
+    """
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype="auto", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
+            f"{first_line(error)}; fetch the checkpoint again"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: the weights must be complete, got none for {missing[0]!r} ({len(missing)} missing); fetch the "
+            f"checkpoint again"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def merged(folder: Path, adapter: str | Path, config: PreTrainedConfig | None = None) -> nn.Module:
+    """The model of a folder with a PEFT adapter merged into its weights; `config` as in `loaded`.
+
+    Raises:
+        CheckpointError: no adapter there, or one of another model.
+        ExportError: PEFT is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ExportError(
+            "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
+        ) from error
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"adapter: must be a folder with a PEFT adapter (adapter_config.json), got {str(adapter)!r}; give the "
+            f"folder that save_pretrained of the adapted model wrote"
+        )
+    base = loaded(folder, config)
+    try:
+        with torch.no_grad():
+            adapted = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "
+            f"{first_line(error)}); give the adapter and the base that it was trained on"
+        ) from error
+    return adapted  # type: ignore[no-any-return]

@@ -1,0 +1,246 @@
+"""One call: a source, extended by a method or as it is, written for one engine."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ropescale.checkpoints import SHORT_NAMES
+from ropescale.errors import ExportError, InvalidArgumentError
+from ropescale.export import folder, hf, mlx, sglang, source, vllm
+from ropescale.export.rotation import Canonical, canonical
+from ropescale.export.stated import Stated, as_argument
+from ropescale.methods import AnyMethod
+from ropescale.patching import extended
+
+ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
+NOT_RUN = {"sglang": "by its source, version 0.5.23"}
+STATE = {"mlx": mlx.state, "sglang": sglang.state, "transformers": hf.state, "vllm": vllm.state}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and how long the engine will serve it."""
+
+    path: Path
+    to: str
+    method: str  # in words
+    form: str  # how the engine was told, in words
+    serves: int  # tokens
+    target_length: int  # tokens
+    flags: tuple[str, ...] = ()  # that the engine needs to serve the target length
+    approximation: str = ""  # what is not exact; empty where everything is
+    overrides: str = ""  # the flags for an unmodified checkpoint; empty where the engine has none
+
+    def __str__(self) -> str:
+        how = f"approximation ({self.approximation})" if self.approximation else "exact"
+        if self.to in NOT_RUN:
+            how += f" {NOT_RUN[self.to]}, not run"
+        serves = f"{ENGINES[self.to]} will serve {self.serves:,} tokens"
+        if self.flags:
+            serves += f", {self.target_length:,} with {' '.join(self.flags)}"
+        return f"{self.path}: {self.method} as {self.form}, {how}; {serves}"
+
+
+def export(
+    model: str | Path | nn.Module,
+    destination: str | Path,
+    *,
+    to: str,
+    method: str | AnyMethod | None = None,
+    factor: float | None = None,
+    target_length: int | None = None,
+    original_length: int | None = None,
+    existing: str = "error",
+    layers: str = "global",
+    log_n: bool = False,
+    adapter: str | Path | None = None,
+    tokenizer: Any = None,
+    outtype: str | None = None,
+    lossy: bool = False,
+    **knobs: Any,
+) -> Exported:
+    """Write a model for an engine: weights and tokenizer as they are, and its rotation in the engine's own words.
+
+    The engine's native type is written where it is exact, otherwise the form in which it takes any fixed
+    frequencies. What it cannot hold exactly is refused, with the nearest method that it can. The destination is
+    written whole or not at all.
+
+    Args:
+        model: a folder saved patched, or as published; `tiny`, `smollm2`, a hub id; or a live model, patched or not.
+        destination: a new folder, or for "gguf" a new file.
+        to: "transformers", "vllm", "sglang", "mlx" or "gguf".
+        method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs;
+            left out, the model is written as it is, patch included.
+        factor: as in `patch`, and so are `target_length`, `original_length`, `existing`, `layers`, `log_n`, `knobs`.
+        target_length: see `factor`.
+        original_length: see `factor`.
+        existing: see `factor`.
+        layers: see `factor`.
+        log_n: see `factor`.
+        adapter: a folder with a PEFT adapter, merged into the weights.
+        tokenizer: of a live model.
+        outtype: of GGUF's matrices: "f32", "f16", "bf16" or "q8_0"; left out, that of the checkpoint.
+        lossy: write the nearest fixed frequencies of a method that no engine carries out, with a label that says so.
+        **knobs: of the method.
+
+    Raises:
+        ExportError: what the engine cannot hold.
+        CheckpointError: a broken source, or a destination that cannot be written.
+        InvalidArgumentError: arguments that break their rules.
+        RopescaleError: whatever `patch` raises.
+    """
+    if to not in ENGINES:
+        raise InvalidArgumentError(f"to: must be one of {', '.join(sorted(ENGINES))}, got {to!r}; name an engine")
+    if outtype is not None and to != "gguf":
+        raise InvalidArgumentError(
+            f"outtype: must be left out for {to}, got {outtype!r}; weights are copied as they are"
+        )
+    path = Path(destination).expanduser()
+    if to == "gguf":
+        _require_gguf_name(path)
+    folder.require_new(path, [] if isinstance(model, nn.Module) else [source.local_folder(str(model))])
+    opened = source.opened(
+        model,
+        method=method,
+        factor=factor,
+        target_length=target_length,
+        original_length=original_length,
+        existing=existing,
+        layers=layers,
+        log_n=log_n,
+        adapter=adapter,
+        tokenizer=tokenizer,
+        knobs=knobs,
+    )
+    told = canonical(opened.config, lossy=lossy)
+    if to == "gguf":
+        return _write_gguf(path, opened, told, outtype)
+    stated = STATE[to](opened.config, told)
+    folder.write(path, opened, stated, told, to)
+    return Exported(
+        path=path,
+        to=to,
+        method=told.method,
+        form=stated.form,
+        serves=stated.serves,
+        target_length=told.main.target_length,
+        flags=stated.flags,
+        approximation=told.approximation,
+        overrides=_overrides(to, opened, stated, told),
+    )
+
+
+def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str | None) -> Exported:
+    """One file, loaded and written."""
+    gguf = _gguf()
+    architecture = gguf.architecture_of(opened.config)
+    gguf.scaling_of(told.main, divisors=architecture.divisors, name=opened.config.model_type)
+    tokenizer, model = opened.tokens(), opened.model()
+    chosen = gguf.outtype_for(model, outtype)
+    size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
+    with folder.written_whole(path, size) as work:
+        scaling = gguf.write(work, opened.config, model, tokenizer, told, public_name(opened.name), chosen)
+    return Exported(
+        path=path,
+        to="gguf",
+        method=told.method,
+        form=f"{scaling.form}, {chosen.upper()}",
+        serves=told.main.target_length,
+        target_length=told.main.target_length,
+        approximation=told.approximation,
+    )
+
+
+def _gguf() -> Any:
+    """The room of GGUF.
+
+    Raises:
+        ExportError: the package gguf is not installed.
+    """
+    try:
+        from ropescale.export import gguf
+    except ImportError as error:
+        raise ExportError(
+            f"to: 'gguf' needs the package gguf, got none installed ({error}); pip install ropescale[export]"
+        ) from error
+    return gguf
+
+
+def public_name(name: str) -> str:
+    """A source as a published file may name it: a short name or a hub id; nothing of a path or a live model."""
+    known = name in SHORT_NAMES or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists())
+    return name if known else ""
+
+
+def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) -> str:
+    """The flags that make the engine treat the unmodified checkpoint alike, where it has such flags."""
+    if to == "vllm":
+        flags = f"--hf-overrides {as_argument(stated.overrides)} --max-model-len {told.main.target_length}"
+        limited = opened.tokenizer_limit() < told.main.target_length  # which vLLM does not let a flag exceed
+        return f"VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 {flags}" if limited else flags
+    if to == "sglang":
+        return f"--json-model-override-args {as_argument(stated.overrides)} --context-length {told.main.target_length}"
+    return ""
+
+
+def patch_gguf(
+    path: str | Path,
+    destination: str | Path,
+    *,
+    method: str | AnyMethod,
+    factor: float | None = None,
+    target_length: int | None = None,
+    original_length: int | None = None,
+    **knobs: Any,
+) -> Exported:
+    """Add a scaling to an existing GGUF file: a copy with other metadata, every weight byte for byte as it was.
+
+    Args:
+        path: a .gguf file whose positions are as pretrained, of any quantisation.
+        destination: a new file.
+        method: a method of fixed frequencies, with `factor` or `target_length` and its knobs as in `ropescale.patch`.
+        factor: see `method`.
+        target_length: see `method`.
+        original_length: tokens the model was pretrained for; left out, what the file states.
+        **knobs: of the method.
+
+    Raises:
+        ExportError: an architecture that is not known here, a file that is scaled already, or a method that
+            llama.cpp cannot hold.
+        CheckpointError: not a GGUF file, or a destination that cannot be written.
+        InvalidArgumentError: arguments that break their rules.
+    """
+    gguf = _gguf()
+    existing, new = Path(path).expanduser(), Path(destination).expanduser()
+    _require_gguf_name(new)
+    folder.require_new(new, [])
+    reader = gguf.opened(existing)
+    config = gguf.file_config(reader, existing)
+    extension = extended(
+        config, method, factor, target_length, original_length, "error", "global", log_n=False, knobs=knobs
+    )
+    extension.write(config)
+    told = canonical(config)
+    name = gguf.contents(reader, "general.architecture")
+    scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)
+    with folder.written_whole(new, existing.stat().st_size) as work:
+        gguf.rewrite(work, reader, scaling, told)
+    return Exported(
+        path=new,
+        to="gguf",
+        method=told.method,
+        form=f"{scaling.form}, weights as they were",
+        serves=told.main.target_length,
+        target_length=told.main.target_length,
+    )
+
+
+def _require_gguf_name(path: Path) -> None:
+    if path.suffix != ".gguf":
+        raise InvalidArgumentError(
+            f"destination: must be a file name that ends in .gguf, got {str(path)!r}; give one, such as "
+            f"{str(path / 'model.gguf')!r}"
+        )

