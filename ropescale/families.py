@@ -436,14 +436,17 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
             return part_geometry(before[part.label], original_length=original_length, existing="replace")
         length, source = read_original_length(config, original_length)
         # dynamic scaling alone is anchored at max_position_embeddings
-        if source == "max_position_embeddings" and rope_type_of(config) not in ("default", "dynamic"):
+        if source == "max_position_embeddings" and scaled_by and rope_type_of(config) != "dynamic":
             raise AlreadyScaledError(
                 f"{config.model_type}: the config must say from what length it was scaled, got {scaled_by} and "
                 f"max_position_embeddings={length} alone; pass original_length"
             )
     head_dim = head_dim_of(config)
+    rotary_dim = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    if pretrained_proportional(config):
+        inv_freq, rotary_dim = tuple(todays_spectrum(part)[0].tolist()), head_dim
     return Geometry(
-        rotary_dim=int(head_dim * rope.get("partial_rotary_factor", 1.0)),
+        rotary_dim=rotary_dim,
         theta=float(rope["rope_theta"]),
         original_length=length,
         head_dim=head_dim,
@@ -468,7 +471,12 @@ def scaling(config: PreTrainedConfig) -> str:
     if done := saved_record(config):
         return f"a ropescale record of {done.method!r}"
     rope_type = rope_type_of(config)
-    return "" if rope_type == "default" else f"rope_type {rope_type!r}"
+    return "" if rope_type == "default" or pretrained_proportional(config) else f"rope_type {rope_type!r}"
+
+
+def pretrained_proportional(config: PreTrainedConfig) -> bool:
+    """Whether this part was pretrained with pairs that do not rotate (p-RoPE, as in Gemma 4), and is not scaled."""
+    return rope_type_of(config) == "proportional" and config.rope_parameters.get("factor") in (None, 1)
 
 
 def rope_type_of(config: PreTrainedConfig) -> str:
@@ -530,6 +538,7 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
 
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry.
+        UnsupportedModelError: a config that cannot state it.
     """
     config = part.config
     parameters = method.rope_parameters(geometry)
@@ -544,6 +553,14 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     if unread or longrope_only:
         parameters = method.pairwise_rope_parameters(geometry)
     parameters |= kept_parameters(config)
+    if pretrained_proportional(config) and method.name == "linear" and not method.resonance and method.factor != 1:
+        # the one scaling that Transformers has for it
+        parameters = {**config.rope_parameters, "factor": method.factor}
+    if getattr(part.whole, "is_heterogeneous", False) and parameters["rope_type"] == "longrope":
+        raise UnsupportedModelError(
+            f"{config.model_type}: a method that Transformers has a type for is needed where heads differ by layer, "
+            f"since it does not save longrope in such a config, got {method.name}; use linear"
+        )
     fields: dict[str, Any] = {"rope_parameters": parameters}
     # A field of this name at the top level overrides the one in rope_parameters when the config is read again
     if hasattr(config, "original_max_position_embeddings"):
@@ -581,6 +598,8 @@ def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     """The entries of `rope_parameters` that no method changes."""
     rope = config.rope_parameters
     kept = {name: copy.copy(rope[name]) for name in KEPT_KEYS if name in rope}
+    if rope_type_of(config) == "proportional":  # which pairs rotate is stated by the frequencies
+        kept.pop("partial_rotary_factor", None)
     # what scales queries by their position counts from the original length, whatever the type
     if "llama_4_scaling_beta" in kept:
         kept["original_max_position_embeddings"] = read_original_length(config)[0]

@@ -274,6 +274,9 @@ TEXT_CLASSES = {"emu3_text_model": Emu3ForCausalLM, "mllama_text_model": MllamaF
 NAMES = sorted(FAMILIES)
 # The methods of fixed frequencies, and those that act when attention reads
 FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
+# What Transformers has a type of its own for, and the families whose configs can state nothing else
+NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")
+NATIVE_ONLY = ("dots3_note_text", "gemma4_text", "gemma4_unified_text")
 LATE = [name for name in list_methods() if name not in FIXED]
 
 
@@ -383,6 +386,11 @@ def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:
 
 
 # What the methods that have a required knob get in grids over the whole registry, for a head of `pairs` pairs
+def fixed_methods(name: str) -> list[str]:
+    """The methods of fixed frequencies that a family's config can state."""
+    return [method for method in FIXED if method in NATIVE or name not in NATIVE_ONLY]
+
+
 def knobs_for(method: str, pairs: int = 8) -> dict[str, Any]:
     """The required knobs of a method, with values that change every spectrum."""
     return {

@@ -9,12 +9,14 @@ import peft
 import pytest
 import torch
 from families import (
-    FIXED,
     NAMES,
+    NATIVE,
+    NATIVE_ONLY,
     NESTED,
     config_of,
     family,
     fingerprint,
+    fixed_methods,
     inv_freq_of,
     knobs_for,
     logits,
@@ -26,8 +28,6 @@ from transformers import PreTrainedModel
 import ropescale
 from ropescale.errors import RopescaleError
 from ropescale.families import LONGROPE_ONLY
-
-NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")  # what Transformers has a type of its own for
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -62,7 +62,7 @@ def adapter(model: torch.nn.Module) -> peft.LoraConfig:
 def test_undo_is_exact(model: PreTrainedModel) -> None:
     """Every method in turn, from the same starting point."""
     before, config, state = logits(model), copy.deepcopy(model.config.to_dict()), fingerprint(model)
-    for method in FIXED:
+    for method in fixed_methods(model.config.model_type):
         patched_with(model, method)
         assert not torch.equal(logits(model), before), method
         assert fingerprint(model) == state, method
@@ -439,6 +439,46 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+
+
+PROPORTIONAL = {
+    "full_attention": {"rope_type": "proportional", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+}
+
+
+@pytest.mark.parametrize("name", NATIVE_ONLY)
+def test_a_config_that_cannot_state_every_spectrum_says_so(name: str) -> None:
+    """Transformers reads one head size when it checks longrope, where these have one for each layer type."""
+    model = family(name)
+    before = logits(model)
+    for method in ("longrope", "power", "proportional", "truncated"):
+        with pytest.raises(RopescaleError, match=f"does not save longrope in such a config, got {method}; use linear"):
+            patched_with(model, method)
+    assert torch.equal(logits(model), before)
+
+
+CASES = [("gemma4_text", "linear"), *(("lfm3", method) for method in ("by_parts", "linear", "llama3", "yarn"))]
+
+
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_pairs_that_were_pretrained_without_rotation_stay_without(name: str, method: str, tmp_path: Path) -> None:
+    """Gemma 4 and LFM3 as published: nothing is scaled, and half of the pairs carry no position."""
+    model = model_of(config_of(name, rope_parameters=copy.deepcopy(PROPORTIONAL)))
+    geometry = ropescale.read_geometry(model.config)
+    still = inv_freq_of(model) == 0
+    assert still.sum() == geometry.pairs // 2
+    before = logits(model)
+    ropescale.patch(model, method, factor=4)
+    assert (inv_freq_of(model)[still] == 0).all()
+    assert (inv_freq_of(model)[~still] > 0).all()
+    assert (logits(model) - before).abs().max() > 1e-4
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(ropescale.load(tmp_path)), logits(model))
+    stranger = type(model).from_pretrained(tmp_path)
+    assert (logits(stranger) - logits(model)).abs().max() < 1e-5
+    assert torch.equal(logits(ropescale.unpatch(model)), before)
+    assert model.config.rope_parameters == PROPORTIONAL
 
 
 def test_what_no_method_changes_stays_in_the_config() -> None:

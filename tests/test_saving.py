@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FIXED, NAMES, TEXT_CLASSES, config_of, family, fingerprint, knobs_for, logits, model_of, opened
+from families import (
+    FIXED,
+    NAMES,
+    TEXT_CLASSES,
+    config_of,
+    family,
+    fingerprint,
+    fixed_methods,
+    knobs_for,
+    logits,
+    model_of,
+    opened,
+)
 from transformers import AutoModelForCausalLM
 
 import ropescale
@@ -95,7 +107,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     for name in RELOADED:
         model = family(name)
         pairs = ropescale.read_geometry(model.config).pairs
-        for method in FIXED:
+        for method in fixed_methods(name):
             patch = ropescale.patched(model, method, factor=4, **knobs_for(method, pairs))
             with warnings.catch_warnings(action="ignore"), patch:
                 model.save_pretrained(root / f"{name}-{method}")
@@ -108,7 +120,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", RELOADED)
 def test_reloads_in_a_process_without_ropescale(name: str, differences: dict[str, float]) -> None:
-    found = {method: differences[f"{name}-{method}"] for method in FIXED}
+    found = {method: differences[f"{name}-{method}"] for method in fixed_methods(name)}
     assert {method: value for method, value in found.items() if value > 1e-5} == {}
 
 
