@@ -44,7 +44,8 @@ RUNS = {
     "full_length": f"full {LONG} --learning-rate 1e-3",
     "pose_lora": f"pose --content contiguous {SHORT} --learning-rate 3e-3",
     "pose": f"pose --tuning full --content contiguous {SHORT} --learning-rate 1e-3",
-    "pose_log_n": f"pose --tuning full --log-n true --content contiguous {SHORT} --learning-rate 1e-3",
+    "pose_log_n": f"pose --tuning full --log-n true --content contiguous {SHORT} --data-weights 6 1 "
+    "--learning-rate 1.5e-3",
     "full_length_x8": f"full --factor 8 {LONGER} --learning-rate 1e-3",
     "drope": f"drope {SHORT} {SLOW} --learning-rate 1e-3",
     "t5": f"t5 --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
