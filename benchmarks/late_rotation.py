@@ -5,7 +5,9 @@
 
 An 8-layer Llama, 512 wide, 8 heads of 64 (and once 2 key heads), vocabulary 1,000, float32, original length 1,024.
 Times are pairs in one process, patched and unpatched in turn, each the best of `--rounds`. Memory is the peak above
-the loaded model, each in a fresh process. The bars, patched / unpatched:
+the loaded model, each in a fresh process whose allocator gives freed blocks of a megabyte or more back at once
+(MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, so that the peak of the same run, the unpatched model's too,
+differs by half from one run to the next; `--keep-holes` measures that. The bars, patched / unpatched:
 
     prefill at 4,096 and 8,192 tokens: 1.6 for methods of two regions and for growth="double", 1.3 for those of one
     memory of a prefill at 4,096 tokens: 1.4
@@ -16,6 +18,7 @@ growth="exact" rotates every key for every query; it is measured at 2,048 tokens
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -49,6 +52,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1,024 tokens: does it run at all")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of which the best counts (default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument("--keep-holes", action="store_true", help="leave the allocator as it is")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # one prefill in a fresh process: its peak memory
     return parser.parse_args()
@@ -123,10 +127,11 @@ def child(task: dict[str, Any]) -> int:
     return status("VmHWM") - loaded
 
 
-def memory(method: str, knobs: dict[str, Any], length: int, threads: int, key_heads: int = 8) -> int:
+def memory(method: str, knobs: dict[str, Any], length: int, arguments: argparse.Namespace, key_heads: int = 8) -> int:
     task = json.dumps({"method": method, "knobs": knobs, "length": length, "key_heads": key_heads})
-    command = [sys.executable, __file__, "--threads", str(threads), "--child", task]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, "--threads", str(arguments.threads), "--child", task]
+    allocator = {} if arguments.keep_holes else {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **allocator})
     return int(done.stdout.splitlines()[-1])
 
 
@@ -156,13 +161,13 @@ def main() -> int:
         if arguments.output:
             arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
 
-    native = {heads: memory("", {}, lengths[0], arguments.threads, heads) for heads in (8, 2)}
+    native = {heads: memory("", {}, lengths[0], arguments, heads) for heads in (8, 2)}
     for method, knobs, regions in METHODS:
         bar = DOUBLING_BAR if method.startswith("dynamic") else PREFILL_BARS[regions]
         for length in lengths:
             found = paired(method, knobs, 8, prefill(length), arguments.rounds)
             note(method, f"prefill, {length:,} tokens", found["ratio"], bar, **found)
-        peak = memory(method, knobs, lengths[0], arguments.threads)
+        peak = memory(method, knobs, lengths[0], arguments)
         note(method, f"memory of a prefill, {lengths[0]:,} tokens", peak / native[8], 1.4, bytes=peak)
         for length, limit in zip(caches, (1.2, 2.2), strict=False):
             found = paired(method, knobs, 8, decode(length), arguments.rounds)
@@ -170,7 +175,7 @@ def main() -> int:
     method, knobs, regions = METHODS[0]
     found = paired(method, knobs, 2, prefill(lengths[0]), arguments.rounds)
     note(method, f"prefill, {lengths[0]:,} tokens, 2 key heads", found["ratio"], PREFILL_BARS[regions], **found)
-    peak = memory(method, knobs, lengths[0], arguments.threads, key_heads=2)
+    peak = memory(method, knobs, lengths[0], arguments, key_heads=2)
     note(method, f"memory of a prefill, {lengths[0]:,} tokens, 2 key heads", peak / native[2], 1.4, bytes=peak)
     found = paired("dynamic_yarn", {"growth": "exact"}, 8, prefill(min(lengths[0], 2048)), 1)
     note("dynamic_yarn", f"prefill, {min(lengths[0], 2048):,} tokens, exact growth", found["ratio"], None, **found)

@@ -1,4 +1,7 @@
-"""The main job in small: what `ropescale demo` compares on a model, with the engine and report of `ropescale eval`."""
+"""The main job in small: what `ropescale demo` compares on a model, with the engine and report of `ropescale eval`.
+
+What it trains beforehand, on the embedded model alone, is the recipe `demo`.
+"""
 
 from __future__ import annotations
 

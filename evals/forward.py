@@ -8,8 +8,9 @@ This room knows models, and neither tokenizers nor requests.
 from __future__ import annotations
 
 import copy
+import inspect
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,7 @@ def resting(model: nn.Module) -> Iterator[None]:
 
 def place_of(model: nn.Module) -> torch.device:
     """Where inputs go: a model may be spread over several devices."""
-    place: torch.device = _bare(model).get_input_embeddings().weight.device
+    place: torch.device = bare(model).get_input_embeddings().weight.device
     return place
 
 
@@ -198,34 +199,37 @@ def _logits(
     inputs = inputs.to(place)
     if head_way(model) == "full":
         logits = _full_logits(model, inputs)
-        step = _chunk(logits.shape[-1])
+        step = chunk(logits.shape[-1])
         for begin in range(0, len(rows), step):
             yield begin, logits[rows[begin : begin + step], positions[begin : begin + step]].float()
         return
-    with _Split(model) as split:
-        hidden = split.hidden(inputs)
-        step = _chunk(_vocabulary(model))
+    with Split(model) as split:
+        hidden = split.hidden(input_ids=inputs)
+        step = chunk(vocabulary(model))
         for begin in range(0, len(rows), step):
             some, at = rows[begin : begin + step], positions[begin : begin + step]
             yield begin, split.logits(hidden[some.to(hidden.device), at.to(hidden.device)]).float()
 
 
-class _Split:
-    """A model whose decoder and head run apart, with the model's own code before, between and after.
+class Split:
+    """A causal language model whose decoder and head run apart, with the model's own code before, between and after.
 
     While the context is open the decoder's forward is replaced on the instance: it keeps the hidden states of a
     whole sequence and passes on only the last, or passes on hidden states that it is given. Scaling, soft caps and
     whatever else a family does after its head are then the family's own.
     """
 
-    def __init__(self, model: nn.Module):
-        self._model = _bare(model)  # a compiled forward would be compiled again for every replacement
-        self._decoder: nn.Module = self._model.get_decoder()
+    def __init__(self, model: nn.Module, forward: Callable[..., Any] | None = None):
+        """`forward` is what is called for the model, which one that stands within its forward already has to say."""
+        self.model = bare(model)  # a compiled forward would be compiled again for every replacement
+        self._call = self.model if forward is None else forward
+        self._places = "position_ids" in inspect.signature(self.model.forward).parameters
+        self._decoder: nn.Module = self.model.get_decoder()
         self._kept: Tensor | None = None
         self._given: Tensor | None = None
 
-    def __enter__(self) -> _Split:
-        if self._decoder is self._model:
+    def __enter__(self) -> Split:
+        if self._decoder is self.model:
             raise TypeError("the decoder is the model itself")
         self._before = self._decoder.__dict__.get("forward")  # accelerate's hooks live there
         self._forward = self._decoder.forward
@@ -251,10 +255,10 @@ class _Split:
         made.last_hidden_state = hidden
         return made
 
-    def hidden(self, inputs: Tensor) -> Tensor:
-        """[batch, n, width] hidden states of [batch, n] ids."""
+    def hidden(self, **inputs: Any) -> Tensor:
+        """[batch, n, width] hidden states of what the model is given: `input_ids` [batch, n], masks, positions."""
         self._given = None
-        self._model(input_ids=inputs, use_cache=False)
+        self._call(**inputs, use_cache=False)
         if self._kept is None:
             raise TypeError("the model did not call its decoder")
         kept, self._kept = self._kept, None
@@ -263,21 +267,23 @@ class _Split:
     def logits(self, hidden: Tensor) -> Tensor:
         """[places, vocabulary] logits of [places, width] hidden states."""
         self._given = hidden[None]
-        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=place_of(self._model))
-        found: Tensor = self._model(input_ids=ids, use_cache=False).logits[0]
+        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=place_of(self.model))
+        # all at position 0, so that no method refuses a chunk for its length
+        places = {"position_ids": ids} if self._places else {}
+        found: Tensor = self._call(input_ids=ids, **places, use_cache=False).logits[0]
         return found
 
 
 @torch.no_grad()
 def _splits_exactly(model: nn.Module) -> bool:
     """Whether decoder and head run apart give the logits of the whole, tried on a few tokens."""
-    inputs = torch.arange(1, 9, device=place_of(model)).remainder(_vocabulary(model))[None].expand(2, -1)
+    inputs = torch.arange(1, 9, device=place_of(model)).remainder(vocabulary(model))[None].expand(2, -1)
     rows, positions = torch.tensor([0, 1, 1]), torch.tensor([2, 5, 7])
     with resting(model):
         whole = _full_logits(model, inputs)[rows, positions].float()
         try:
-            with _Split(model) as split:
-                hidden = split.hidden(inputs)
+            with Split(model) as split:
+                hidden = split.hidden(input_ids=inputs)
                 parts = split.logits(hidden[rows, positions]).float()
         except UNSPLITTABLE:
             return False
@@ -301,7 +307,7 @@ def forget_lengths(model: nn.Module) -> None:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=place_of(model)), use_cache=False)
 
 
-def _bare(model: nn.Module) -> Any:
+def bare(model: nn.Module) -> Any:
     """The model inside of wrappers for several devices and compilation."""
     while True:
         inner = getattr(model, "_orig_mod", None)
@@ -312,10 +318,11 @@ def _bare(model: nn.Module) -> Any:
         model = inner
 
 
-def _vocabulary(model: nn.Module) -> int:
-    return int(_bare(model).config.get_text_config(decoder=True).vocab_size)
+def vocabulary(model: nn.Module) -> int:
+    """Entries of the vocabulary, by the config."""
+    return int(bare(model).config.get_text_config(decoder=True).vocab_size)
 
 
-def _chunk(vocabulary: int) -> int:
-    """Positions of a chunk."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def chunk(entries: int) -> int:
+    """Positions whose logits may exist at a time, for a vocabulary of so many entries."""
+    return max(1, CHUNK_ELEMENTS // entries)

@@ -140,8 +140,20 @@ class Bench:
         if arm == UNPATCHED:
             return nullcontext()
         assert self.model is not None
+        if arm in self.options.trained:
+            return self._with_adapter(self.options.trained[arm])
         knobs = self.options.knobs.get(arm.method, {})
         return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **knobs)
+
+    @contextmanager
+    def _with_adapter(self, folder: str) -> Iterator[None]:
+        assert self.model is not None
+        wrapped: Any = ropescale.load_adapter(self.model, folder)
+        try:
+            yield
+        finally:
+            wrapped.unload()
+            ropescale.unpatch(self.model)
 
     def record(self, arm: Arm) -> Cell:
         """The cell that says what patch did for an arm."""
@@ -170,6 +182,7 @@ class Bench:
             texts=_digest([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
             knobs={name: dict(given) for name, given in options.knobs.items()},
+            adapters={arm.method: _digest_of_files(Path(folder)) for arm, folder in options.trained.items()},
         )
 
     def _knobs(self, name: str) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 import ropescale
+from ropescale.adapters import read_record
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
 
@@ -62,6 +64,7 @@ class Options:
     include_path: str | None = None  # a folder with further tasks for the harness
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
+    adapters: tuple[str, ...] = ()  # folders of trained adapters with their record: an arm each
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
@@ -110,6 +113,10 @@ class Options:
                     f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
                     f"leave it out for {choices[0]}"
                 )
+        if len(self.trained) < len(self.adapters):
+            raise InvalidArgumentError(
+                f"eval: adapters must be in folders of different names, got {', '.join(self.adapters)}; rename one"
+            )
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
             raise InvalidArgumentError(
                 f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
@@ -146,7 +153,18 @@ class Options:
         """Unpatched, then method by method within each factor; twice the same counts once."""
         methods = [method for method in dict.fromkeys(self.methods) if method != UNPATCHED.method]
         factors = sorted({float(factor) for factor in self.factors})
-        return [UNPATCHED, *(Arm(method=method, factor=factor) for factor in factors for method in methods)]
+        patched = [Arm(method=method, factor=factor) for factor in factors for method in methods]
+        return [UNPATCHED, *patched, *self.trained]
+
+    @property
+    def trained(self) -> dict[Arm, str]:
+        """The arms of adapters, with their folders: named after the method and the folder."""
+        found = {}
+        for folder in self.adapters:
+            record = read_record(folder)
+            name = f"{record.method}+{Path(folder).resolve().name}"
+            found[Arm(method=name, factor=record.target_length / record.original_length)] = folder
+        return found
 
     @property
     def task_names(self) -> list[str]:
@@ -234,8 +252,9 @@ def lengths_of(options: Options, original_length: int) -> tuple[int, ...]:
     Raises:
         InvalidArgumentError: a length beyond what any arm is made for.
     """
-    reach = int(max(options.factors) * original_length)
-    products = [original_length, *(int(factor * original_length) for factor in options.factors)]
+    factors = [*options.factors, *(arm.factor for arm in options.trained)]
+    reach = int(max(factors) * original_length)
+    products = [original_length, *(int(factor * original_length) for factor in factors)]
     lengths = sorted(set(options.lengths or products))
     if lengths[-1] > reach and len(options.arms) > 1:
         raise InvalidArgumentError(

@@ -42,7 +42,7 @@ UNPATCHED = Arm(method="none", factor=1.0)
 class Settings:
     """What a cell's figures depend on besides its arm, task and length.
 
-    Results of other settings cannot be compared, except that a later run may add tasks and lengths.
+    Results of other settings cannot be compared, except that a later run may add tasks, lengths and adapters.
     """
 
     model: str
@@ -58,15 +58,16 @@ class Settings:
     knobs: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # method -> what it was given besides a factor
+    adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:
-        """These settings with the tasks and lengths of an earlier run in the same folder.
+        """These settings with the tasks, lengths and adapters of an earlier run in the same folder.
 
         Raises:
             InvalidArgumentError: the earlier run was of other settings.
         """
         for item in fields(Settings):
-            if item.name in ("tasks", "lengths"):
+            if item.name in ("tasks", "lengths", "adapters"):
                 continue
             ours, theirs = getattr(self, item.name), getattr(earlier, item.name)
             if ours != theirs:
@@ -74,8 +75,12 @@ class Settings:
         for name in self.tasks.keys() & earlier.tasks.keys():
             if dict(self.tasks[name]) != dict(earlier.tasks[name]):
                 raise _differs(folder, f"task {name}", dict(earlier.tasks[name]), dict(self.tasks[name]))
+        for name in self.adapters.keys() & earlier.adapters.keys():
+            if self.adapters[name] != earlier.adapters[name]:
+                raise _differs(folder, f"adapter {name}", earlier.adapters[name], self.adapters[name])
         return dataclasses.replace(
             self,
+            adapters={**earlier.adapters, **self.adapters},
             tasks={**earlier.tasks, **self.tasks},
             lengths=tuple(sorted({*earlier.lengths, *self.lengths})),
         )

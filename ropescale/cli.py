@@ -20,18 +20,25 @@ OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
 
 examples:
-  ropescale demo                      compare methods on the embedded model, in about two minutes
+  ropescale demo                      compare methods on the embedded model, one of them trained, in minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
   ropescale methods                   the methods there are, with their knobs
+  ropescale inspect path/to/yours     its geometry, its wavelengths, and what is scaled already
+  ropescale doctor path/to/yours      what is wrong with it, and the remedy
+  ropescale rescale SRC DST --factor 4    the same weights with a longer context, without loading them
+  ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale report out/eval-tiny      write the report again from finished results
+  ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
+  ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
   ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
 """
 
 DEMO = """\
 Compare the unpatched model with methods at factors on the embedded model: perplexity by position and by length on
-held-out texts, passkeys by depth and length, and short questions. Prints a table; writes results and a report into
-the output folder. `ropescale eval` is the same with every choice open.
+held-out texts, passkeys by depth and length, and short questions. One arm more is yarn x4 after a minute of LoRA: the
+recipe `demo`. Prints a table; writes results and a report into the output folder. `ropescale train` and `ropescale
+eval` are the same with every choice open.
 """
 
 DEMO_EXAMPLES = """\
@@ -67,6 +74,7 @@ examples:
   ropescale eval smollm2 --methods yarn,by_parts --factors 2 --tasks position,passkey --lengths 4096,12288 --dry-run
   ropescale eval tiny --methods self_extend --factors 8 --knobs '{"self_extend": {"group_size": 16, "window": 64}}'
   ropescale eval path/to/checkpoint --tasks ruler --lengths 4096,8192,16384 --samples 50
+  ropescale eval tiny --methods yarn --factors 4 --adapters out/train-pose-tiny      before and after training
   ropescale eval path/to/saved-patched --methods none --tasks passkey     a checkpoint as it is
   accelerate launch --module ropescale.cli eval path/to/checkpoint        rows shared among devices
 
@@ -87,6 +95,38 @@ examples:
   ropescale explain tiny
   ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+"""
+
+RESCALE = """\
+Write a checkpoint with a longer context beside an existing one, without loading its weights: the config that a patched
+model would be saved with, all other files as they are, and the limits of tokenizer and generation raised to the new
+length. SRC is only read; DST must not exist, and appears when it is complete.
+"""
+
+RESCALE_EXAMPLES = """\
+examples:
+  ropescale rescale path/to/model path/to/model-32k --method yarn --factor 4
+  ropescale rescale smollm2 smollm2-32k --target-length 32768 --link
+  ropescale rescale path/to/llama-3.1 llama-512k --factor 4 --existing compose
+  ropescale rescale path/to/model out --method yarn --factor 8 --knobs '{"beta_fast": 16}'
+"""
+
+INSPECT = """\
+Print what a checkpoint's config says about positions: theta, pairs and lengths, wavelengths against the original
+length, pairs that never complete a turn, and what is scaled already with what that implies. Reads no weights.
+"""
+
+DOCTOR = """\
+Look for what is wrong with the positions of a checkpoint or an adapter: a lost theta, scaling done twice, an original
+length that is missing or contradicted, entries that are ignored, frequencies of low precision among the weights,
+limits of tokenizer and generation that are too short, a record that the config contradicts, an adapter that was
+trained under another scaling. Every fault comes with its remedy. Loads no weights and changes nothing.
+
+exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
+"""
+
+PLOT = """\
+Draw the wavelength of every pair as pretrained and under methods, with the original length and the context as lines.
 """
 
 EXPORT = """\
@@ -131,6 +171,48 @@ examples:
   ropescale verify-export out/tiny.gguf --engine llama.cpp
   ropescale verify-export out/mine.gguf --engine llama.cpp --reference path/to/patched --lengths 512,9000
   ropescale verify-export out/served --engine vllm
+"""
+
+
+TRAIN = """\
+Patch a model and fine-tune it briefly on long documents, so that the extension holds. A recipe is a short YAML file:
+what is trained (LoRA or everything) and where the tokens of a row stand (its schedule). Any method of the registry
+goes with any schedule that makes sense for it; every line of a recipe can be overridden by an option.
+
+The model is measured as it was, patched, every --eval-steps and after training: perplexity by position on texts that
+training does not see, and passkeys by depth and length. The output folder gets the adapter with its scaling
+(ropescale.json; load it with ropescale.load_adapter), training.json and training.html. A run that was stopped, killed
+or out of disk goes on from its last checkpoint when the same command is given again.
+"""
+
+TRAIN_EXAMPLES = """\
+options (all of them, with the values of a recipe: `ropescale train RECIPE --help`):
+  --model MODEL        tiny (embedded), smollm2, a path or a hub id
+  --method NAME        of the registry; --factor N or --target-length N; --knobs JSON
+  --tuning NAME        lora, lora_plus (norms and embeddings too), qlora or full
+  --schedule NAME      full_length, pose, mixed_window or recalibrate
+  --data A B           stdlib, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
+  --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
+  --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
+  --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
+
+examples:
+  ropescale train pose --model tiny --method yarn --factor 4 --max-steps 20 --output out/a
+  ropescale train lora_plus --model smollm2 --factor 2 --data sotu --batch-size 1 --gradient-checkpointing true
+  ropescale train path/to/mine.yaml --model path/to/checkpoint --report-to wandb
+  accelerate launch --module ropescale.cli train full_length --model path/to/checkpoint
+"""
+
+MERGE = """\
+Write a full checkpoint from an adapter that was trained on a patched model: its base, patched in the same way, with
+the adapter added into the weights. Transformers loads it with the extended context wherever it can express the
+method, and ropescale.load always. The destination is complete or not there at all.
+"""
+
+MERGE_EXAMPLES = """\
+examples:
+  ropescale merge out/train-tiny out/merged --base tiny
+  ropescale merge path/to/adapter path/to/merged --dtype bfloat16
 """
 
 
@@ -201,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
+    add("--adapters", type=_list_of(str), metavar="DIR,DIR", help="adapters of `ropescale train`, an arm each")
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
     add("--dry-run", action="store_true", help="print every cell with its cost on this machine, and run nothing")
@@ -212,6 +295,51 @@ def _parser() -> argparse.ArgumentParser:
         description="List every method of the registry, with its knobs and their defaults.",
     )
     methods.set_defaults(verb=_methods)
+
+    inspection = verbs.add_parser(
+        "inspect",
+        help="a checkpoint's geometry, wavelengths, and what is scaled already",
+        description=INSPECT,
+        epilog="examples:\n  ropescale inspect tiny\n  ropescale inspect path/to/checkpoint",
+        formatter_class=formatter,
+    )
+    inspection.set_defaults(verb=_inspect)
+    add = inspection.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="what is wrong with a checkpoint or an adapter, and the remedy",
+        description=DOCTOR,
+        epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
+        formatter_class=formatter,
+    )
+    doctor.set_defaults(verb=_doctor)
+    doctor.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
+
+    rescale = verbs.add_parser(
+        "rescale",
+        help="write a checkpoint with a longer context, weights unread",
+        description=RESCALE,
+        epilog=RESCALE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    rescale.set_defaults(verb=_rescale)
+    add = rescale.add_argument
+    add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
+    add("destination", type=Path, metavar="DST", help="a folder that does not exist yet")
+    add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
+    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+    add(
+        "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"
+    )
+    add("--layers", default="global", metavar="NAME", help="global (default) or all, where layer types differ")
+    add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
+    add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
 
     explain = verbs.add_parser(
         "explain",
@@ -229,6 +357,54 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
+
+    plot = verbs.add_parser(
+        "plot",
+        help="wavelengths of every pair under several methods",
+        description=PLOT,
+        epilog="examples:\n  ropescale plot tiny --factor 8\n"
+        "  ropescale plot path/to/checkpoint --methods yarn,llama3 --output waves.svg",
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    plot.set_defaults(verb=_plot)
+    add = plot.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
+    target = plot.add_mutually_exclusive_group()
+    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
+    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
+
+    training = verbs.add_parser(
+        "train",
+        help="fine-tune briefly, so that an extension holds",
+        description=TRAIN,
+        epilog=TRAIN_EXAMPLES,
+        formatter_class=formatter,
+        usage="ropescale train [--list] RECIPE --model MODEL [options]",
+        allow_abbrev=False,
+    )
+    training.set_defaults(verb=_train)
+    add = training.add_argument
+    add("--list", action="store_true", help="name the recipes, and stop")
+    add("recipe", metavar="RECIPE", nargs="?", help="a name from --list, or a .yaml file of your own")
+    add("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+    merging = verbs.add_parser(
+        "merge",
+        help="add a trained adapter into its base",
+        description=MERGE,
+        epilog=MERGE_EXAMPLES,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    merging.set_defaults(verb=_merge)
+    add = merging.add_argument
+    add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter and its ropescale.json")
+    add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
+    add("--base", metavar="MODEL", help="tiny, smollm2, a path or a hub id (default: what the adapter's config names)")
+    add("--dtype", metavar="TYPE", help="of the weights: auto (as the base's, the default), float32, bfloat16 ...")
 
     report = verbs.add_parser(
         "report",
@@ -336,6 +512,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
 
 
+def _trained_for_demo(model: str, folder: Path, command: str) -> tuple[str, ...]:
+    """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
+    if model != "tiny":
+        return ()
+    from ropescale.recipes import train
+    from ropescale.recipes.options import read_recipe
+
+    train.run(read_recipe("demo", ["--model", model, "--output", str(folder)]), command)
+    return (str(folder),)
+
+
 def _eval(arguments: argparse.Namespace) -> int:
     if arguments.task_folder:
         from ropescale.evals import tasks
@@ -349,9 +536,10 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, name: str) -> int:
-    if getattr(arguments, "backend", None) != "vllm":  # which divides by the time that its bar has shown
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's own bars; ours shows the whole run
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if getattr(arguments, "backend", None) == "vllm":  # which divides by the time that its bar has shown
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    else:
+        _quiet_environment()
     from rich.console import Console
 
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
@@ -370,6 +558,9 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         return 0
     folder = arguments.output or Path("out", name)
     try:
+        if name.startswith("demo"):
+            adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
+            options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
@@ -432,6 +623,123 @@ def _explain(arguments: argparse.Namespace) -> int:
         effects.add_row(one.name, *readings.effects(one, found[0]))
     Console().print(table, effects, markup=False)
     print(f"page: {path}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.explain import inspection
+
+    config, parts = inspection.inspected(arguments.model, original_length=arguments.original_length)
+    console = Console()
+    for part in parts:
+        of = f"{config.model_type}, {part.label} layers" if part.label else config.model_type
+        facts = Table("", "", "", title=of, show_header=False)
+        for fact, (value, said) in part.facts().items():
+            facts.add_row(fact, value, said)
+        pairs = Table("pair", "tokens per turn", "turns over the original length", "slowed today by")
+        for row in part.rows():
+            pairs.add_row(*row)
+        console.print(facts, pairs, markup=False)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from ropescale.doctor import diagnose
+
+    found = diagnose(arguments.path)
+    for finding in found:
+        print(f"{finding.check}: {finding}")
+    if not found:
+        print(f"{arguments.path}: nothing found")
+    return 1 if found else 0
+
+
+def _rescale(arguments: argparse.Namespace) -> int:
+    from ropescale.rescaling import rescale_checkpoint
+
+    folder = rescale_checkpoint(
+        arguments.source,
+        arguments.destination,
+        arguments.method,
+        factor=arguments.factor,
+        target_length=arguments.target_length,
+        original_length=arguments.original_length,
+        existing=arguments.existing,
+        layers=arguments.layers,
+        link=arguments.link,
+        **arguments.knobs,
+    )
+    print(f"checkpoint: {folder}")
+    return 0
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from ropescale.explain import plot, subject
+
+    path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")
+    plot.require_format(path)
+    geometry, _ = subject.model_facts(arguments.model)
+    names = arguments.methods or plot.METHODS
+    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+    found = plot.wavelengths(geometry, methods, length=length)
+    print(f"picture: {plot.draw(path, arguments.model, geometry, found, length=length)}")
+    return 0
+
+
+def _quiet_environment() -> None:
+    """Libraries read this when they load: their own bars are left out, ours show the whole run."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _quiet_environment()
+    from rich.console import Console
+    from rich.table import Table
+
+    from ropescale.recipes import options
+
+    if arguments.list:
+        table = Table("recipe", "what it does")
+        for name, said in options.list_recipes().items():
+            table.add_row(name, said)
+        Console().print(table, markup=False)
+        return 0
+    if arguments.recipe is None:
+        print(
+            "ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr
+        )
+        return 2
+    wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
+    if wanted:
+        print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
+        return 0
+    recipe = options.read_recipe(arguments.recipe, arguments.options)
+
+    from ropescale.recipes import train
+
+    try:
+        told = train.run(recipe, arguments.command)
+    except KeyboardInterrupt:
+        print(f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr)
+        return 1
+    if recipe.training.process_index == 0:
+        Console().print(train.summary(told))
+        print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ropescale import adapters
+
+    given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    with Console(stderr=True).status("merging"):
+        print(adapters.merge(arguments.adapter, arguments.destination, arguments.base, **given))
     return 0
 
 

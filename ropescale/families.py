@@ -4,6 +4,7 @@ Knows configs and modules of Transformers; knows nothing of patching.
 """
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,12 @@ from ropescale.spectrum import Spectrum, theta_inv_freq
 
 EXISTING = ("compose", "error", "replace")
 LAYERS = ("all", "global")
-GLOBAL = "full_attention"  # the layer type that reads the whole context
+GLOBAL = (
+    "compress",
+    "full_attention",
+    "hybrid",
+    "indexed_attention",
+)  # layer types that read the whole context, one in a family
 
 # Families with one rotary module that reads its frequencies from buffers, one for all layers or one for each layer
 # type, and its facts from `config.rope_parameters`, flat or by layer type. tests/test_patching.py patches, undoes,
@@ -39,6 +45,7 @@ FAMILIES = frozenset(
         "aria_text",
         "axk1",
         "axk2",
+        "bailing_hybrid",
         "bamba",
         "beam",
         "bitnet",
@@ -47,11 +54,16 @@ FAMILIES = frozenset(
         "cohere2_moe",
         "cohere_compass_text",
         "cwm",
+        "dbrx",
+        "deepseek_v2",
         "deepseek_v3",
         "deepseek_v32",
+        "deepseek_v4",
         "diffllama",
         "doge",
         "dots1",
+        "dots3_note_text",
+        "emu3_text_model",
         "ernie4_5",
         "ernie4_5_moe",
         "exaone4",
@@ -63,6 +75,9 @@ FAMILIES = frozenset(
         "gemma",
         "gemma2",
         "gemma3_text",
+        "gemma3n_text",
+        "gemma4_text",
+        "gemma4_unified_text",
         "glm",
         "glm4",
         "glm4_moe",
@@ -90,7 +105,9 @@ FAMILIES = frozenset(
         "laguna",
         "lfm2",
         "lfm2_moe",
+        "lfm3",
         "llama",
+        "llama4_text",
         "longcat_flash",
         "mellum",
         "mimo_v2_flash",
@@ -99,9 +116,12 @@ FAMILIES = frozenset(
         "minimax_m2",
         "minimax_m3_vl_text",
         "ministral",
+        "ministral3",
         "mistral",
         "mixtral",
+        "mllama_text_model",
         "modernbert-decoder",
+        "moshi",
         "nanochat",
         "nemotron",
         "olmo",
@@ -112,6 +132,8 @@ FAMILIES = frozenset(
         "persimmon",
         "phi",
         "phi3",
+        "phi4_multimodal",
+        "phimoe",
         "qwen2",
         "qwen2_moe",
         "qwen3",
@@ -119,6 +141,7 @@ FAMILIES = frozenset(
         "qwen3_5_text",
         "qwen3_moe",
         "qwen3_next",
+        "qwen4_exp_text",
         "seed_oss",
         "smollm3",
         "solar_open",
@@ -126,16 +149,35 @@ FAMILIES = frozenset(
         "starcoder2",
         "vaultgemma",
         "youtu",
+        "zamba2",
+        "zaya",
     }
 )
 
+# What has a rotary embedding and is not patched, and why
+REFUSED = {
+    "blt": "a patcher, an encoder and a decoder beside the model itself, each with a rotation and lengths of its own",
+    "codegen": "positions from a table of sines and cosines that is built from n_positions when the model is loaded, "
+    "and no rope_parameters that could state another",
+    "gptj": "positions from a table of sines and cosines that is built from n_positions when the model is loaded, "
+    "and no rope_parameters that could state another",
+    "granite_swa": "a rotation for every theta of layer_rope_theta, each with a config of its own",
+    "granitemoe_swa": "a rotation for every theta of layer_rope_theta, each with a config of its own",
+    "recurrent_gemma": "attention over the latest tokens alone, which a longer context leaves as it is, and no "
+    "type but the default one",
+    "roformer": "positions from a table of sines and cosines that is built from max_position_embeddings and saved "
+    "with the weights",
+}
 # Phi-3 renames yarn to longrope and refuses every other type.
-LONGROPE_ONLY = frozenset({"phi3"})
+LONGROPE_ONLY = frozenset({"phi3", "phi4_multimodal"})
+# PhiMoE works its frequencies out at every call, and takes the attention factor from two entries of its own.
+RECOMPUTING = frozenset({"phimoe"})
 
 # The type that a config states where Transformers has none that does the same
 LATE_TYPE = "ropescale"
-# Of rope_parameters: what says which elements rotate, and by which of an image's coordinates
-KEPT_KEYS = ("mrope_interleaved", "mrope_section", "partial_rotary_factor")
+# Of rope_parameters: what says which elements rotate, and by which of an image's coordinates; and by how much queries
+# grow with their position
+KEPT_KEYS = ("llama_4_scaling_beta", "mrope_interleaved", "mrope_section", "partial_rotary_factor")
 
 
 def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
@@ -153,6 +195,12 @@ def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, f
 
 
 ROPE_INIT_FUNCTIONS[LATE_TYPE] = refuse_late
+
+
+def text_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the text decoder: the config itself, or that part of a vision-language model's."""
+    own: PreTrainedConfig = config.get_text_config()
+    return own
 
 
 @dataclass(frozen=True)
@@ -179,9 +227,19 @@ def parts_of(config: PreTrainedConfig) -> list[Part]:
     labels: list[str] = []
     if isinstance(rope, dict) and all(entry is None or isinstance(entry, dict) for entry in rope.values()):
         used = set(getattr(config, "layer_types", None) or ())
+        # some families name their rotations otherwise than their layers
+        used = used.intersection(rope) or set(getattr(config, "_rope_type_labels", ()))
         labels = sorted(used.intersection(label for label in rope if rope[label] is not None))
-        labels.sort(key=lambda label: label != GLOBAL)
-    return [Part(label, stating(config, rope[label]), config) for label in labels] or [Part("", config, config)]
+        labels.sort(key=lambda label: label not in GLOBAL)
+    return [Part(label, stating(of_layers(config, label), rope[label]), config) for label in labels] or [
+        Part("", config, config)
+    ]
+
+
+def of_layers(config: PreTrainedConfig, label: str) -> PreTrainedConfig:
+    """The config of one layer type's layers, where those differ in more than their rotation."""
+    own: PreTrainedConfig = config.per_layer_config[label] if getattr(config, "is_heterogeneous", False) else config
+    return own
 
 
 def rescaled_parts(config: PreTrainedConfig, layers: str) -> list[Part]:
@@ -193,9 +251,9 @@ def rescaled_parts(config: PreTrainedConfig, layers: str) -> list[Part]:
     parts = parts_of(config)
     if layers == "all" or not parts[0].label:
         return parts
-    if parts[0].label != GLOBAL:
+    if parts[0].label not in GLOBAL:
         raise InvalidArgumentError(
-            f"layers: must be 'all' for a model without {GLOBAL} layers, got {layers!r} for one of "
+            f"layers: must be 'all' for a model without full_attention layers, got {layers!r} for one of "
             f"{', '.join(part.label for part in parts)}"
         )
     return parts[:1]
@@ -214,18 +272,32 @@ def require_supported(config: Any) -> None:
     Raises:
         UnsupportedModelError: not a config of a supported family, or one that states no rotation.
     """
+    require_family(config)
+    for part in parts_of(config):
+        require_rotation(part.config)
+
+
+def require_family(config: Any) -> None:
+    """Refuse, by name, a family that this version does not patch.
+
+    Raises:
+        UnsupportedModelError: not a config of a supported family.
+    """
     if not isinstance(config, PreTrainedConfig):
         raise UnsupportedModelError(
             f"config: a Transformers config is needed, got {type(config).__name__}; "
             f"pass model.config or AutoConfig.from_pretrained(path)"
+        )
+    if reason := REFUSED.get(config.model_type):
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r}: layers must rotate by frequencies that its config states once, got "
+            f"{reason}; take a model of another family"
         )
     if config.model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"model type {config.model_type!r}: not a family that this version of ropescale patches, got "
             f"{type(config).__name__}; supported: {', '.join(sorted(FAMILIES))}"
         )
-    for part in parts_of(config):
-        require_rotation(part.config)
 
 
 def require_rotation(config: PreTrainedConfig) -> None:
@@ -244,12 +316,6 @@ def require_rotation(config: PreTrainedConfig) -> None:
         raise UnsupportedModelError(
             f"{config.model_type}: rope_type must be one that Transformers knows, got {rope['rope_type']!r}; "
             f"known: {', '.join(sorted(('default', *ROPE_INIT_FUNCTIONS)))}"
-        )
-    if hasattr(config, "kv_lora_rank") and rope_type_of(config) != "default" and rope.get("mscale_all_dim"):
-        raise UnsupportedModelError(
-            f"{config.model_type}: rope_parameters must leave the softmax scale alone, got mscale_all_dim="
-            f"{shortened(rope['mscale_all_dim'])}, which Transformers multiplies into every layer when it builds the "
-            f"model; load the model with rope_type 'default' and its original max_position_embeddings"
         )
     portion = rope.get("partial_rotary_factor", 1.0)
     if not 0 < as_float(portion) <= 1:
@@ -314,6 +380,8 @@ def read_geometry(
         raise InvalidArgumentError(
             f"existing: must be one of {', '.join(EXISTING)}, got {existing!r}; leave it out for 'error'"
         )
+    if isinstance(config, PreTrainedConfig):
+        config = text_of(config)
     require_supported(config)
     return part_geometry(parts_of(config)[0], original_length=original_length, existing=existing)
 
@@ -341,6 +409,12 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
             raise AlreadyScaledError(
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
+            )
+        if softmax_factor(config) != 1:
+            raise AlreadyScaledError(
+                f"{config.model_type}: a base must leave the softmax scale alone, got mscale_all_dim="
+                f"{shortened(rope['mscale_all_dim'])}, which belongs to the scaling of today; pass "
+                f'existing="replace"'
             )
         live, attention_factor = todays_spectrum(part)
         inv_freq = tuple(live.tolist())
@@ -477,6 +551,14 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     # Transformers' yarn and longrope read head_dim without looking whether it is None
     if getattr(config, "head_dim", 0) is None:
         fields["head_dim"] = geometry.head_dim
+    if config.model_type in RECOMPUTING and parameters["rope_type"] != "default":
+        factor = method.spectrum(geometry).attention_factor
+        parameters |= {"short_mscale": factor, "long_mscale": factor}
+        # its class copies this entry to the top level when it reads a config
+        parameters["original_max_position_embeddings"] = geometry.original_length
+        fields["original_max_position_embeddings"] = geometry.original_length
+    if "llama_4_scaling_beta" in parameters:
+        parameters["original_max_position_embeddings"] = geometry.original_length
     return fields
 
 
@@ -486,10 +568,10 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
     Raises:
         UnsupportedModelError: a family whose config refuses such a type when it is saved.
     """
-    if config.model_type in LONGROPE_ONLY:
+    if config.model_type in LONGROPE_ONLY | RECOMPUTING:
         raise UnsupportedModelError(
             f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
-            f"in attention, got one that states nothing but longrope; use a method of fixed frequencies"
+            f"in attention, got one that refuses other types than its own; use a method of fixed frequencies"
         )
     theta = config.rope_parameters["rope_theta"]
     return {"rope_parameters": {"rope_type": LATE_TYPE, "rope_theta": theta, **kept_parameters(config)}}
@@ -497,7 +579,12 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
 
 def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     """The entries of `rope_parameters` that no method changes."""
-    return {name: copy.copy(config.rope_parameters[name]) for name in KEPT_KEYS if name in config.rope_parameters}
+    rope = config.rope_parameters
+    kept = {name: copy.copy(rope[name]) for name in KEPT_KEYS if name in rope}
+    # what scales queries by their position counts from the original length, whatever the type
+    if "llama_4_scaling_beta" in kept:
+        kept["original_max_position_embeddings"] = read_original_length(config)[0]
+    return kept
 
 
 def as_reloaded(part: Part, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:
@@ -542,39 +629,86 @@ class Rotary:
     module: nn.Module
 
 
-def find_rotary(model: nn.Module, parts: list[Part]) -> Rotary:
-    """The one module that turns positions into cos and sin, with buffers for these parts.
+def find_rotaries(model: nn.Module, parts: list[Part]) -> list[Rotary]:
+    """The modules that turn positions into cos and sin, with buffers for these parts: one, or one a layer.
+
+    Those of a vision or audio tower have configs of another class, and are left alone.
 
     Raises:
-        UnsupportedModelError: none or several, or one that is built otherwise than this version knows.
+        UnsupportedModelError: none, several with configs of their own, or one that is built otherwise than this
+            version knows.
     """
-    config = parts[0].config
+    config, whole = parts[0].config, parts[0].whole
     buffers = [f"{part.prefix}inv_freq" for part in parts]
     found = [
         Rotary(name, module)
         for name, module in model.named_modules()
         if any(isinstance(getattr(module, buffer, None), Tensor) for buffer in buffers)
+        and isinstance(getattr(module, "config", whole), type(whole))
     ]
-    if len(found) != 1:
+    if not found or (len(found) > 1 and any(rotary.module.config is not whole for rotary in found)):
         names = ", ".join(rotary.name for rotary in found) or "none"
         raise UnsupportedModelError(
             f"{config.model_type}: one rotary module is needed, got {len(found)} ({names}); "
             f"pass a model whose layers share one"
         )
-    rotary = found[0]
     own = [f"{part.prefix}{name}" for part in parts for name in ("inv_freq", "original_inv_freq", "attention_scaling")]
-    for attribute in (*own, "rope_type"):
-        if not hasattr(rotary.module, attribute):
+    for rotary in found:
+        for attribute in (*own, "rope_type"):
+            if not hasattr(rotary.module, attribute):
+                raise UnsupportedModelError(
+                    f"{config.model_type}: the rotary module {rotary.name!r} must have {attribute}, got "
+                    f"{type(rotary.module).__name__} without it; use a model built by Transformers 5"
+                )
+        if any(getattr(rotary.module, buffer).is_meta for buffer in buffers):
             raise UnsupportedModelError(
-                f"{config.model_type}: the rotary module {rotary.name!r} must have {attribute}, got "
-                f"{type(rotary.module).__name__} without it; use a model built by Transformers 5"
+                f"{config.model_type}: the model must have its weights, got a rotary module on the meta device; "
+                f"load the weights first"
             )
-    if any(getattr(rotary.module, buffer).is_meta for buffer in buffers):
+    return found
+
+
+def softmax_factor(config: PreTrainedConfig) -> float:
+    """What latent attention multiplies into its softmax besides: 1 where the config of this part asks for nothing.
+
+    YaRN's mscale, squared because queries and keys both get it. (DeepSeek-V2, arXiv:2405.04434, appendix)
+    """
+    rope = config.rope_parameters
+    scale = rope.get("mscale_all_dim")
+    if not hasattr(config, "kv_lora_rank") or rope_type_of(config) == "default" or not scale:
+        return 1.0
+    factor = as_float(rope.get("factor"))
+    return (0.1 * as_float(scale) * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
+
+
+def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> list[tuple[nn.Module, float]]:
+    """The attention layers whose softmax scale is another with these `rope_parameters`, and that scale.
+
+    Raises:
+        UnsupportedModelError: layers whose scale is not what their config says.
+    """
+    config = part.config
+    before, after = softmax_factor(config), softmax_factor(stating(config, parameters))
+    if before == after:
+        return []
+    found = []
+    for name, module in model.named_modules():
+        if not (hasattr(module, "qk_head_dim") and isinstance(getattr(module, "scaling", None), float)):
+            continue
+        plain = module.qk_head_dim ** (-0.5)
+        if abs(module.scaling - plain * before) > 1e-6 * plain:
+            raise UnsupportedModelError(
+                f"{config.model_type}: {name}.scaling must be what its config says ({plain * before:g}), got "
+                f"{module.scaling:g}; load the model from this config"
+            )
+        root = math.sqrt(after)
+        found.append((module, plain * root * root if after != 1 else plain))  # in the order of Transformers
+    if not found:
         raise UnsupportedModelError(
-            f"{config.model_type}: the model must have its weights, got a rotary module on the meta device; "
-            f"load the weights first"
+            f"{config.model_type}: mscale_all_dim needs layers with a softmax scale of their own, got none; leave "
+            f"mscale_all_dim out"
         )
-    return rotary
+    return found
 
 
 def require_matching(rotary: Rotary, part: Part) -> None:

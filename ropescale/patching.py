@@ -18,6 +18,7 @@ from ropescale.errors import (
     AlreadyPatchedError,
     InvalidArgumentError,
     NotPatchedError,
+    UnsupportedModelError,
     VerificationError,
     shortened,
 )
@@ -25,7 +26,8 @@ from ropescale.families import (
     LAYERS,
     Rotary,
     as_reloaded,
-    find_rotary,
+    find_rotaries,
+    find_softmax,
     late_spelling,
     part_geometry,
     read_geometry,
@@ -35,12 +37,15 @@ from ropescale.families import (
     rescaled_parts,
     saved_record,
     spelling,
+    text_of,
     uses_sliding_window,
 )
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.injection.late import Late, LateRotation
+from ropescale.injection.late import LateRotation
 from ropescale.injection.probe import Probe
+from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
+from ropescale.injection.softmax import Sharpening
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
@@ -49,14 +54,15 @@ from ropescale.version import __version__
 
 ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
 LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
+SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Extension:
-    """What a method makes of a model, worked out from its config alone."""
+    """What a method makes of a config, and what a model with that config is to do."""
 
     turns: list[Turn]  # of the parts that are rescaled
     fields: dict[str, Any]  # of the config
@@ -64,13 +70,20 @@ class Extension:
     warning: str
     late: Late | None  # what acts in attention, if anything does
 
+    def write(self, config: PreTrainedConfig) -> None:
+        """Put the fields and the record into a config; `record.restore` takes them out."""
+        for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():
+            setattr(config, name, value)
 
-@dataclass(frozen=True, kw_only=True)
-class Plan(Extension):
+
+@dataclass(frozen=True)
+class Plan:
     """Everything a patch will do, worked out before it touches anything."""
 
     model: nn.Module
-    rotary: Rotary
+    rotaries: list[Rotary]
+    sharpened: list[tuple[nn.Module, float]]  # attention layers and their new softmax scale
+    extension: Extension
 
 
 def patch(
@@ -117,8 +130,8 @@ def patch(
     """
     plan = planned(model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs)
     commit(plan)
-    if plan.warning:
-        warnings.warn(plan.warning, stacklevel=2)
+    if plan.extension.warning:
+        warnings.warn(plan.extension.warning, stacklevel=2)
     return model
 
 
@@ -137,11 +150,12 @@ def unpatch(model: AnyModel) -> AnyModel:
             f"model: must be patched to be unpatched, got an unpatched {type(bare(model)).__name__}; "
             f"call ropescale.patch(model) first, or load a saved one with ropescale.load(path)"
         )
-    substitution = substitution_in(rotary)
-    assert substitution is not None
     take_out_late(rotary)
-    rotary.__dict__.pop(RECORD_FIELD).restore(bare(model).config)
-    substitution.undo()
+    take_out_sharpening(rotary)
+    rotary.__dict__.pop(RECORD_FIELD).restore(text_of(config_of(model)))
+    for module in bare(model).modules():
+        if substitution := substitution_in(module):
+            substitution.undo()
     return model
 
 
@@ -163,8 +177,8 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         log_n=saved.log_n,
         knobs={},
     )
-    source = saved.original_length_source
-    commit(dataclasses.replace(plan, record=dataclasses.replace(plan.record, original_length_source=source)))
+    record = dataclasses.replace(plan.extension.record, original_length_source=saved.original_length_source)
+    commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)))
     return model
 
 
@@ -193,7 +207,7 @@ def record(model: nn.Module) -> Record | None:
         assert isinstance(live, Record)
         return live
     config = getattr(bare(model), "config", None)
-    return None if config is None else saved_record(config)
+    return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
 
 
 def bare(model: Any) -> nn.Module:
@@ -220,8 +234,13 @@ def bare(model: Any) -> nn.Module:
 
 
 def patched_rotary(model: nn.Module) -> nn.Module | None:
-    """The rotary module of this model that stands patched, if any."""
+    """The first rotary module of this model that stands patched, which keeps the record, if any."""
     return next((module for module in bare(model).modules() if substitution_in(module)), None)
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """The config of a model, out of its wrappers."""
+    return cast(PreTrainedConfig, bare(model).config)
 
 
 def planned(
@@ -244,6 +263,8 @@ def planned(
             f"model: must be a Transformers model with a config, got {type(base).__name__}; "
             f"load it first, for instance with ropescale.load(path)"
         )
+    text = text_of(config)
+    require_supported(text)
     before = patched_rotary(base)
     if before is not None:
         done = before.__dict__[RECORD_FIELD]
@@ -252,13 +273,29 @@ def planned(
             f"call ropescale.unpatch(model) first"
         )
     extension = extended(
-        config, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
+        text, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
     )
     parts = [turn.part for turn in extension.turns]
-    rotary = find_rotary(base, parts)
-    for part in parts:
-        require_matching(rotary, part)
-    return Plan(**vars(extension), model=base, rotary=rotary)
+    rotaries = find_rotaries(base, parts)
+    for rotary in rotaries:
+        for part in parts:
+            require_matching(rotary, part)
+    if extension.late is not None and (len(rotaries) > 1 or text is not config):
+        kind = f"{len(rotaries)} rotary modules" if len(rotaries) > 1 else f"the text decoder of a {config.model_type}"
+        raise UnsupportedModelError(
+            f"{text.model_type}: {extension.late.name} needs a text model with one rotary module, got {kind}; "
+            f"use a method of fixed frequencies, such as yarn"
+        )
+    sharpened = [
+        layer for turn in extension.turns for layer in find_softmax(base, turn.part, stated_for(turn, extension))
+    ]
+    return Plan(base, rotaries, sharpened, extension)
+
+
+def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
+    """The new `rope_parameters` of the layers of one part."""
+    parameters: dict[str, Any] = extension.fields["rope_parameters"]
+    return parameters[turn.part.label] if turn.part.label else parameters
 
 
 def extended(
@@ -273,19 +310,9 @@ def extended(
     log_n: bool,
     knobs: dict[str, Any],
 ) -> Extension:
-    """Work out a patch from a config alone, which stays as it is; the arguments and errors are those of `patch`."""
-    if layers not in LAYERS:
-        raise InvalidArgumentError(
-            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
-        )
-    if not isinstance(log_n, bool):
-        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
-    if isinstance(method, str):
-        require_knobs(method, knobs)
-    elif not isinstance(method, AnyMethod):
-        raise InvalidArgumentError(
-            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
-        )
+    """Work out what a method makes of a config; the arguments and errors are those of `patch`."""
+    require_choices(layers, log_n=log_n)
+    require_method(method, knobs)
     require_supported(config)
     parts = rescaled_parts(config, layers)
     geometry = read_geometry(config, original_length=original_length, existing=existing)
@@ -312,7 +339,6 @@ def extended(
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
-
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),
@@ -341,7 +367,36 @@ def extended(
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{chosen.name} rescales all of them"
         )
-    return Extension(turns=turns, fields=fields, record=done, warning=warning, late=late)
+    return Extension(turns, fields, done, warning, late)
+
+
+def require_choices(layers: str, *, log_n: bool) -> None:
+    """Refuse what is no choice.
+
+    Raises:
+        InvalidArgumentError: `layers` or `log_n` is not what it must be.
+    """
+    if layers not in LAYERS:
+        raise InvalidArgumentError(
+            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
+        )
+    if not isinstance(log_n, bool):
+        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
+
+
+def require_method(method: str | AnyMethod, knobs: dict[str, Any]) -> None:
+    """Refuse what is no method, and knobs that it does not have.
+
+    Raises:
+        InvalidArgumentError: neither a name nor an instance, or an unknown or missing knob.
+        UnknownMethodError: no method of that name.
+    """
+    if isinstance(method, str):
+        require_knobs(method, knobs)
+    elif not isinstance(method, AnyMethod):
+        raise InvalidArgumentError(
+            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
+        )
 
 
 def commit(plan: Plan) -> None:
@@ -351,22 +406,32 @@ def commit(plan: Plan) -> None:
         UnsupportedModelError: a method that acts in attention, and layers that it cannot be put into.
         VerificationError: the module's cos and sin are not those of the plan.
     """
-    config: Any = plan.model.config
-    module = plan.rotary.module
-    probe = None if plan.late is None else Probe(plan.model, module, plan.turns[0].part.prefix, plan.late)
-    substitution = Substitution(module, plan.turns)
+    text, extension = text_of(config_of(plan.model)), plan.extension
+    modules = [rotary.module for rotary in plan.rotaries]
+    module = modules[0]
+    probe = None
+    if extension.late is not None:
+        probe = Probe(plan.model, module, extension.turns[0].part.prefix, extension.late)
+    substitutions: list[Substitution] = []
     try:
+        for one in modules:
+            substitutions.append(Substitution(one, extension.turns))
+        if plan.sharpened:
+            layers, scalings = map(list, zip(*plan.sharpened, strict=True))
+            module.__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
         if probe is not None:
             module.__dict__[LATE_FIELD] = probe.put()
-        module.__dict__[RECORD_FIELD] = plan.record
-        for name, value in {**plan.fields, RECORD_FIELD: plan.record.to_dict()}.items():
-            setattr(config, name, value)
-        verify(plan, substitution.device)
+        module.__dict__[RECORD_FIELD] = extension.record
+        extension.write(text)
+        for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
+            verify(rotary, extension, text, substitution.device)
     except BaseException:
         take_out_late(module)
+        take_out_sharpening(module)
         module.__dict__.pop(RECORD_FIELD, None)
-        plan.record.restore(config)
-        substitution.undo()
+        extension.record.restore(text)
+        for substitution in substitutions:
+            substitution.undo()
         raise
 
 
@@ -375,6 +440,13 @@ def take_out_late(rotary: nn.Module) -> None:
     late = rotary.__dict__.pop(LATE_FIELD, None)
     if isinstance(late, LateRotation):
         late.undo()
+
+
+def take_out_sharpening(rotary: nn.Module) -> None:
+    """Undo a change of softmax scales, where there was one."""
+    sharpening = rotary.__dict__.pop(SOFTMAX_FIELD, None)
+    if isinstance(sharpening, Sharpening):
+        sharpening.undo()
 
 
 def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | None:
@@ -394,27 +466,27 @@ def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | Non
     return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=True)
 
 
-def verify(plan: Plan, device: torch.device) -> None:
-    """Compare the module's cos and sin with those of the plan, near both ends of both lengths.
+def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:
+    """Compare a module's cos and sin with those of the plan, near both ends of both lengths.
 
     Raises:
         VerificationError: they differ, or the module fails.
     """
-    done, model_type = plan.record, plan.model.config.model_type  # type: ignore[union-attr]
+    done, model_type = extension.record, config.model_type
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
     try:
-        differences = [deviation(plan.rotary.module, turn, positions) for turn in plan.turns]
+        differences = [deviation(rotary.module, turn, positions) for turn in extension.turns]
     except Exception as error:
         raise VerificationError(
-            f"{model_type}: the rotary module {plan.rotary.name!r} must run with {done.method}, got "
+            f"{model_type}: the rotary module {rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    for difference, turn in zip(differences, plan.turns, strict=True):
+    for difference, turn in zip(differences, extension.turns, strict=True):
         if difference <= TOLERANCE * turn.spectrum.attention_factor:
             continue
         raise VerificationError(
-            f"{model_type}: the rotary module {plan.rotary.name!r} must give the cos and sin of {done.method}, got a "
+            f"{model_type}: the rotary module {rotary.name!r} must give the cos and sin of {done.method}, got a "
             f"difference of {difference:.3g}; it does not read its frequencies from its buffer, so this version "
             f"cannot patch it, and the model was left as it was"
         )

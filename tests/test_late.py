@@ -23,7 +23,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 import ropescale
 from ropescale import Geometry, get_method
 from ropescale.errors import AlreadyScaledError, RopescaleError, UnsupportedModelError
-from ropescale.injection.late import Call, Late, Reading, blockwise, pairwise, rotated
+from ropescale.injection.kernels import Call, blockwise, pairwise, rotated
+from ropescale.injection.reading import Late, Reading
 from ropescale.methods.late import LateMethod
 from ropescale.methods.score.alibi import alibi_slopes
 
@@ -400,7 +401,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) 
             assert apart(found[number, LENGTH - length :], alone[number][:length]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "streaming", "alibi"])
+@every_case
 def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
     model, ids = patched(case), prompts(length=24)
     expected = ids
@@ -579,13 +580,19 @@ def test_the_maximum_without_a_factor_is_what_the_method_reaches(name: str, targ
 # families
 
 REFUSED = {
-    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4"), r"indexer, which is given cos and sin"),
+    **dict.fromkeys(
+        ("axk2", "deepseek_v32", "dots3_note_text", "glm_moe_dsa", "hy_v4", "qwen4_exp_text"),
+        r"indexer, which is given cos and sin",
+    ),
+    **dict.fromkeys(("deepseek_v4", "moshi"), "needs a text model with one rotary module"),
     "doge": "take what attention gives back",
     "falcon": "the function that Transformers looks up",
     "gpt_neox_japanese": "the function that Transformers looks up",
+    **dict.fromkeys(("llama4_text", "mllama_text_model"), "needs a decoder apart from its head"),
     "nemotron": "hands keywords down to its attention",
-    "phi3": "states nothing but longrope",
+    **dict.fromkeys(("phi3", "phi4_multimodal", "phimoe"), "refuses other types than its own"),
     "stablelm": "hands keywords down to its attention",
+    "zamba2": "mamba_decoder, which is given cos and sin",
 }
 
 

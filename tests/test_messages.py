@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers.models.phimoe.modeling_phimoe import PhimoeRotaryEmbedding
 
 import ropescale
 from ropescale import Geometry, RopescaleError, Spectrum, get_method, list_methods
@@ -599,16 +600,13 @@ def test_a_layer_without_a_config_is_no_model() -> None:
 # Families as Transformers builds them, with what the tiny config of the supported ones does not state
 FOREIGN: dict[str, dict[str, Any]] = {
     "bloom": {},
-    "deepseek_v2": {
-        "num_key_value_heads": 4,
-        "qk_rope_head_dim": 16,
-        "kv_lora_rank": 16,
-        "n_group": 1,
-        "topk_group": 1,
-    },
+    "codegen": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16, "n_positions": 256},
+    "gpt2": {"n_positions": 256},
     "granite_swa": {},
+    "granitemoe_swa": {},
     "gptj": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 16, "n_positions": 256},
-    "phimoe": {},
+    "recurrent_gemma": {"num_hidden_layers": 3, "lru_width": 64},
+    "roformer": {"is_decoder": True, "embedding_size": 64, "max_position_embeddings": 256},
 }
 
 
@@ -620,10 +618,13 @@ def test_a_family_that_is_not_supported_is_refused_by_its_name(name: str) -> Non
         for call in (ropescale.patch, lambda refused: ropescale.read_geometry(refused.config)):
             with pytest.raises(UnsupportedModelError) as refusal:
                 call(model)
-            assert str(refusal.value) == (
-                f"model type {name!r}: not a family that this version of ropescale patches, got {kind}; "
-                f"supported: {FAMILIES}"
-            )
+            expected = f"not a family that this version of ropescale patches, got {kind}; supported: {FAMILIES}"
+            if reason := supported_families.REFUSED.get(name):
+                expected = (
+                    f"layers must rotate by frequencies that its config states once, got {reason}; take a model of "
+                    f"another family"
+                )
+            assert str(refusal.value) == f"model type {name!r}: {expected}"
 
 
 def scaled(rope_type: str, maximum: int = 256, **rope: Any) -> Callable[[], PreTrainedModel]:
@@ -961,9 +962,16 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def phimoe(monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
-    """A family whose rotary module ignores its buffers and works from the config, let through the door."""
-    monkeypatch.setattr(supported_families, "FAMILIES", supported_families.FAMILIES | {"phimoe"})
-    return families.family("phimoe")
+    """A rotary module that ignores its buffers and works from the config, out of a patch's reach."""
+
+    class OutOfReach(PhimoeRotaryEmbedding):
+        rope_init_fn = staticmethod(PhimoeRotaryEmbedding.compute_default_rope_parameters)
+
+    monkeypatch.setattr(supported_families, "RECOMPUTING", frozenset())
+    model = families.family("phimoe")
+    del model.model.rotary_emb.rope_init_fn
+    model.model.rotary_emb.__class__ = OutOfReach
+    return model
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 import ropescale
 from ropescale.errors import RopescaleError
+from ropescale.families import LONGROPE_ONLY
 
 NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")  # what Transformers has a type of its own for
 
@@ -49,9 +50,13 @@ def rotary_of(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def adapter(model: torch.nn.Module) -> peft.LoraConfig:
-    """An adapter of every projection that PEFT allows; those of a Mamba layer it refuses."""
-    mamba = [name for name, _ in model.named_modules() if ".mamba." in name]
-    return peft.LoraConfig(target_modules="all-linear", exclude_modules=mamba or None, r=2, init_lora_weights=False)
+    """An adapter of every projection that PEFT allows.
+
+    Those of a Mamba layer it refuses; a router that returns more than one tensor, and one that takes its input in
+    groups, it breaks.
+    """
+    left = [name for name, _ in model.named_modules() if ".mamba." in name or name.endswith((".router", ".o_a_proj"))]
+    return peft.LoraConfig(target_modules="all-linear", exclude_modules=left or None, r=2, init_lora_weights=False)
 
 
 def test_undo_is_exact(model: PreTrainedModel) -> None:
@@ -81,9 +86,9 @@ def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
 
 
 def spelled(family_name: str, method: str) -> str:
-    """The rope_type that states a method natively; Phi-3 has longrope alone, which states it pair by pair."""
+    """The rope_type that states a method natively; Phi-3's have longrope alone, which states it pair by pair."""
     native = {"abf": "default", "ntk": "default", "by_parts": "llama3"}.get(method, method)
-    return "longrope" if family_name == "phi3" and native != "default" else native
+    return "longrope" if family_name in LONGROPE_ONLY and native != "default" else native
 
 
 @pytest.mark.parametrize("journey", ["through PEFT", "after deepcopy", "after a cast", "through pickle"])
@@ -446,20 +451,55 @@ def test_what_no_method_changes_stays_in_the_config() -> None:
     assert model.config.rope_parameters == rope
 
 
-@pytest.mark.parametrize("existing", ["compose", "error", "replace"])
-def test_a_scaling_that_is_built_into_the_softmax_is_refused(existing: str) -> None:
-    """Transformers multiplies it into every layer of latent attention, where no later change of the config reaches."""
-    rope = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
-    model = model_of(config_of("deepseek_v3", rope_parameters=rope, max_position_embeddings=256))
-    plain = model_of(config_of("deepseek_v3"))
-    assert model.model.layers[0].self_attn.scaling > 1.2 * plain.model.layers[0].self_attn.scaling
+DEEPSEEK = {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}
+LATENT_ATTENTION = [
+    *("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"),
+    *("hy_v4", "longcat_flash", "minicpm3", "youtu"),
+]
+
+
+@pytest.mark.parametrize("name", LATENT_ATTENTION)
+def test_a_scale_that_belongs_into_the_softmax_is_put_there(name: str, tmp_path: Path) -> None:
+    """Transformers multiplies mscale_all_dim into every layer of latent attention when it builds the model."""
+    model, plain = family(name), family(name)
+    before = logits(model)
+    ropescale.patch(model, "yarn", factor=4, mscale=0.707, mscale_all_dim=0.707)
+    config = copy.deepcopy(model.config)
+    del config.ropescale
+    native = model_of(config)
+    scalings = [[one.scaling for one in each.modules() if hasattr(one, "qk_head_dim")] for each in (model, native)]
+    assert scalings[0] == scalings[1]
+    assert (logits(native) - logits(model)).abs().max() <= 1e-6
+    assert (logits(model) - before).abs().max() > 1e-3
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    for one in (model, loaded):
+        assert torch.equal(logits(ropescale.unpatch(one)), before)
+        assert [m.scaling for m in one.modules() if hasattr(m, "qk_head_dim")] == [
+            m.scaling for m in plain.modules() if hasattr(m, "qk_head_dim")
+        ]
+
+
+def test_a_scaling_that_is_built_into_the_softmax_is_taken_out_and_put_back() -> None:
+    """DeepSeek V3 as published."""
+    model = model_of(config_of("deepseek_v3", rope_parameters=dict(DEEPSEEK), max_position_embeddings=256))
+    before, scaling = logits(model), model.model.layers[0].self_attn.scaling
+    assert scaling > 1.1 * family("deepseek_v3").model.layers[0].self_attn.scaling
+    ropescale.patch(model, "linear", factor=2, existing="replace")
+    assert torch.equal(logits(model), logits(ropescale.patch(family("deepseek_v3"), "linear", factor=2)))
+    ropescale.unpatch(model)
+    assert model.model.layers[0].self_attn.scaling == scaling
+    assert torch.equal(logits(model), before)
     with pytest.raises(RopescaleError) as refusal:
-        ropescale.patch(model, "yarn", factor=4, existing=existing)
+        ropescale.patch(model, "linear", factor=2, existing="compose")
     assert str(refusal.value) == (
-        "deepseek_v3: rope_parameters must leave the softmax scale alone, got mscale_all_dim=1.0, which Transformers "
-        "multiplies into every layer when it builds the model; load the model with rope_type 'default' and its "
-        "original max_position_embeddings"
+        "deepseek_v3: a base must leave the softmax scale alone, got mscale_all_dim=0.707, which belongs to the "
+        'scaling of today; pass existing="replace"'
     )
+    model.model.layers[1].self_attn.scaling *= 2
+    with pytest.raises(RopescaleError, match=r"model\.layers\.1\.self_attn\.scaling must be what its config says"):
+        ropescale.patch(model, "linear", factor=2, existing="replace")
 
 
 def test_replacing_an_existing_scaling_starts_from_the_original() -> None:

@@ -145,6 +145,30 @@ def drawn(panel: Panel, limits: tuple[float, float]) -> str:
     return _svg(figure, panel.label, panel.identifier)
 
 
+def plotted(identifier: str, label: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
+    """Curves over linear axes as an SVG element, the same bytes every time."""
+    with matplotlib.rc_context(DRAWING):
+        figure = Figure(figsize=(4.0, 2.9))
+        axes = figure.subplots()
+        for curve in curves:
+            few = len(curve.x) <= 40  # more markers would hide their line
+            axes.plot(
+                curve.x,
+                curve.y,
+                color=SERIES[curve.series],
+                linestyle=DASHES[curve.series],
+                marker=(MARKERS[curve.series] or None) if few else None,
+                markersize=3.8,
+                linewidth=1.6,
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(axis="y", which="major", color=FAINT, alpha=0.25, linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return _svg(figure, label, identifier)
+
+
 def _tick_text(value: float, _: object) -> str:
     return f"{value:,g}" if value < 1e6 else f"{value:.0e}"
 

@@ -91,7 +91,7 @@ def model_card(findings: Findings) -> str:
         parts += [
             f"The context was extended from {settings.original_length:,} to {target:,} tokens with the Python package "
             f"ropescale:",
-            _code(f"import ropescale\n\n{command_text(best.arm)}", "python"),
+            _code(f"import ropescale\n\n{command_text(best.arm, findings)}", "python"),
         ]
     parts += [
         _paragraph(reasons(findings)),

@@ -195,7 +195,7 @@ def _reasons(findings: Findings) -> str:
 def _call(findings: Findings) -> str:
     if findings.best is None:
         return ""
-    return f'<pre class="wrap"><code>{text(command_text(findings.best.arm))}</code></pre>'
+    return f'<pre class="wrap"><code>{text(command_text(findings.best.arm, findings))}</code></pre>'
 
 
 def _effective(findings: Findings) -> str:

@@ -129,8 +129,10 @@ def basis_text(findings: Findings) -> str:
     return names
 
 
-def command_text(arm: Arm) -> str:
-    """The call that patches a model so."""
+def command_text(arm: Arm, findings: Findings) -> str:
+    """The call that makes a model this arm."""
+    if arm.method in findings.settings.adapters:
+        return f'ropescale.load_adapter(model, "path/to/{shown(arm.method.partition("+")[2], 50)}")'
     return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g})'
 
 

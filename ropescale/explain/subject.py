@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
-from ropescale.families import read_geometry
+from ropescale.families import read_geometry, text_of
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import AnyMethod, get_method
 from ropescale.patching import chosen_method
@@ -22,7 +22,7 @@ def model_facts(model: str) -> tuple[Geometry, int]:
         CheckpointError: no checkpoint there.
         UnsupportedModelError: not a family of this version.
     """
-    config = read_config(resolve(model))
+    config = text_of(read_config(resolve(model)))
     return read_geometry(config, existing="replace"), config.num_attention_heads
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from ropescale.checkpoint import read_config
+from ropescale.checkpoint import first_line, read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
 from ropescale.families import require_supported
@@ -111,7 +111,7 @@ class Source:
             return AutoTokenizer.from_pretrained(self.folder)
         except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
             raise CheckpointError(
-                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {_first_line(error)}; add the "
+                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the "
                 f"tokenizer files of the model"
             ) from error
 
@@ -182,8 +182,7 @@ def opened(
             log_n=log_n,
             knobs=knobs or {},
         )
-        for field, value in {**extension.fields, RECORD_FIELD: extension.record.to_dict()}.items():
-            setattr(config, field, value)
+        extension.write(config)
     return Source(name=name, config=config, folder=folder, live=model, tokenizer=tokenizer)
 
 
@@ -206,7 +205,7 @@ def local_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS]))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {_first_line(error)}; check "
+            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
             f"the connection, or give a folder"
         ) from error
 
@@ -224,7 +223,7 @@ def loaded(folder: Path, config: PreTrainedConfig | None = None) -> nn.Module:
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
-            f"{_first_line(error)}; fetch the checkpoint again"
+            f"{first_line(error)}; fetch the checkpoint again"
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(
@@ -259,10 +258,6 @@ def merged(folder: Path, adapter: str | Path, config: PreTrainedConfig | None = 
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "
-            f"{_first_line(error)}); give the adapter and the base that it was trained on"
+            f"{first_line(error)}); give the adapter and the base that it was trained on"
         ) from error
     return adapted  # type: ignore[no-any-return]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,6 @@ from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
-from ropescale.records import RECORD_FIELD
 
 ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
 NOT_RUN = {"sglang": "by its source, version 0.5.23"}
@@ -223,8 +222,7 @@ def patch_gguf(
     extension = extended(
         config, method, factor, target_length, original_length, "error", "global", log_n=False, knobs=knobs
     )
-    for field, value in {**extension.fields, RECORD_FIELD: extension.record.to_dict()}.items():
-        setattr(config, field, value)
+    extension.write(config)
     told = canonical(config)
     name = gguf.contents(reader, "general.architecture")
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)

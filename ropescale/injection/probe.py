@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
-from ropescale.injection.late import LAYOUTS, NAME, Late, LateRotation, Recorder, rotated
+from ropescale.injection.kernels import LAYOUTS, rotated
+from ropescale.injection.late import NAME, LateRotation, Recorder
+from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 from ropescale.spectrum import Spectrum
 

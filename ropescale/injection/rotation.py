@@ -4,7 +4,8 @@ Buffers are replaced on the live module, so its identity, hooks, compiled graphs
 parameter is touched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,19 @@ class Turn:
         return self.rope_type if self.rope_type in (*FIXED_TYPES, LATE_TYPE) else "default"
 
 
+class Given:
+    """What a module that works its frequencies out at every call is given to work out.
+
+    `inv_freq` is [pairs] float32.
+    """
+
+    def __init__(self, inv_freq: Tensor, attention_factor: float) -> None:
+        self.inv_freq, self.attention_factor = inv_freq, attention_factor
+
+    def __call__(self, *_: Any, **__: Any) -> tuple[Tensor, float]:
+        return self.inv_freq, self.attention_factor
+
+
 class Substitution:
     """Frequencies put in the place of a rotary module's own, and what was there before.
 
@@ -52,7 +66,11 @@ class Substitution:
         # [pairs] float32, on the CPU; a copy each, since Transformers' own reset writes into one of them
         self.inv_freq = {f"{turn.part.prefix}{name}": turn.spectrum.inv_freq for turn in turns for name in BUFFERS}
         self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in self.inv_freq}  # type: ignore[misc]
-        factors = {f"{turn.part.prefix}attention_scaling": turn.spectrum.attention_factor for turn in turns}
+        factors: dict[str, Any] = {
+            f"{turn.part.prefix}attention_scaling": turn.spectrum.attention_factor for turn in turns
+        }
+        if "rope_init_fn" in rotary.__dict__:
+            factors["rope_init_fn"] = Given(turns[0].spectrum.inv_freq, turns[0].spectrum.attention_factor)
         self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in (*factors, "rope_type")}
         for name, values in self.inv_freq.items():
             rotary._buffers[name] = values.to(self.originals[name].device, copy=True)
@@ -80,6 +98,19 @@ class Substitution:
         assert tensor is not None
         return tensor.device
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Within the block the module rotates as it did before; nothing may be moved or cast meanwhile."""
+        buffers = {name: self.rotary._buffers[name] for name in self.originals}
+        attributes = {name: self.rotary.__dict__[name] for name in self.attributes}
+        self.rotary._buffers.update(self.originals)
+        self.rotary.__dict__.update(self.attributes)
+        try:
+            yield
+        finally:
+            self.rotary._buffers.update(buffers)
+            self.rotary.__dict__.update(attributes)
+
     def undo(self) -> None:
         """Put back what was there before."""
         del self.rotary.__dict__["_apply"]
@@ -105,6 +136,8 @@ def deviation(rotary: nn.Module, turn: Turn, positions: Tensor) -> float:
     with torch.no_grad():
         inputs = (torch.zeros(1, 1, device=positions.device), positions[None])
         returned = rotary(*inputs, label) if label else rotary(*inputs)
+    if isinstance(returned, Tensor) and returned.is_complex():
+        returned = (returned.real, returned.imag)
     if not isinstance(returned, tuple) or len(returned) != 2:
         return float("inf")
     layouts = (angles, torch.cat((angles, angles), dim=-1), angles.repeat_interleave(2, dim=-1))

@@ -91,6 +91,27 @@ class LateMethod(AnyMethod):
         if self.factor is not None:
             self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
 
+    @property
+    def staged(self) -> bool:
+        """Whether `stages` and `stage` say all of `spectra`."""
+        return True
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether `bias` adds something to scores."""
+        return type(self).bias is not LateMethod.bias
+
+    @property
+    def reads_content(self) -> bool:
+        """Whether `content_bias` or `content_value` adds something to what is read."""
+        own = type(self)
+        return own.content_bias is not LateMethod.content_bias or own.content_value is not LateMethod.content_value
+
+    @property
+    def scores_are_products(self) -> bool:
+        """Whether scores are products of rotated vectors and nothing else, so that a fused kernel can read them."""
+        return not self.has_bias and not self.reads_content
+
     def target_length(self, geometry: Geometry) -> int:
         """Tokens that the config states where neither factor nor target length was given."""
         return UNBOUNDED
@@ -337,6 +358,11 @@ class LengthDependent(LateMethod):
             length *= 2
         return level
 
+    @property
+    def staged(self) -> bool:
+        """As `LateMethod.staged`."""
+        return self.growth == "double"
+
     def spectra(self, geometry: Geometry, query: Tensor) -> tuple[Tensor, Tensor]:
         """As `LateMethod.spectra`."""
         if self.growth == "double":
@@ -350,6 +376,8 @@ class LengthDependent(LateMethod):
         """As `LateMethod.regions`."""
         if self.growth == "exact":
             return None if longest > geometry.original_length else [causal(self.base_spectrum(geometry))]
+        if self._last_level(geometry, longest) == 0:
+            return [causal(self.base_spectrum(geometry))]
         return [
             dataclasses.replace(causal(self.at_scale(geometry, 2.0**level)), stop=self._stop_at(geometry, level))
             for level in range(self._last_level(geometry, longest) + 1)

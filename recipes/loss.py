@@ -1,0 +1,111 @@
+"""The loss of a causal language model without its logits.
+
+The decoder runs once over whole sequences; the head runs on the tokens that are to be learnt, some at a time, and
+each time its gradients are taken at once. So neither logits nor their gradients ever exist for more than a chunk, the
+head is not run a second time, and what a step holds does not grow with the vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutput
+
+from ropescale.evals.forward import Split, head_way, vocabulary
+from ropescale.patching import bare
+
+CHUNK_ELEMENTS = 2**22  # logits that exist at a time: 16 MiB in float32, and as much again for their gradients
+IGNORED = -100  # the label of a token that is not learnt
+
+
+@contextmanager
+def chunked_loss(model: nn.Module) -> Iterator[bool]:
+    """Within the block, `model(..., labels=...)` gives the loss alone, and builds no logits for it.
+
+    The loss is Transformers' own: each token predicts the next one, the mean over `num_items_in_batch`, or over the
+    labels that are not -100. Gradients are those of the plain loss up to rounding. A model is taken as it is, under
+    PEFT or not; without labels it answers as before. Yields False and leaves a model alone whose head cannot be run
+    apart from its decoder, or whose loss has a part for the routing of experts.
+    """
+    base: Any = bare(model)
+    if head_way(base) != "chunked" or getattr(base.config.get_text_config(), "output_router_logits", False):
+        yield False
+        return
+    before = base.__dict__.get("forward")
+    forward = base.forward
+
+    @functools.wraps(forward)
+    def with_loss(*args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
+        if labels is None:
+            return forward(*args, **inputs)
+        items = inputs.pop("num_items_in_batch", None)
+        for name in ("use_cache", "return_dict", "output_hidden_states"):
+            inputs.pop(name, None)
+        return CausalLMOutput(loss=_loss(base, forward, inputs, labels, items))
+
+    base.forward = with_loss
+    try:
+        yield True
+    finally:
+        if before is None:
+            del base.forward
+        else:
+            base.forward = before
+
+
+def _loss(
+    base: nn.Module, forward: Callable[..., Any], inputs: dict[str, Any], labels: Tensor, items: Tensor | int | None
+) -> Tensor:
+    """The mean negative log-likelihood of the labels, nats."""
+    shifted = inputs.pop("shift_labels", None)  # of a part of a row: what follows its last token is in the next part
+    split = Split(base, forward)
+    with split:
+        hidden = split.hidden(**inputs)
+    following = shifted
+    if following is None:
+        following, hidden = labels[:, 1:], hidden[:, :-1]
+    learnt = following != IGNORED
+    head: Any = base.get_output_embeddings()  # type: ignore[operator]
+    trained = [one for one in ([] if head is None else head.parameters()) if one.requires_grad]
+    wanted, places = following[learnt.to(following.device)], hidden[learnt.to(hidden.device)]
+    total: Tensor = _HeadLoss.apply(split, places, wanted.to(places.device), *trained)
+    return total / (learnt.sum().to(total.device) if items is None else items)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The summed loss of places, with the gradients of places and head taken chunk by chunk on the way forward."""
+
+    @staticmethod
+    def forward(ctx: Any, split: Split, hidden: Tensor, labels: Tensor, *trained: nn.Parameter) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        needed = any(ctx.needs_input_grad)
+        of_hidden = torch.empty_like(hidden) if needed else None
+        of_head = [torch.zeros_like(one) for one in trained]
+        step = max(1, CHUNK_ELEMENTS // vocabulary(split.model))
+        for first in range(0, len(hidden), step):
+            some = hidden[first : first + step].detach()
+            with split, torch.set_grad_enabled(needed):
+                some.requires_grad_(needed)
+                logits = split.logits(some).float()
+                loss = nn.functional.cross_entropy(logits, labels[first : first + step], reduction="sum")
+            total += loss.detach()
+            if of_hidden is None:
+                continue
+            own, *others = torch.autograd.grad(loss, [some, *trained], allow_unused=True)
+            of_hidden[first : first + step] = own
+            for sum_of_one, one in zip(of_head, others, strict=True):
+                if one is not None:
+                    sum_of_one += one
+            del logits, loss
+        ctx.save_for_backward(of_hidden, *of_head)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, *of_head = ctx.saved_tensors
+        return None, of_hidden * of_total[0], None, *(one * of_total[0] for one in of_head)

@@ -1,0 +1,217 @@
+"""The page of a training run: training.html, one file that opens from disk, with what training changed first.
+
+Built from what `training.json` holds, in the look of the evaluation's report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropescale.evals.report.drawing import Curve, legend, plotted
+from ropescale.evals.report.elements import Line, Value, details, facts, paragraph, section, table, text
+from ropescale.evals.report.style import STYLE
+from ropescale.evals.report.wording import NOTHING
+
+POINTS = 400  # of a loss curve at most
+
+
+def page(told: Mapping[str, Any]) -> str:
+    """The whole page as HTML."""
+    settings = told["settings"]
+    sections = {
+        "change": ("Before and after", _change(told)),
+        "position": ("Perplexity by position", _by_position(told)),
+        "curves": ("While it trained", _curves(told["log"])),
+        "scale": ("Logit scale", _logit_scale(told.get("logit_scale"))),
+        "data": ("Data", _data(told["account"])),
+        "made": ("How this was made", _provenance(told)),
+    }
+    shown = {name: (title, body) for name, (title, body) in sections.items() if body}
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in shown.items())
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{text(f"ropescale: {settings['recipe']} on {settings['model']}", 120)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the results</a>
+<header>
+<p class="kicker">{text(f"ropescale train {settings['recipe']} · {settings['model']} · {told['date']}", 160)}</p>
+<h1>{text(verdict(told))}</h1>
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+</header>
+<main id="main" tabindex="-1">
+{"".join(section(name, title, body) for name, (title, body) in shown.items())}
+</main>
+<footer>
+<p class="note">Written by ropescale from training.json beside this file.</p>
+</footer>
+</body>
+</html>
+"""
+
+
+def verdict(told: Mapping[str, Any]) -> str:
+    """What training changed at the longest length, in a sentence."""
+    before, after = told["before"], told["after"]
+    longest = list(after["perplexity"])[-1]
+    said = f"perplexity {_number(before['perplexity'][longest])} → {_number(after['perplexity'][longest])}"
+    if longest in after["passkey"]:
+        said += f", passkeys {_share(before['passkey'][longest])} → {_share(after['passkey'][longest])}"
+    record = told["record"]
+    method = f"{record['method']} to {record['target_length']:,} tokens"
+    return f"{method}, {told['steps']:,} steps: at {int(longest):,} tokens {said}"
+
+
+def _change(told: Mapping[str, Any]) -> str:
+    """Three columns of figures: the model as it was, patched, and trained."""
+    arms = {"unpatched": told["unpatched"], "patched": told["before"], "trained": told["after"]}
+    groups = []
+    for name, shown in (("perplexity", _number), ("passkey", _share)):
+        groups.append(
+            [
+                Line(
+                    heads=[f"{name}, {int(length):,} tokens"],
+                    values=[
+                        Value(text=shown(figures[name][length]) if length in figures[name] else NOTHING)
+                        for figures in arms.values()
+                    ],
+                )
+                for length in told["after"][name]
+            ]
+        )
+    depths = [
+        Line(
+            heads=[f"passkey, {int(length):,} tokens, depth {float(depth):.0%}"],
+            values=[
+                Value(text=NOTHING),
+                Value(text=_share(told["before"]["passkey_by_depth"][length][depth])),
+                Value(text=_share(after)),
+            ],
+        )
+        for length, row in told["after"]["passkey_by_depth"].items()
+        for depth, after in row.items()
+    ]
+    said = [
+        "Perplexity over whole windows of texts that training did not see; a passkey counts if the model's first "
+        "choice is right at every digit. The unpatched model is read within its original length alone."
+    ]
+    return (
+        paragraph(said)
+        + table("Before and after training", ["", *arms], [group for group in groups if group])
+        + (details("Passkeys by depth", table("Passkeys by depth", ["", *arms], [depths])) if depths else "")
+    )
+
+
+def _by_position(told: Mapping[str, Any]) -> str:
+    names = ["unpatched", "patched", "trained"]
+    curves = []
+    for series, key in enumerate(("unpatched", "before", "after")):
+        buckets = told[key]["perplexity_by_position"]
+        middles = [sum(map(int, name.split("-"))) / 2 for name in buckets]
+        curves.append(Curve(series=series, x=middles, y=list(buckets.values())))
+    drawn = plotted(
+        "position",
+        "Perplexity by position, before and after training",
+        curves,
+        x_label="position (tokens)",
+        y_label="perplexity",
+    )
+    return legend({name: i for i, name in enumerate(names)}) + f'<div class="grid"><figure>{drawn}</figure></div>'
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> str:
+    """Loss, and whatever was measured meanwhile, by step."""
+    loss = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+    loss = loss[:: 1 + len(loss) // POINTS]
+    figures = []
+    if loss:
+        steps, values = zip(*loss, strict=True)
+        drawn = plotted(
+            "loss",
+            "Training loss by step",
+            [Curve(series=1, x=steps, y=values)],
+            x_label="step",
+            y_label="loss (nats)",
+        )
+        figures.append(f"<figure>{drawn}</figure>")
+    for name in ("perplexity", "passkey"):
+        prefix = f"eval_{name}_"
+        found: dict[str, list[tuple[int, float]]] = {}
+        for entry in log:
+            for key, value in entry.items():
+                if key.startswith(prefix):
+                    found.setdefault(f"{int(key.removeprefix(prefix)):,} tokens", []).append((entry["step"], value))
+        if not found:
+            continue
+        series = {label: 1 + i % 7 for i, label in enumerate(found)}
+        curves = [
+            Curve(series=series[label], x=[step for step, _ in points], y=[value for _, value in points])
+            for label, points in found.items()
+        ]
+        drawn = plotted(f"eval-{name}", f"{name} by step", curves, x_label="step", y_label=name)
+        figures.append(f"<figure>{drawn}{legend(series)}</figure>")
+    return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _logit_scale(fitted: Mapping[str, Any] | None) -> str:
+    if fitted is None:
+        return ""
+    drawn = plotted(
+        "scale",
+        "Perplexity by coefficient of the logit scale",
+        [
+            Curve(
+                series=1,
+                x=[one["coefficient"] for one in fitted["tried"]],
+                y=[one["perplexity"] for one in fitted["tried"]],
+            )
+        ],
+        x_label="coefficient of ln(factor)",
+        y_label=f"perplexity at {fitted['length']:,}",
+    )
+    said = (
+        f"Logits are multiplied by 1 + {fitted['coefficient']:.4f} x ln({fitted['factor']:g}), which gave the least "
+        f"perplexity at {fitted['length']:,} tokens of {len(fitted['tried'])} coefficients tried."
+    )
+    return paragraph([said]) + f'<div class="grid"><figure>{drawn}</figure></div>'
+
+
+def _data(account: Mapping[str, Any]) -> str:
+    lines = []
+    for one in account["sources"]:
+        fates = {"trained": one["trained"], "held out": one["held_out"], **one["dropped"]}
+        lines += [
+            Line(
+                heads=[one["source"], fate], values=[Value(text=f"{n['documents']:,}"), Value(text=f"{n['tokens']:,}")]
+            )
+            for fate, n in fates.items()
+        ]
+    caption = f"{account['rows']['train']:,} rows of {account['length']:,} tokens"
+    return table(caption, ["source", "", "documents", "tokens"], [lines])
+
+
+def _provenance(told: Mapping[str, Any]) -> str:
+    parameters = told["parameters"]
+    rows = {
+        "command": told["command"],
+        "steps": f"{told['steps']:,} of {told['settings']['max_steps']:,}",
+        "tokens read": f"{told['tokens']:,}",
+        "seconds": f"{told['seconds']:,.0f} on {told['device']}, {told['threads']} threads",
+        "parameters trained": f"{parameters['trained']:,} of {parameters['all']:,}",
+        "versions": ", ".join(f"{name} {number}" for name, number in told["versions"].items()),
+    }
+    settings = facts("Settings", {name: str(value) for name, value in told["settings"].items()})
+    return facts("The run", rows) + details("All settings", settings)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")

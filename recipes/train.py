@@ -1,0 +1,297 @@
+"""`ropescale train`: a model patched, tuned on long documents, and measured before, meanwhile and after.
+
+The program is `run`, from top to bottom. Everything that can be refused is refused before the model loads; a run that
+was stopped goes on from its last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
+
+import ropescale
+from ropescale.adapters import add_record
+from ropescale.checkpoints import resolve
+from ropescale.errors import InvalidArgumentError
+from ropescale.evals.results import write_atomically
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.families import saved_record
+from ropescale.patching import chosen_method
+from ropescale.patching import record as live_record
+from ropescale.recipes import page
+from ropescale.recipes.data import prepare
+from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
+from ropescale.recipes.logit_scale import fitted_logit_scale
+from ropescale.recipes.loss import chunked_loss
+from ropescale.recipes.options import Recipe
+from ropescale.recipes.parallel import Machines, refuse_combinations
+from ropescale.recipes.schedules import Draws, Schedule
+from ropescale.recipes.trainer import RecipeTrainer, whole
+from ropescale.recipes.tuning import loading, tuned
+
+RUN = "training.json"  # what is known of a run
+PACKAGES = ("ropescale", "torch", "transformers", "peft", "accelerate")
+
+Run = dict[str, Any]
+
+
+def run(recipe: Recipe, command: str) -> Run:
+    """Carry out a recipe, or go on with it; returns what `training.json` then holds.
+
+    The output folder gets the adapter with its record (or the whole model, patched, where all of it was trained), the
+    tokenizer, checkpoints, `training.json` and `training.html`.
+
+    Raises:
+        InvalidArgumentError: a recipe that does not fit the model or the data, or a folder of another run.
+        CheckpointError: something that cannot be read or written.
+        RopescaleError: a loss that is not a number; whatever `patch` raises.
+    """
+    options, training, folder = recipe.options, recipe.training, recipe.output
+    first, console = training.process_index == 0, Console(stderr=True)
+
+    # before the model: is this a run that may begin, what will it read, what is it measured by
+    told = _opened(folder, recipe, command)
+    if "after" in told:
+        console.print(f"{folder} holds this run, finished; nothing to do", highlight=False)
+        return told
+    keywords = loading(options)
+    tokenizer = named_tokenizer(options.model)
+    schedule = planned(recipe)
+    data = prepare(recipe.data, tokenizer, schedule.source_length, seed=training.seed)
+    if first:
+        console.print(data.account.table())
+    _require_readable(schedule, data.train, options.attention)
+    readers = training.world_size // options.ulysses  # processes that read rows of their own
+    count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * readers
+    draws = Draws(data.train, schedule, count=count, seed=training.seed)
+    lengths = options.eval_lengths or sorted({schedule.original_length, schedule.target_length})
+    measure = yardstick(
+        tokenizer,
+        lengths=lengths,
+        texts=options.eval_texts,
+        held_out=lambda: prepare(recipe.data, tokenizer, max(lengths), seed=training.seed).held_out,
+        limit=options.eval_windows,
+        passkeys=options.eval_passkeys,
+    )
+
+    # the model: as it was, patched, and with what is to be trained
+    set_seed(training.seed)
+    with _quiet():
+        model = ropescale.load(options.model, **keywords).to(
+            training.device if "quantization_config" not in keywords else None
+        )
+    if "unpatched" not in told:
+        told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
+    ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
+    trained = tuned(model, options)
+    parameters = {"trained": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
+    parameters["all"] = sum(p.numel() for p in trained.parameters())
+    if "before" not in told:
+        told["before"] = _noted(console, f"with {options.method}", measure, trained)
+        told |= {"parameters": parameters, "account": data.account.to_dict()}
+        if first:
+            _written(folder, told)
+
+    # training
+    began = time.monotonic()
+    with _quiet(), chunked_loss(trained) as chunked:
+        trainer = RecipeTrainer(
+            recipe, trained, draws=draws, schedule=schedule, yardstick=measure, tokenizer=tokenizer
+        )
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    told["seconds"] = round(told.get("seconds", 0.0) + time.monotonic() - began, 1)
+    told |= {"chunked_loss": chunked, "steps": trainer.state.global_step, "log": trainer.state.log_history}
+    told["tokens"] = trainer.state.global_step * (count // training.max_steps) * schedule.length
+
+    # what became of it
+    if options.fit_logit_scale:
+        told["logit_scale"] = fitted_logit_scale(trained, measure, schedule.target_length)
+    told["after"] = _noted(console, "after training", measure, trained)
+    done = live_record(trained)
+    assert done is not None
+    told["record"] = done.to_dict()
+    if first:
+        save(trained, tokenizer, folder)
+        _written(folder, told)
+        write_atomically(folder / "training.html", page.page(told))
+    return told
+
+
+def planned(recipe: Recipe) -> Schedule:
+    """The schedule of a recipe, on its model's lengths.
+
+    Raises:
+        InvalidArgumentError: a length that does not fit the schedule, a model that was saved patched, or processes
+            that would silently train something else.
+        CheckpointError: no checkpoint there.
+    """
+    options = recipe.options
+    config = AutoConfig.from_pretrained(resolve(options.model))
+    if saved_record(config) is not None:
+        raise InvalidArgumentError(
+            f"model: must not be patched yet, got {options.model!r} which was saved patched; give the checkpoint that "
+            f"it was made from"
+        )
+    geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
+    method, _ = chosen_method(options.method, options.factor, options.target_length, geometry, options.method_knobs)
+    original = geometry.original_length
+    factor = options.factor or 1.0
+    target = options.target_length or round(factor * original)
+    own = target if options.schedule in ("full_length", "mixed_window") else original
+    length = options.length or own
+    if length > (target if options.schedule != "recalibrate" else original):
+        raise InvalidArgumentError(
+            f"length: must be at most the schedule's ({own} tokens with {options.schedule}), got {length}; leave it "
+            f"out"
+        )
+    if options.schedule == "pose" and length >= target:
+        raise InvalidArgumentError(
+            f"length: must be below the target length ({target}) with pose, got {length}; use full_length, or a "
+            f"larger factor"
+        )
+    refuse_combinations(
+        Machines.launched(recipe.training, ulysses=options.ulysses),
+        method=method,
+        geometry=geometry,
+        log_n=options.log_n,
+        schedule=options.schedule,
+        length=length,
+        batch_size=recipe.training.per_device_train_batch_size,
+        packing=recipe.data.packing,
+        attention=options.attention,
+    )
+    return Schedule(
+        name=options.schedule,
+        original_length=original,
+        target_length=target,
+        length=length,
+        chunks=options.chunks,
+        content=options.content,
+    )
+
+
+def save(trained: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write what was trained into the folder, each file whole or not at all.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    with whole(folder) as beside:
+        trained.save_pretrained(beside)  # type: ignore[operator]
+        if hasattr(trained, "peft_config"):
+            add_record(trained, beside)
+        tokenizer.save_pretrained(beside)
+        # the config last: a folder without one is not taken for a finished adapter or model
+        for file in sorted(beside.iterdir(), key=lambda one: (one.name.endswith("config.json"), one.name)):
+            os.replace(file, folder / file.name)
+
+
+def summary(told: Run) -> Table:
+    """What training changed, for a terminal."""
+    table = Table("", "before", "after", title=f"{told['settings']['model']}: {told['steps']} steps")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, shown in (("perplexity", "{:.2f}"), ("passkey", "{:.0%}")):
+        for length, after in told["after"][name].items():
+            before = told["before"][name][length]
+            table.add_row(f"{name} at {int(length):,}", shown.format(before), shown.format(after))
+    first = next(iter(told["unpatched"]["perplexity"]), None)
+    if first is not None:
+        table.caption = f"unpatched at {int(first):,}: perplexity {told['unpatched']['perplexity'][first]:.2f}"
+    return table
+
+
+def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
+    """What is known of a run in this folder, or the beginning of a new one.
+
+    Raises:
+        InvalidArgumentError: a folder of another run.
+    """
+    settings = recipe.settings()
+    file = folder / RUN
+    if file.exists():
+        try:
+            told: Run = json.loads(file.read_text(encoding="utf-8"))
+            earlier = told["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidArgumentError(
+                f"output: {str(file)!r} must be as a training run wrote it, got {type(error).__name__}; choose "
+                f"another folder"
+            ) from error
+        for name in sorted({*settings, *earlier}):
+            if settings.get(name) != earlier.get(name):
+                raise InvalidArgumentError(
+                    f"output: the run in {str(folder)!r} must be of the same {name} ({earlier.get(name)!r}), got "
+                    f"{settings.get(name)!r}; choose another folder with --output"
+                )
+        return told
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InvalidArgumentError(
+            f"output: must be a new folder, or one of a run that goes on, got {str(folder)!r} with other files; "
+            f"choose another with --output"
+        )
+    return {
+        "settings": settings,
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "threads": torch.get_num_threads(),
+        "device": str(recipe.training.device),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> None:
+    """Refuse rows whose mask an attention implementation cannot be given."""
+    if schedule.name == "pose" and attention in ("flex_attention", "flash_attention_2", "flash_attention_3"):
+        packed = next((number for number, row in enumerate(rows) if max(row["documents"]) > 0), None)
+        if packed is not None:
+            raise InvalidArgumentError(
+                f"attention: {attention} reads pose from rows of one document each, got row {packed} with several; "
+                f"set min_tokens to {schedule.source_length}, or use sdpa"
+            )
+
+
+def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> Figures:
+    """Measure, and say what came out."""
+    figures = measure.measured(model, **limits)
+    said = [f"perplexity {value:.2f} at {int(length):,}" for length, value in figures["perplexity"].items()]
+    said += [f"passkey {value:.0%} at {int(length):,}" for length, value in figures["passkey"].items()]
+    if int(os.environ.get("RANK", "0")) == 0:
+        console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
+    return figures
+
+
+def _written(folder: Path, told: Run) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RUN, json.dumps(told, indent=1) + "\n")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers without its notices: what a user should know is said by the errors and the progress bar."""
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()

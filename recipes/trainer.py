@@ -1,0 +1,280 @@
+"""Transformers' Trainer, with what a brief fine-tune that has to survive needs besides.
+
+Rows in an order that a resumed run repeats, checkpoints that are whole or not there, an end at the first number that
+is none, and evaluations that read positions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+
+from ropescale.adapters import PARAMETERS_FILE, add_record
+from ropescale.errors import CheckpointError, RopescaleError
+from ropescale.patching import bare
+from ropescale.recipes.evaluation import Yardstick, flat
+from ropescale.recipes.options import Recipe
+from ropescale.recipes.rotation import MixedRotation
+from ropescale.recipes.schedules import SAME, SHORT, Draws, Schedule
+from ropescale.recipes.ulysses import Ulysses
+
+UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
+
+
+class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """One run of a recipe: the loop, the optimizer and the machines are Trainer's."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        *,
+        draws: Draws,
+        schedule: Schedule,
+        yardstick: Yardstick,
+        tokenizer: Any,
+    ):
+        super().__init__(
+            model=model,
+            args=recipe.training,
+            train_dataset=draws,
+            eval_dataset=draws,  # Trainer asks for one where it is to evaluate; `evaluate` has its own
+            data_collator=schedule.batch,
+            processing_class=tokenizer,
+        )
+        self.recipe, self.draws, self.yardstick = recipe, draws, yardstick
+        for theirs in (ProgressCallback, PrinterCallback):
+            self.remove_callback(theirs)
+        if self.is_world_process_zero() and not recipe.training.disable_tqdm:
+            self.add_callback(Bar())
+        self._staging = False
+        self._ulysses = Ulysses(model, recipe.options.ulysses) if recipe.options.ulysses > 1 else None
+        self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """Draws have their order already."""
+        return SequentialSampler(self.draws)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Trainer's, which gives each process rows of its own; the same rows for all that share them."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if self._ulysses is None:
+            return loader
+        return DataLoader(
+            self.draws,
+            batch_size=self._train_batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, with the mask and the rotation that a schedule asked for."""
+        inputs = dict(inputs)
+        same, short = inputs.pop(SAME, None), inputs.pop(SHORT, None)
+        if self._ulysses is not None:
+            # Trainer counts the labels of every process, which here are the same ones
+            loss: Tensor = super().compute_loss(model, self._ulysses.part(inputs), *args, **kwargs)
+            return loss * self.args.world_size
+        if same is not None:
+            inputs["attention_mask"] = causal_mask(same, next(model.parameters()).dtype)
+        if short is None or self._mixed is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        with self._mixed.keeping(short):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's.
+
+        Raises:
+            RopescaleError: the loss is not a number.
+        """
+        with nullcontext() if self._ulysses is None else self._ulysses.sharing():
+            loss: Tensor = super().training_step(*args, **kwargs)
+        if not bool(loss.isfinite()):
+            raise RopescaleError(self._not_a_number("the loss", float(loss)))
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        # weights that such gradients made must not be saved
+        if grad_norm is not None and not math.isfinite(float(grad_norm)):
+            raise RopescaleError(self._not_a_number("the norm of the gradients", float(grad_norm), done=1))
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _not_a_number(self, what: str, value: float, *, done: int = 0) -> str:
+        """The text of the error; `done` is how many steps the state counts too many."""
+        step = self.state.global_step - done
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        size //= self.recipe.options.ulysses
+        rows = [self.draws.row(draw) for draw in range(step * size, min((step + 1) * size, len(self.draws)))]
+        last = get_last_checkpoint(self.args.output_dir)
+        kept = f"{last} is the last good checkpoint" if last else "no checkpoint was written yet"
+        return (
+            f"train: {what} must be a number, got {value} at step {step + 1}, in the batch of rows "
+            f"{', '.join(map(str, rows))} of the prepared data; {kept}: go on from there with a lower learning rate, "
+            f"more warm-up, or dtype float32"
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Perplexity and passkeys by length, logged; ends training where the recipe's targets are reached."""
+        metrics = flat(self.yardstick.measured(self.model))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.reached(metrics):
+            self.control.should_training_stop = True
+        return metrics
+
+    def reached(self, metrics: dict[str, float]) -> bool:
+        """Whether every target that the recipe sets is reached, and it sets one."""
+        options, longest = self.recipe.options, self.yardstick.lengths[-1]
+        found = []
+        if options.stop_perplexity is not None:
+            found.append(metrics[f"eval_perplexity_{longest}"] <= options.stop_perplexity)
+        if options.stop_passkey is not None:
+            answered = [value for name, value in metrics.items() if name.startswith("eval_passkey")]
+            found.append(min(answered) >= options.stop_passkey)
+        return bool(found) and all(found)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """While a checkpoint is being written, a folder beside those that are whole."""
+        place: str = super()._get_output_dir(trial)
+        return os.path.join(place, UNFINISHED) if self._staging else place
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's, written beside its place and moved there.
+
+        Raises:
+            CheckpointError: it could not be written; the last one is still there.
+        """
+        run = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole(run, self.args.should_save):
+            self._staging = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = False
+            if self.args.should_save:
+                shutil.rmtree(run / name, ignore_errors=True)
+                os.replace(run / UNFINISHED / name, run / name)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Trainer's; an adapter carries its scaling."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and hasattr(self.model, "peft_config"):
+            add_record(self.model, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Trainer's, and what was trained beside an adapter."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        beside = Path(resume_from_checkpoint, PARAMETERS_FILE)
+        if beside.exists():
+            own = dict(bare(self.model).named_parameters())
+            with safe_open(beside, framework="pt") as weights, torch.no_grad():
+                for name in weights.keys():  # noqa: SIM118 # not a mapping
+                    own[name].copy_(weights.get_tensor(name))
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]  # as above
+    """The progress of a run: steps, the time that is left, and the last figures; lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=not Console(stderr=True).is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None, note="")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar where the run goes on."""
+        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step further."""
+        self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """The newest figures."""
+        shown = {
+            "loss": "loss {:.3f}",
+            "eval_perplexity": "perplexity {:.2f} at {:,}",
+            "eval_passkey": "passkey {:.0%} at {:,}",
+        }
+        notes = []
+        for name, value in (logs or {}).items():
+            kind, _, length = name.rpartition("_") if name.startswith("eval_") else (name, "", "0")
+            if kind in shown:
+                notes.append(shown[kind].format(value, int(length)))
+        if not notes:
+            return
+        note = ", ".join(notes)
+        self._progress.update(self._task, note=note)
+        if self._progress.disable:
+            self._progress.console.print(
+                f"step {state.global_step} of {state.max_steps}: {note}", highlight=False, soft_wrap=True
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+
+def causal_mask(same: Tensor, dtype: torch.dtype) -> Tensor:
+    """[batch, 1, n, n] to be added to scores: 0 where a token may see another one, else the lowest number."""
+    n = same.shape[-1]
+    seen = same & torch.ones(n, n, dtype=torch.bool, device=same.device).tril()
+    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+@contextmanager
+def whole(folder: Path, writes: bool = True) -> Iterator[Path]:
+    """A folder to write into, whose content takes its place within the block; nothing of it is left behind.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    beside = folder / UNFINISHED
+    if writes:
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed while it wrote
+    try:
+        yield beside
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        if isinstance(error, RopescaleError):
+            raise
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"train: {str(folder)!r} must have room for a checkpoint, got {said}; make room and give the same command "
+            f"again{f', {Path(last).name} is kept' if last else ''}"
+        ) from error
+    finally:
+        if writes:
+            shutil.rmtree(beside, ignore_errors=True)

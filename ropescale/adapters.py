@@ -1,0 +1,397 @@
+"""PEFT adapters that carry their scaling: the directory of an adapter says how its base was patched.
+
+Beside what PEFT saves there are `ropescale.json`, the record, and, where the method or the training changed parameters
+that are not the adapter's own, `ropescale.safetensors`. One more key in `adapter_config.json` makes PEFT warn when
+it loads the adapter by itself.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file
+
+from ropescale.checkpoint import FINDING, added_parameters, load
+from ropescale.checkpoints import resolve
+from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
+from ropescale.patching import bare, patched_rotary, repatch, unpatch
+from ropescale.records import RECORD_FIELD, Record
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+RECORD_FILE = "ropescale.json"
+PARAMETERS_FILE = "ropescale.safetensors"
+CONFIG_FILE = "adapter_config.json"
+# PEFT names a key that it does not know in a warning, and does nothing else about it: so the key is the message.
+NOTICE = "trained with rescaled positions: load it with ropescale.load_adapter"
+
+
+def save_adapter(model: "PeftModel", path: str | Path) -> Path:
+    """Save the active adapter of a patched model with its scaling, for `load_adapter`; returns the folder.
+
+    The folder is complete or not there at all.
+
+    Raises:
+        InvalidArgumentError: not a PEFT model with one active adapter, or a folder that is not empty.
+        NotPatchedError: the base is not patched.
+        CheckpointError: the folder cannot be written.
+    """
+    name = getattr(model, "active_adapter", None)
+    if not isinstance(name, str) or not hasattr(model, "peft_config"):
+        raise InvalidArgumentError(
+            f"model: must be a PEFT model with one active adapter, got {type(model).__name__}; wrap it with "
+            f"peft.get_peft_model(model, config) first"
+        )
+    _live_record(model)
+    _require_new(Path(path))
+    with _new_folder(Path(path)) as work:
+        model.save_pretrained(str(work), selected_adapters=[name])
+        own = work if name == "default" else work / name  # where PEFT puts an adapter of that name
+        add_record(model, own)
+        if own != work:
+            for file in own.iterdir():
+                file.rename(work / file.name)
+            own.rmdir()
+    return Path(path)
+
+
+def add_record(model: nn.Module, folder: str | Path) -> None:
+    """Make an adapter that PEFT has just saved carry its scaling: for trainers, which call PEFT themselves.
+
+    Raises:
+        NotPatchedError: the base is not patched.
+        CheckpointError: no adapter there, or a folder that cannot be written.
+    """
+    done = _live_record(model)
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        parameters = _apart(model)
+        if parameters:
+            part = folder / f"{PARAMETERS_FILE}.part"
+            save_file(parameters, part, metadata={"format": "pt"})
+            os.replace(part, folder / PARAMETERS_FILE)
+        _write_json(folder / RECORD_FILE, done.to_dict())
+        _write_json(folder / CONFIG_FILE, {**config, NOTICE: done.method})
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: must be a folder with an adapter that PEFT has saved, and writable, got "
+            f"{type(error).__name__}: {error}; save the adapter first"
+        ) from error
+
+
+def load_adapter(
+    base: PreTrainedModel | str | Path, path: str | Path, *, trainable: bool = False, **from_pretrained: Any
+) -> "PeftModel":
+    """A PEFT model whose base is patched as it was when the adapter was trained.
+
+    `base` is a model, or what `ropescale.load` loads, with the further keywords. A model is patched in place unless it
+    is patched in the same way already; where anything fails it is as it was. Parameters that were trained beside
+    the adapter (those that a method adds among them) are copied into the base.
+
+    Args:
+        base: the model that the adapter was trained on, or its path, hub id or short name.
+        path: the adapter's folder or hub id.
+        trainable: go on training it; else it is frozen and in evaluation mode.
+        **from_pretrained: of `ropescale.load`, where `base` is not a model.
+
+    Raises:
+        CheckpointError: no adapter that carries a record there, or a damaged one.
+        InvalidArgumentError: a base whose rotary facts are not those of training.
+        AlreadyPatchedError: a base that is patched in another way.
+        RopescaleError: whatever `load` and `patch` raise.
+    """
+    finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
+    saved = read_record(path, **finding)
+    if isinstance(base, (str, Path)):
+        base = load(base, **from_pretrained)
+    elif from_pretrained:
+        raise InvalidArgumentError(
+            f"base: must be a path or a name for {', '.join(sorted(from_pretrained))} to have a meaning, got a loaded "
+            f"model; leave them out"
+        )
+    if hasattr(base, "peft_config"):
+        raise InvalidArgumentError(
+            f"base: must be without an adapter, got a {type(base).__name__}; give base.unload()"
+        )
+    before = patched_rotary(base)
+    if before is not None:
+        _require_same_patch(before.__dict__[RECORD_FIELD], saved, path)
+    else:
+        _require_same_base(base, saved, path)
+        repatch(base, saved)
+    try:
+        return _with_adapter(base, path, finding, trainable=trainable)
+    except BaseException:
+        if before is None:
+            unpatch(base)
+        raise
+
+
+def merge(
+    adapter: str | Path,
+    destination: str | Path,
+    base: PreTrainedModel | str | Path | None = None,
+    **from_pretrained: Any,
+) -> Path:
+    """Write a full checkpoint: the base, patched, with the adapter added into its weights; returns the folder.
+
+    Transformers loads it with the extended context wherever it can express the method, `ropescale.load` always. The
+    tokenizer is the adapter's if there is one beside it, else the base's. The folder is complete or not there at all.
+
+    Args:
+        adapter: its folder or hub id.
+        destination: a folder that is not there or empty.
+        base: as for `load_adapter`; None stands for the one that the adapter's config names.
+        **from_pretrained: of `ropescale.load`, such as `dtype`.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged or gives weights that are not finite, or a full disk.
+        RopescaleError: whatever `load_adapter` raises.
+    """
+    destination = Path(destination)
+    _require_new(destination)
+    if base is None:
+        base = _named_base(adapter)
+    source = base.name_or_path if isinstance(base, PreTrainedModel) else resolve(str(base))
+    wrapped: Any = load_adapter(base, adapter, **from_pretrained)
+    try:
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{adapter}: must be an adapter whose weights can be added to the base's, got {error}; load it with "
+            f"ropescale.load_adapter instead"
+        ) from error
+    tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
+    with _new_folder(destination) as work:
+        merged.save_pretrained(work)
+        if tokenizer is not None:
+            tokenizer.model_max_length = merged.config.max_position_embeddings
+            tokenizer.save_pretrained(work)
+    return destination
+
+
+def read_record(path: str | Path, **finding: Any) -> Record:
+    """The record that an adapter carries.
+
+    Raises:
+        CheckpointError: none there, or a damaged one.
+    """
+    file = _file(path, RECORD_FILE, finding)
+    if file is None:
+        raise CheckpointError(
+            f"{path}: must be the folder or hub id of an adapter with a {RECORD_FILE}, got none; an adapter that was "
+            f"trained without ropescale is loaded with peft.PeftModel.from_pretrained"
+        )
+    try:
+        return Record.from_dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: must hold JSON, got {error}; save the adapter again") from error
+
+
+def _live_record(model: nn.Module) -> Record:
+    rotary = patched_rotary(model)
+    if rotary is None:
+        raise NotPatchedError(
+            f"model: must be patched for its adapter to carry a record, got an unpatched "
+            f"{type(bare(model)).__name__}; save it with model.save_pretrained alone, or call "
+            f"ropescale.patch(model) before training"
+        )
+    live = rotary.__dict__[RECORD_FIELD]
+    assert isinstance(live, Record)
+    return live
+
+
+def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What belongs to the adapter and PEFT does not save: parameters that a method added or that were trained.
+
+    By the names that they have in a base without adapter.
+    """
+    from peft import get_peft_model_state_dict
+
+    base = bare(model)
+    # PEFT gives the parameters themselves, not copies, so those that it saves are known by their memory
+    kept = {
+        one.data_ptr()
+        for adapter in model.peft_config  # type: ignore[union-attr]
+        for one in get_peft_model_state_dict(model, adapter_name=adapter).values()
+    }
+    added = {id(one) for one in added_parameters(base).values()}
+    return {
+        name.replace(".base_layer.", "."): one.detach().contiguous()
+        for name, one in base.named_parameters()
+        if (one.requires_grad or id(one) in added) and one.data_ptr() not in kept
+    }
+
+
+def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
+    def facts(one: Record) -> dict[str, Any]:
+        plain = dataclasses.replace(one, versions={}, original_length_source="").to_dict()
+        plain["before"].pop(RECORD_FIELD, None)
+        return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
+
+    if facts(live) != facts(saved):
+        raise AlreadyPatchedError(
+            f"base: must be unpatched, or patched as the adapter {str(path)!r} was trained "
+            f"({saved.method_instance()}, {saved.target_length} tokens), got one patched with "
+            f"{live.method_instance()} to {live.target_length} tokens; call ropescale.unpatch(base) first"
+        )
+
+
+def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
+    config = getattr(bare(base), "config", None)
+    for name in (*saved.before, *saved.added):
+        if name == RECORD_FIELD:
+            continue
+        found, trained = getattr(config, name, None), saved.before.get(name)
+        if json.dumps(found, sort_keys=True, default=str) != json.dumps(trained, sort_keys=True, default=str):
+            raise InvalidArgumentError(
+                f"base: config.{name} must be what the adapter {str(path)!r} was trained on ({shortened(trained)}), "
+                f"got {shortened(found)}; give the base that {CONFIG_FILE} names, unscaled or loaded with "
+                f"ropescale.load"
+            )
+
+
+def _with_adapter(base: PreTrainedModel, path: str | Path, finding: dict[str, Any], *, trainable: bool) -> "PeftModel":
+    """Wrap a patched base; where the adapter does not fit it, the base is without one again."""
+    from peft import PeftConfig, get_peft_model
+
+    apart = _read_apart(base, path, finding)
+    with warnings.catch_warnings():
+        # the notice is for others, and so is PEFT's remark that the base has another name: the caller chose it
+        warnings.filterwarnings("ignore", message=rf"Unexpected keyword arguments \['{NOTICE}'\]")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
+        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
+        try:
+            config = PeftConfig.from_pretrained(str(path), **finding)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: must hold an {CONFIG_FILE} that this version of PEFT reads, got {type(error).__name__}: "
+                f"{error}; save the adapter again"
+            ) from error
+        config.inference_mode = not trainable
+        wrapped: Any = None
+        try:
+            wrapped = get_peft_model(base, config)
+            result = wrapped.load_adapter(str(path), "default", is_trainable=trainable, **finding)
+            if result.missing_keys or result.unexpected_keys:
+                raise KeyError((result.missing_keys or result.unexpected_keys)[0])
+        except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
+            if wrapped is not None:
+                wrapped.unload()
+            raise CheckpointError(
+                f"{path}: the adapter's weights must fit the base, got {type(error).__name__}: "
+                f"{shortened(str(error).strip())}; give the base that {CONFIG_FILE} names"
+            ) from error
+    with torch.no_grad():
+        for parameter, value in apart:
+            parameter.copy_(value)
+    return wrapped
+
+
+def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """The base's parameters that were saved beside the adapter, and the values they are to have.
+
+    Raises:
+        CheckpointError: they do not fit the base, or are missing although the method adds some.
+    """
+    own = dict(base.named_parameters())
+    missing = set(added_parameters(base))
+    found = []
+    file = _file(path, PARAMETERS_FILE, finding)
+    if file is not None:
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 # not a mapping
+                value = weights.get_tensor(name)
+                if name not in own or own[name].shape != value.shape:
+                    raise CheckpointError(
+                        f"{file}: {name} must be a parameter of the base with the shape {list(value.shape)}, got "
+                        f"{list(own[name].shape) if name in own else 'none'}; give the base that {CONFIG_FILE} names"
+                    )
+                missing.discard(name)
+                found.append((own[name], value))
+    if missing:
+        raise CheckpointError(
+            f"{path}: {PARAMETERS_FILE} must hold what the method added to the base, got none for {min(missing)!r}; "
+            f"save the adapter with ropescale.adapters.save_adapter"
+        )
+    return found
+
+
+def _named_base(adapter: str | Path) -> str:
+    file = _file(adapter, CONFIG_FILE, {})
+    try:
+        named = json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"] if file else None
+    except (OSError, ValueError, KeyError):
+        named = None
+    if not named:
+        raise CheckpointError(
+            f"{adapter}: must hold an {CONFIG_FILE} that names its base, got none; give base (--base)"
+        )
+    return str(named)
+
+
+def _tokenizer(path: str) -> Any:
+    """The tokenizer of a folder or hub id; None without one."""
+    if _file(path, "tokenizer_config.json", {}) is None:
+        return None
+    return AutoTokenizer.from_pretrained(path)
+
+
+def _file(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:
+    """A file of a folder or hub repository on this disk; None where there is none."""
+    quiet = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+        "_raise_exceptions_for_gated_repo": False,
+    }
+    try:
+        found: str | None = cached_file(str(path), name, **quiet, **finding)
+    except OSError:  # neither a folder nor a hub id
+        return None
+    return found
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write the file beside its place and move it there."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _require_new(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InvalidArgumentError(
+            f"path: must be a folder that is not there or empty, got {str(path)!r}; name another, or remove it"
+        )
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill beside `path`, which takes its place at the end."""
+    work = path.with_name(f"{path.name}.partial")
+    try:
+        shutil.rmtree(work, ignore_errors=True)  # what a killed run left
+        work.mkdir(parents=True)
+        yield work
+        if path.exists():
+            path.rmdir()
+        work.rename(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: must be a place with room for the weights, got {error}; make room, or name another"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

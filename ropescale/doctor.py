@@ -1,0 +1,623 @@
+"""What is wrong with the positions of a checkpoint, an adapter or a loaded model, and the remedy.
+
+Files are read as they are written, because reading a config through Transformers fills in and renames what is missing.
+"""
+
+import copy
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from ropescale.checkpoint import CONFIG, LIMITS, read_config, read_json, weight_files
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
+from ropescale.families import (
+    LATE_TYPE,
+    find_rotaries,
+    part_geometry,
+    parts_of,
+    require_family,
+    require_supported,
+    rope_type_of,
+    saved_record,
+    text_of,
+    todays_spectrum,
+)
+from ropescale.geometry import as_float
+from ropescale.patching import bare, extended, patched_rotary
+from ropescale.records import RECORD_FIELD, Record
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
+ORIGINAL = "original_max_position_embeddings"
+ANCHORED = ("llama3", "longrope", "yarn")  # types that count turns over the original length
+# What Transformers reads for each type beside what it reads for all (its validation, modeling_rope_utils.py)
+READ = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", "factor", "mscale", "mscale_all_dim", ORIGINAL, "truncate"),
+    "longrope": ("short_factor", "long_factor", ORIGINAL, "attention_factor", "factor"),
+    "llama3": ("factor", ORIGINAL, "low_freq_factor", "high_freq_factor"),
+    "proportional": ("factor",),
+    LATE_TYPE: (),
+}
+READ_ALWAYS = ("mrope_interleaved", "mrope_section", "partial_rotary_factor", "rope_theta", "rope_type", "type")
+# Entries that some families read beside these
+FAMILY_KEYS = frozenset({"alpha", "llama_4_scaling_beta", "long_mscale", "max_position_embeddings", "short_mscale"})
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("long_factor", "short_factor"),
+    "llama3": ("factor", "high_freq_factor", "low_freq_factor"),
+}
+EXACT = 1e-5  # relative difference of frequencies that float32 arithmetic can make
+HALF = 1e-2  # that rounding to bfloat16 and back can make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fault, where it is, and what makes it go."""
+
+    check: str  # its name, the same for every such fault
+    where: str  # the file and the entry, or the module
+    rule: str  # what should be, and what is
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.rule}; {self.remedy}"
+
+
+def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
+    """What is wrong with the positions of a saved model, an adapter's folder or a loaded model; empty if nothing is.
+
+    Nothing is changed and no weight is loaded. A checkpoint scaled by whatever method is not a fault in itself: only
+    what contradicts itself, is ignored, lost or too short.
+
+    Raises:
+        CheckpointError: no checkpoint there, or files that cannot be read at all.
+        UnsupportedModelError: not a family of this version.
+        InvalidArgumentError: neither a path nor a model.
+    """
+    if isinstance(path_or_model, nn.Module):
+        return _of_model(bare(path_or_model))
+    if not isinstance(path_or_model, (str, Path)) or "\0" in str(path_or_model):
+        raise InvalidArgumentError(
+            f"diagnose: path_or_model must be a path, a hub id, a short name or a loaded model, got "
+            f"{shortened(path_or_model)}; give one of them"
+        )
+    folder = Path(resolve(str(path_or_model)))
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{path_or_model}: must be the folder of a checkpoint or of an adapter, got no folder; check the path"
+        )
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _of_adapter(folder)
+    return _of_checkpoint(folder)
+
+
+def _of_checkpoint(folder: Path) -> list[Finding]:
+    raw = read_json(folder / CONFIG)
+    if not raw:
+        raise CheckpointError(f"{folder}: must hold a {CONFIG}, got none or an empty one; check the path")
+    found = list(_stated(raw))
+    config = None
+    if not found:
+        config = text_of(read_config(str(folder), trust_remote_code=False))
+        require_family(config)
+        found += _computed(config, CONFIG)
+        if not found:
+            found += _recorded(config, CONFIG)
+    maximum = _text(raw).get("max_position_embeddings")
+    if isinstance(maximum, int):
+        found += _limits(folder, maximum)
+    found += _weights(folder, config if not found else None)
+    return found
+
+
+def _of_model(model: nn.Module) -> list[Finding]:
+    config: Any = getattr(model, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise InvalidArgumentError(
+            f"diagnose: path_or_model must be a Transformers model with a config, got {type(model).__name__}; load it "
+            f"first, for instance with ropescale.load(path)"
+        )
+    config = text_of(config)
+    found = list(_stated(config.to_dict()))
+    if found:
+        return found
+    require_family(config)
+    found = list(_computed(config, "config"))
+    if found:
+        return found
+    if patched_rotary(model) is None:
+        found += _recorded(config, "config")
+    found += _live(model, config)
+    return found
+
+
+def _of_adapter(folder: Path) -> list[Finding]:
+    """An adapter beside its base: what it was trained on must be what it will be put on."""
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        return [
+            Finding(
+                check="adapter-base",
+                where=f"{ADAPTER_CONFIG}: base_model_name_or_path",
+                rule=f"must name the model that the adapter belongs to, got {shortened(base)}",
+                remedy="write the path or hub id of the base there",
+            )
+        ]
+    config = text_of(read_config(resolve(base), trust_remote_code=False))
+    require_supported(config)
+    on_base = saved_record(config)
+    if not (folder / ADAPTER_RECORD).is_file():
+        if on_base is None:
+            return []
+        return [
+            Finding(
+                check="adapter-record",
+                where=ADAPTER_RECORD,
+                rule=f"must say how the base was scaled when the adapter was trained, got no such file beside a base "
+                f"that is saved with {on_base.method_instance()}",
+                remedy=f"copy the record (the entry {RECORD_FIELD!r} of the config that it was trained on) into it",
+            )
+        ]
+    trained = Record.from_dict(read_json(folder / ADAPTER_RECORD))
+    if on_base is not None:
+        if _deeds(trained) == _deeds(on_base):
+            return []
+        return [
+            Finding(
+                check="adapter-scaling",
+                where=ADAPTER_RECORD,
+                rule=f"must be the record of the base, got an adapter trained with {trained.method_instance()} from "
+                f"{trained.original_length} to {trained.target_length} tokens for a base saved with "
+                f"{on_base.method_instance()} from {on_base.original_length} to {on_base.target_length}",
+                remedy="put it on the base that it was trained on, or name the unscaled base in adapter_config.json",
+            )
+        ]
+    before = {"rope_parameters": trained.before["rope_parameters"]}
+    today = {"rope_parameters": config.rope_parameters}
+    if before == today:
+        return []
+    return [
+        Finding(
+            check="adapter-scaling",
+            where=ADAPTER_RECORD,
+            rule=f"must start from the rope_parameters of the base, got {shortened(before['rope_parameters'])} for a "
+            f"base with {shortened(today['rope_parameters'])}",
+            remedy="put the adapter on the base that it was trained on",
+        )
+    ]
+
+
+def _deeds(record: Record) -> tuple[Any, ...]:
+    """What a record says was done, without when and by which versions."""
+    return record.method, record.knobs, record.original_length, record.target_length, record.layers, record.log_n
+
+
+def _text(raw: dict[str, Any]) -> dict[str, Any]:
+    """The part of a raw config that is about text."""
+    inner = raw.get("text_config")
+    return inner if isinstance(inner, dict) and "rope_parameters" not in raw else raw
+
+
+def _stated(raw: dict[str, Any]) -> Iterator[Finding]:
+    """What is wrong in the config by its own words."""
+    text = _text(raw)
+    maximum = text.get("max_position_embeddings")
+    if maximum is not None and (isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1):
+        yield Finding(
+            check="maximum",
+            where="max_position_embeddings",
+            rule=f"must be a whole number of tokens, got {shortened(maximum)}",
+            remedy="write the length that the model reads",
+        )
+        return
+    parameters, legacy = text.get("rope_parameters"), text.get("rope_scaling")
+    if parameters and legacy and parameters != legacy:
+        yield Finding(
+            check="theta-lost",
+            where="rope_scaling",
+            rule=f"must not stand beside rope_parameters, which Transformers 5 then drops with their rope_theta, got "
+            f"{shortened(legacy)} beside {shortened(parameters)}",
+            remedy="move its entries into rope_parameters and remove rope_scaling",
+        )
+        return
+    key = "rope_parameters" if parameters else "rope_scaling"
+    rope = parameters or legacy or {}
+    if not isinstance(rope, dict):
+        yield Finding(
+            check="rope-parameters",
+            where=key,
+            rule=f"must be an object, got {shortened(rope)}",
+            remedy="restore the config of the checkpoint",
+        )
+        return
+    nested = bool(rope) and all(one is None or isinstance(one, dict) for one in rope.values())
+    for label, block in (rope if nested else {"": rope}).items():
+        if block:
+            where = f"{key}.{label}" if label else key
+            yield from _block(where, block, text, nested=nested, legacy=not parameters)
+
+
+def _block(
+    where: str, block: dict[str, Any], text: dict[str, Any], *, nested: bool, legacy: bool
+) -> Iterator[Finding]:
+    """What is wrong with the rope parameters of one part."""
+    rope_type = block.get("rope_type", block.get("type", "default"))
+    if block.get("type", rope_type) != rope_type:
+        yield Finding(
+            check="two-types",
+            where=f"{where}.type",
+            rule=f"must agree with rope_type, which alone counts, got {block['type']!r} beside {rope_type!r}",
+            remedy="remove the one that is wrong",
+        )
+    if not isinstance(rope_type, str) or rope_type not in READ:
+        near = difflib.get_close_matches(str(rope_type), READ, n=1)
+        yield Finding(
+            check="unknown-type",
+            where=f"{where}.rope_type",
+            rule=f"must be one of {', '.join(sorted(READ))}, got {shortened(rope_type)}",
+            remedy=f"write {near[0]!r} if that is meant" if near else "restore the config of the checkpoint",
+        )
+        return
+    yield from _theta(where, block, text.get("rope_theta"), legacy=legacy, nested=nested)
+    yield from _keys(where, rope_type, block, nested=nested)
+    yield from _numbers(where, rope_type, block)
+    if rope_type in ANCHORED:
+        yield from _lengths(where, rope_type, block, text)
+
+
+def _theta(where: str, block: dict[str, Any], top: Any, *, legacy: bool, nested: bool) -> Iterator[Finding]:
+    """Whether theta is there, once, and a number; `top` is the one beside the rope parameters, as in old configs."""
+    if "rope_theta" not in block and top is None:
+        if legacy:  # families have defaults, which old configs leave out
+            return
+        rule = "must be stated, got none: Transformers 5 takes the default of the family"
+    elif not 1 < as_float(block.get("rope_theta", top)) < math.inf:
+        rule = f"must be a number above 1, got {shortened(block.get('rope_theta', top))}"
+    elif "rope_theta" in block and top not in (None, block["rope_theta"]) and not nested:
+        yield Finding(
+            check="two-thetas",
+            where="rope_theta",
+            rule=f"must agree with {where}.rope_theta, which alone counts, got {shortened(top)} beside "
+            f"{shortened(block['rope_theta'])}",
+            remedy="remove the one that is wrong",
+        )
+        return
+    else:
+        return
+    yield Finding(
+        check="theta-lost",
+        where=f"{where}.rope_theta",
+        rule=rule,
+        remedy="write the theta of the checkpoint as it was published",
+    )
+
+
+def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) -> Iterator[Finding]:
+    """Entries that are ignored, and ones that are missing."""
+    read = (*READ_ALWAYS, *READ[rope_type])
+    needed = NEEDED.get(rope_type, ())
+    for name in needed:
+        if block.get(name) is None:
+            yield Finding(
+                check="missing-key",
+                where=f"{where}.{name}",
+                rule=f"must be stated for rope_type {rope_type!r}, got none",
+                remedy="write it as the checkpoint was published or trained",
+            )
+    known = {name for names in READ.values() for name in names}
+    for name, value in block.items():
+        if name in read or name in FAMILY_KEYS or value is None:
+            continue
+        near = [other for other in difflib.get_close_matches(name, read, n=1, cutoff=0.7) if other not in block]
+        near = ["attention_factor"] if name == "attn_factor" else near
+        instead = f"rename it to {near[0]}" if near and name not in known else "remove it"
+        yield Finding(
+            check="ignored-key",
+            where=f"{where}.{name}",
+            rule=f"must be an entry that Transformers reads for rope_type {rope_type!r}, got {shortened(value)}, "
+            f"which it ignores",
+            remedy=f"{instead}; it reads {', '.join(sorted({*READ[rope_type], 'rope_theta'}))}",
+        )
+    if rope_type != "yarn":
+        return
+    scales = [name for name in ("mscale", "mscale_all_dim") if block.get(name)]
+    if len(scales) == 1:
+        yield Finding(
+            check="ignored-key",
+            where=f"{where}.{scales[0]}",
+            rule="must come with its fellow (mscale and mscale_all_dim), got one alone, which Transformers ignores",
+            remedy="state both, or attention_factor instead",
+        )
+    if nested and block.get("truncate") is False:
+        yield Finding(
+            check="ignored-key",
+            where=f"{where}.truncate",
+            rule="must be true where each layer type has parameters of its own, got False, which Transformers looks "
+            "for elsewhere",
+            remedy="remove it, or patch with ropescale, which states the frequencies pair by pair",
+        )
+
+
+def _numbers(where: str, rope_type: str, block: dict[str, Any]) -> Iterator[Finding]:
+    """Values that no frequencies can be computed from."""
+
+    def wrong(name: str, rule: str) -> Finding:
+        return Finding(
+            check="bad-number",
+            where=f"{where}.{name}",
+            rule=f"must be {rule}, got {shortened(block[name])}",
+            remedy="write the value that the checkpoint was published or trained with",
+        )
+
+    if block.get("factor") is not None and "factor" in READ[rope_type]:
+        factor = as_float(block["factor"])
+        if not (factor >= 1 and math.isfinite(factor)):
+            yield wrong("factor", "a number of at least 1")
+    if block.get("attention_factor") is not None and not 0 < as_float(block["attention_factor"]) < math.inf:
+        yield wrong("attention_factor", "a number above 0")
+    for low, high in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
+        both = block.get(low) is not None and block.get(high) is not None
+        if both and not 0 < as_float(block[low]) < as_float(block[high]):
+            yield wrong(high, f"a number above {low} ({shortened(block[low])})")
+    for name in ("short_factor", "long_factor"):
+        if rope_type == "longrope" and block.get(name) is not None:
+            values = block[name]
+            if not isinstance(values, list) or not values or not all(0 < as_float(one) < math.inf for one in values):
+                yield wrong(name, "a list of numbers above 0, one per pair")
+
+
+def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, Any]) -> Iterator[Finding]:
+    """Whether original length, maximum and factor say one thing."""
+    top, inner = text.get(ORIGINAL), block.get(ORIGINAL)
+    maximum = text.get("max_position_embeddings")
+    original = inner if top is None else top
+    if original is None:
+        yield Finding(
+            check="original-length",
+            where=f"{where}.{ORIGINAL}",
+            rule=f"must be stated for rope_type {rope_type!r}, got none: Transformers takes max_position_embeddings "
+            f"({shortened(maximum)}) for the length before scaling",
+            remedy="write the length that the model was pretrained for",
+        )
+        return
+    if top is not None and inner is not None and top != inner:
+        yield Finding(
+            check="original-length",
+            where=ORIGINAL,
+            rule=f"must agree with {where}.{ORIGINAL}, which it overrides, got {shortened(top)} beside "
+            f"{shortened(inner)}",
+            remedy="write the length that the model was pretrained for in both places",
+        )
+        return
+    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
+        yield Finding(
+            check="original-length",
+            where=f"{where}.{ORIGINAL}",
+            rule=f"must be a whole number of tokens, got {shortened(original)}",
+            remedy="write the length that the model was pretrained for",
+        )
+        return
+    factor = as_float(block.get("factor"))
+    if not isinstance(maximum, int) or not factor > 1:
+        return
+    reached = round(factor * original)
+    if maximum < original:
+        rule, remedy = f"must be at least the original length ({original}), got {maximum}", f"write {reached}"
+    elif maximum == original:
+        rule = (
+            f"must be factor {factor:g} times the original length ({original}), got the original length itself: "
+            f"generation and evaluation stop there"
+        )
+        remedy = f"write {reached}"
+    elif rope_type != "llama3" and maximum > reached + 1 and maximum >= 1.01 * reached:
+        # Llama 3.1 is published with factor 8, 8,192 tokens before and 131,072 after
+        rule = (
+            f"must be factor {factor:g} times the original length ({original}), which is {reached}, got {maximum}: it "
+            f"was multiplied twice, or the original length is wrong"
+        )
+        remedy = f"write {reached}, or the {ORIGINAL} that the factor started from"
+    elif rope_type != "llama3" and maximum < 0.99 * reached - 1:
+        rule = f"must be factor {factor:g} times the original length ({original}), which is {reached}, got {maximum}"
+        remedy = f"write {reached}, or the factor that was meant ({maximum / original:g})"
+    else:
+        return
+    check = "double-scaling" if maximum > reached else "maximum"
+    yield Finding(check=check, where="max_position_embeddings", rule=rule, remedy=remedy)
+
+
+def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
+    """Whether frequencies come out of the config."""
+    try:
+        require_supported(config)
+        for part in parts_of(config):
+            # whatever the original length: not every type needs one to compute from
+            part_geometry(part, original_length=config.max_position_embeddings, existing="replace")
+            if rope_type_of(part.config) != LATE_TYPE:
+                todays_spectrum(part)
+    except RopescaleError as error:
+        rule, _, remedy = str(error).rpartition("; ")
+        yield Finding(check="rope-parameters", where=where, rule=rule, remedy=remedy)
+
+
+def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
+    """Whether the record and the rest of the config say one thing."""
+    place = f"{where}: {RECORD_FIELD}"
+    try:
+        record = saved_record(config)
+        if record is None:
+            if any(rope_type_of(part.config) == LATE_TYPE for part in parts_of(config)):
+                yield Finding(
+                    check="record",
+                    where=place,
+                    rule=f"must say what was done where rope_type is {LATE_TYPE!r}, got none",
+                    remedy="restore the config.json that ropescale saved",
+                )
+            return
+        fresh = copy.deepcopy(config)
+        record.restore(fresh)
+        extension = extended(
+            fresh,
+            record.method_instance(),
+            None,
+            record.target_length,
+            record.original_length,
+            record.existing,
+            record.layers,
+            log_n=record.log_n,
+            knobs={},
+        )
+    except RopescaleError as error:
+        rule, _, remedy = str(error).rpartition("; ")
+        yield Finding(check="record", where=place, rule=rule, remedy=remedy)
+        return
+    for name, value in extension.fields.items():
+        if getattr(config, name, None) != value:
+            yield Finding(
+                check="double-scaling",
+                where=f"{where}: {name}",
+                rule=f"must be what the ropescale record ({record.method_instance()}) gives, "
+                f"{shortened(value)}, got {shortened(getattr(config, name, None))}: it was edited or scaled again",
+                remedy=f"write it back, or remove the entry {RECORD_FIELD!r} to keep the config as it is",
+            )
+
+
+def _limits(folder: Path, maximum: int) -> Iterator[Finding]:
+    """Files beside the config that stop a text before its maximum."""
+    for name, limit in LIMITS.items():
+        value = read_json(folder / name).get(limit)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < maximum:
+            yield Finding(
+                check="short-limit",
+                where=f"{name}: {limit}",
+                rule=f"must be at least max_position_embeddings ({maximum}), got {value}",
+                remedy=f"write {maximum}",
+            )
+
+
+def _weights(folder: Path, config: PreTrainedConfig | None) -> Iterator[Finding]:
+    """Shards that are missing, and frequencies that were saved among the weights."""
+    index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {})
+    missing = sorted({name for name in index.values() if not (folder / name).is_file()})
+    for name in missing:
+        yield Finding(
+            check="missing-weights",
+            where=name,
+            rule=f"must be there, since {SAFE_WEIGHTS_INDEX_NAME} names it, got no such file",
+            remedy="copy or download the checkpoint again",
+        )
+    if missing:
+        return
+    expected = None
+    if config is not None and not parts_of(config)[0].label and rope_type_of(config) != LATE_TYPE:
+        expected = todays_spectrum(parts_of(config)[0])[0]
+    for file in weight_files(str(folder), {}):
+        try:
+            yield from _saved_frequencies(Path(file), expected)
+        except SafetensorError as error:
+            yield Finding(
+                check="missing-weights",
+                where=Path(file).name,
+                rule=f"must be a whole safetensors file, got {error}",
+                remedy="copy or download the checkpoint again",
+            )
+
+
+def _saved_frequencies(file: Path, expected: Tensor | None) -> Iterator[Finding]:
+    """Frequencies in one file of weights: engines that read them rotate by these and not by the config."""
+    with safe_open(file, framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  # not a dict
+            if not name.endswith("inv_freq"):
+                continue
+            live = weights.get_tensor(name)
+            remedy = "remove the tensor: Transformers computes it from the config"
+            if live.dtype != torch.float32:
+                yield Finding(
+                    check="low-precision",
+                    where=f"{file.name}: {name}",
+                    rule=f"must be float32 or not there, got {live.dtype}: phases drift over thousands of tokens",
+                    remedy=remedy,
+                )
+            elif expected is not None and (fault := _unlike(live, expected)):
+                yield Finding(
+                    check="saved-frequencies",
+                    where=f"{file.name}: {name}",
+                    rule=f"must be the frequencies of the config or not there, got {fault}",
+                    remedy=remedy,
+                )
+
+
+def _live(model: nn.Module, config: Any) -> Iterator[Finding]:
+    """What the rotary module of a loaded model holds, beside its config."""
+    parts = parts_of(config)
+    reload = "load the model again with from_pretrained, or ropescale.load if it was saved patched"
+    try:
+        rotary = find_rotaries(model, parts)[0]
+    except RopescaleError as error:
+        rule, _, remedy = str(error).rpartition("; ")
+        yield Finding(check="uninitialised", where="model", rule=rule, remedy=remedy)
+        return
+    for part in parts:
+        if rope_type_of(part.config) in (LATE_TYPE, "dynamic", "longrope") and not _fixed(part.config):
+            continue  # holds nothing, or what the last call needed
+        name = f"{part.prefix}inv_freq"
+        where = f"{rotary.name}.{name}"
+        live: Tensor = getattr(rotary.module, name)
+        spectrum, attention_factor = todays_spectrum(part)
+        spectrum = spectrum.to(live.device)
+        if live.dtype != torch.float32:
+            yield Finding(
+                check="low-precision",
+                where=where,
+                rule=f"must be float32, got {live.dtype}: a cast after loading rounded it, and phases drift",
+                remedy="load with from_pretrained(dtype=...) in the place of the cast, which keeps it float32",
+            )
+        elif fault := _unlike(live, spectrum):
+            rounded = live.shape == spectrum.shape and bool(((live - spectrum).abs() <= HALF * spectrum).all())
+            uninitialised = not bool(torch.isfinite(live).all()) or not bool(live.any())
+            yield Finding(
+                check="low-precision" if rounded else "uninitialised" if uninitialised else "config-edited",
+                where=where,
+                rule=f"must hold the frequencies of the config, got {fault}"
+                + (": it was rounded to half precision and back" if rounded else ""),
+                remedy=reload,
+            )
+        scaling = getattr(rotary.module, f"{part.prefix}attention_scaling")
+        if abs(float(scaling) - attention_factor) > EXACT * attention_factor:
+            yield Finding(
+                check="config-edited",
+                where=f"{rotary.name}.{part.prefix}attention_scaling",
+                rule=f"must be the attention factor of the config ({attention_factor:g}), got {float(scaling):g}",
+                remedy=reload,
+            )
+
+
+def _fixed(config: PreTrainedConfig) -> bool:
+    """Whether a longrope config states one list, so that its module holds the same at every length."""
+    rope = config.rope_parameters
+    return rope_type_of(config) == "longrope" and rope.get("short_factor") == rope.get("long_factor")
+
+
+def _unlike(live: Tensor, expected: Tensor) -> str:
+    """How frequencies differ from expected ones, in words; empty where they do not."""
+    if live.shape != expected.shape:
+        return f"{tuple(live.shape)} in the place of {len(expected)} pairs"
+    off = ~((live - expected).abs() <= EXACT * expected + 1e-30)
+    if not bool(off.any()):
+        return ""
+    pair = int(off.int().argmax())
+    return f"{live[pair].item():g} for pair {pair} in the place of {expected[pair].item():g}"

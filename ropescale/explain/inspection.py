@@ -1,0 +1,154 @@
+"""What a checkpoint's config says about positions: its geometry, its wavelengths, and what scaling it has already."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from ropescale.checkpoint import read_config
+from ropescale.checkpoints import resolve
+from ropescale.explain import theory
+from ropescale.explain.drawing import number
+from ropescale.families import (
+    LATE_TYPE,
+    Part,
+    part_geometry,
+    parts_of,
+    read_original_length,
+    require_supported,
+    rope_type_of,
+    saved_record,
+    scaling,
+    text_of,
+    todays_spectrum,
+)
+from ropescale.geometry import Geometry
+from ropescale.spectrum import Spectrum
+
+ROWS = 9  # pairs shown of each part
+
+# What a rope_type of Transformers means for whoever goes on from there
+IMPLIED = {
+    "default": "nothing is scaled; ropescale.patch starts from here",
+    "dynamic": "frequencies follow the longest text so far: cached and uncached decoding disagree beyond the original "
+    "length, and rows of a batch change one another; method 'dynamic_ntk' decides by each token's own position",
+    "linear": "every pair is slowed alike, inside the original length too: the model was trained so, or short texts "
+    "have got worse",
+    "llama3": "pairs with few turns are slowed, in texts of every length; checkpoints published so were trained so",
+    "longrope": "every pair has a stretch of its own, in texts of every length",
+    "proportional": "only the fastest pairs rotate; the others carry no position",
+    "yarn": "pairs with few turns are slowed and attention is sharper, in texts of every length: without training, "
+    "short texts lose a little",
+}
+SWITCHING = (
+    "two lists of stretches: Transformers takes the long one for a whole batch as soon as one text exceeds the "
+    "original length, so texts that grow across it are rotated in two ways"
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspection:
+    """What the config says about the layers of one part."""
+
+    label: str  # the layer type; empty where all layers share one rotation
+    geometry: Geometry  # as pretrained
+    source: str  # where the original length was read
+    maximum: int  # tokens: max_position_embeddings of today
+    scaled_by: str  # in words; empty where nothing is scaled
+    implied: str  # a sentence
+    today: Spectrum | None  # None where attention does what no frequencies say
+
+    def facts(self) -> dict[str, tuple[str, str]]:
+        """Name -> value, and what it says."""
+        one = self.geometry
+        wavelength = 2 * math.pi / theory.frequencies(one)
+        slow = theory.pairs_without_a_turn(one)
+        longest = float(wavelength.max())
+        return {
+            "theta": (number(one.theta), "the base of the series of frequencies"),
+            "pairs": (number(one.pairs), f"turning {one.rotary_dim} of a head's {one.head_dim} elements"),
+            "layers": (number(one.layers), self.label or "one rotation for all"),
+            "original length": (number(one.original_length), f"tokens, from {self.source}"),
+            "maximum today": (
+                number(self.maximum),
+                f"tokens, {number(self.maximum / one.original_length)} times the original length",
+            ),
+            "fastest wavelength": (number(float(wavelength.min())), "tokens per turn, as pretrained"),
+            "slowest wavelength": (
+                number(longest),
+                f"tokens per turn, {number(longest / one.original_length)} original lengths",
+            ),
+            "pairs without a full turn": (
+                f"{len(slow)} of {one.pairs}",
+                f"from pair {slow[0]} on: within the original length they never come round"
+                if slow
+                else "all come round",
+            ),
+            "scaled already": (self.scaled_by or "no", self.implied),
+        }
+
+    def rows(self) -> list[list[str]]:
+        """Some pairs from the fastest to the slowest: pair, wavelength, turns over the original length, stretch."""
+        one = self.geometry
+        inv_freq = theory.frequencies(one)
+        chosen = sorted({round(i) for i in torch.linspace(0, one.pairs - 1, min(ROWS, one.pairs)).tolist()})
+        found = []
+        for pair in chosen:
+            base = float(inv_freq[pair])
+            stretch = "by position"
+            if self.today is not None:
+                live = float(self.today.inv_freq[pair])
+                stretch = number(base / live) if live else number(math.inf)
+            turns = base * one.original_length / (2 * math.pi)
+            found.append([str(pair), number(2 * math.pi / base), number(turns), stretch])
+        return found
+
+
+def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTrainedConfig, list[Inspection]]:
+    """The config of a checkpoint and what it says about each part, the layers that read the whole context first.
+
+    Raises:
+        CheckpointError: no checkpoint there.
+        UnsupportedModelError: not a family of this version.
+        AlreadyScaledError: the config does not say from what length it was scaled, and `original_length` is not given.
+        InvalidArgumentError: `original_length` is no length.
+    """
+    config = text_of(read_config(resolve(model), trust_remote_code=False))
+    require_supported(config)
+    return config, [_inspection(part, original_length) for part in parts_of(config)]
+
+
+def _inspection(part: Part, original_length: int | None) -> Inspection:
+    config = part.config
+    geometry = part_geometry(part, original_length=original_length, existing="replace")
+    today = None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part))
+    return Inspection(
+        label=part.label,
+        geometry=geometry,
+        source=read_original_length(config, original_length)[1],
+        maximum=config.max_position_embeddings,
+        scaled_by=scaling(config),
+        implied=_implied(part, geometry),
+        today=today,
+    )
+
+
+def _implied(part: Part, geometry: Geometry) -> str:
+    """What the scaling of today means, and where a further one would start."""
+    config = part.config
+    rope = config.rope_parameters
+    if done := saved_record(config):
+        return (
+            f"x {number(done.target_length / done.original_length)}: ropescale.load(path) brings it back, and unpatch "
+            f"leads to {done.before.get('max_position_embeddings'):,} tokens"
+        )
+    rope_type = rope_type_of(config)
+    if rope_type == "default":
+        return IMPLIED["default"]
+    switching = rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")
+    said = SWITCHING if switching else IMPLIED.get(rope_type, "Transformers alone knows")
+    start = f'existing="replace" starts again from {geometry.original_length:,} tokens'
+    if not switching and rope_type != "dynamic":
+        start += f', existing="compose" goes on from {config.max_position_embeddings:,}'
+    return f"{said}; {start}"

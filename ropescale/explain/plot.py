@@ -1,0 +1,105 @@
+"""Wavelengths of every pair under several methods, as one picture: what each does to which pairs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.geometry import Geometry
+from ropescale.methods import AnyMethod, Method
+from ropescale.spectrum import base_inv_freq
+
+METHODS = ("linear", "ntk", "by_parts", "yarn")
+FORMATS = ("pdf", "png", "svg")
+# of the pages: the first is the model as pretrained
+COLOURS = ("#6b7078", "#c2571a", "#0f7b6c", "#8a4fb5", "#1f6fc4", "#a8354f", "#6f6a12", "#3d4b8f")
+DASHES = ("-", "--", ":", "-.")  # one after the other as colours come round
+
+
+def require_format(path: Path) -> None:
+    """Refuse a file that is no picture, before anything is drawn.
+
+    Raises:
+        InvalidArgumentError: another suffix than those of `FORMATS`.
+    """
+    if path.suffix.lower().removeprefix(".") not in FORMATS:
+        raise InvalidArgumentError(
+            f"--output: must be a file that ends in one of {', '.join(FORMATS)}, got {str(path)!r}; name it so"
+        )
+
+
+def wavelengths(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int) -> dict[str, list[float]]:
+    """Name -> tokens per turn of every pair in a context of `length` tokens; infinite for one without position.
+
+    Raises:
+        InvalidArgumentError: a method that changes distances or scores, not frequencies.
+    """
+    found = {"as pretrained": (2 * math.pi / base_inv_freq(geometry)).tolist()}
+    for method in methods:
+        if not isinstance(method, Method):
+            raise InvalidArgumentError(
+                f"--methods: must be methods that change frequencies, got {method.name!r}, which acts when attention "
+                f"reads; see it with ropescale explain"
+            )
+        found[method.name] = method.spectrum(geometry, length).wavelength.tolist()
+    return found
+
+
+def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float]], *, length: int) -> Path:
+    """Write the picture: tokens per turn over pairs, with the original length and the context as lines.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+        InvalidArgumentError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import ticker
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InvalidArgumentError(
+            f"plot: the package matplotlib must be installed, got {error}; pip install ropescale[eval]"
+        ) from error
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for series, (name, values) in enumerate(found.items()):
+        finite = [value if math.isfinite(value) else math.nan for value in values]
+        colour = COLOURS[1 + (series - 1) % (len(COLOURS) - 1) if series else 0]
+        dash = DASHES[(series - 1) // (len(COLOURS) - 1) % len(DASHES)] if series else "-"
+        still = sum(not math.isfinite(value) for value in values)
+        label = f"{name} ({still} pairs without position)" if still else name
+        marker = "." if len(values) <= 64 else ""
+        axes.plot(finite, dash, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+    for tokens, word in ((geometry.original_length, "original length"), (length, "context")):
+        axes.axhline(tokens, color="#575d66", linewidth=0.9, linestyle=(0, (3, 3)))
+        axes.annotate(
+            f"{word}: {tokens:,}",
+            (1, tokens),
+            (0, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            color="#575d66",
+            fontsize=8.5,
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("pair, from the fastest to the slowest")
+    axes.set_ylabel("wavelength, tokens per turn")
+    axes.set_title(f"{model}: theta {geometry.theta:,.0f}, {geometry.pairs} pairs", loc="left", fontsize=10.5)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, dpi=160, format=path.suffix.lower().removeprefix("."))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"--output: must be a file that can be written, got {str(path)!r} ({error}); give another path"
+        ) from error
+    return path

@@ -1,0 +1,268 @@
+"""What one forward pass of a late-rotated model has to know: where queries and keys stand, and what a method says of
+them, in pairs and in blocks of pairs; worked out once for all layers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ropescale.geometry import LONGEST, Geometry
+from ropescale.methods.late import Added, LateMethod, Region, after, causal, nowhere, stacked
+
+NOTHING: Added = {}  # a method without parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late:
+    """What a patched model does when attention reads."""
+
+    name: str  # of the method that was asked for
+    method: LateMethod  # that method, or what it is when attention reads
+    geometry: Geometry
+    log_n: bool = False  # multiply queries by max(1, ln(position + 1) / ln(L))
+    # worked out once, outside a graph
+    stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
+    rotates: bool = field(init=False, repr=False, compare=False)
+    unrotated: Region = field(init=False, repr=False, compare=False)  # of layers that do not rotate
+    every_region: list[Region] | None = field(init=False, repr=False, compare=False)  # of positions up to the longest
+
+    def __post_init__(self) -> None:
+        worked_out: dict[str, Any] = {
+            "stages": stacked(self.method.stages(self.geometry)),
+            "unrotated": causal(self.method.base_spectrum(self.geometry)),
+            "every_region": self.method.regions(self.geometry, LONGEST),
+        }
+        worked_out["rotates"] = bool((worked_out["stages"][0] > 0).any())
+        for name, value in worked_out.items():
+            object.__setattr__(self, name, value)
+
+    def spectra(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., pairs] inverse frequencies and [...] attention factors of queries at these positions."""
+        if not self.method.staged:
+            return self.method.spectra(self.geometry, positions)
+        stage = self.method.stage(self.geometry, positions)
+        inv_freq, factor = self.stages
+        return inv_freq.to(positions.device)[stage], factor.to(positions.device)[stage]
+
+    def query_scale(self, positions: Tensor) -> Tensor | None:
+        """[...] float32: what queries are multiplied by, by the method and by log-n (arXiv:2202.12172)."""
+        scale = self.method.query_scale(self.geometry, positions)
+        length = self.geometry.original_length
+        if not self.log_n or length < 2:
+            return scale
+        log_n = ((positions.clamp(min=0) + 1).float().log() / math.log(length)).clamp(min=1.0)
+        return log_n if scale is None else log_n * scale
+
+    def biased(self, scores: Tensor, distance: Tensor, added: Added) -> Tensor:
+        """[batch, key heads, groups, n, slots] scores with the method's bias for a [batch or 1, n, slots] distance."""
+        if not self.method.has_bias:
+            return scores
+        _, key_heads, groups, _, _ = scores.shape
+        bias = self.bias(distance, key_heads * groups, added)
+        return scores + torch.unflatten(bias, -3, (key_heads, groups)).to(scores.dtype)
+
+    def bias(self, distance: Tensor, heads: int, added: Added) -> Tensor:
+        """[batch or 1, heads, n, slots] of a method that has one, for a [batch or 1, n, slots] distance."""
+        bias = self.method.bias(self.geometry, distance, heads, added)
+        assert bias is not None
+        return bias
+
+
+class Reading:
+    """One forward pass: where queries and keys stand, and what follows from that, worked out once for all layers."""
+
+    def __init__(self, late: Late, positions: Tensor, past: int | Tensor, added: Added = NOTHING):
+        self.late = late
+        self.added = added  # the parameters that all layers share
+        self.positions = positions  # [batch or 1, n] int64, of the queries
+        self.past = past  # tokens in the cache before this call
+        self.n = positions.shape[1]
+        self.masks: dict[Any, Any] = {}  # flex attention's, of those who use it
+        self._regions: list[Region] | None = None
+        self._plans: dict[tuple[int, int, bool], list[Blocks]] = {}
+        self._waves: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._pairs: dict[int, Pairs] = {}
+
+    def keys(self, slots: int) -> Tensor:
+        """[batch or 1, slots] positions of the keys that a layer reads.
+
+        A cache keeps one key per slot: from the start where it has room left (static), else up to the newest (dynamic,
+        and the windows of sliding layers). Without a cache keys stand where queries stand, contiguous or not.
+        """
+        if isinstance(self.past, int) and self.past == 0 and slots == self.n:
+            return self.positions
+        seen = self.past + self.n
+        dropped = (seen - slots).clamp(min=0) if isinstance(seen, Tensor) else max(seen - slots, 0)
+        index = torch.arange(slots, device=self.positions.device) + dropped
+        return index - (seen - 1) + self.positions[:, -1:]
+
+    def contiguous(self, slots: int) -> bool:
+        """Whether slots are known to stand side by side; without a cache positions may jump."""
+        if torch.compiler.is_compiling():  # a graph cannot ask
+            return False
+        if not (isinstance(self.past, int) and self.past == 0 and slots == self.n):
+            return True
+        return bool((self.positions.diff(dim=1) == 1).all())
+
+    def regions(self) -> list[Region] | None:
+        """Those of the method that queries may meet; None where only pairs say what it does."""
+        if torch.compiler.is_compiling():
+            return self.late.every_region
+        if self._regions is None:
+            self._regions = self.late.method.regions(self.late.geometry, int(self.positions.max()) + 1)
+        return self._regions
+
+    def blocks(self, slots: int, size: int, *, rotating: bool) -> list[Blocks] | None:
+        """The regions in blocks of `size` queries, for layers that read so many slots; None where there are none.
+
+        A layer that does not rotate has one region, of all that is causal.
+        """
+        key = (slots, size, rotating)
+        if key not in self._plans:
+            regions = self.regions() if rotating else [self.late.unrotated]
+            if regions is None:
+                return None
+            keys, contiguous = self.keys(slots), self.contiguous(slots)
+            plans = [Blocks(region, self.positions, keys, size, contiguous) for region in regions]
+            self._plans[key] = [plan for plan in plans if plan.blocks]
+        return self._plans[key]
+
+    def waves(self, region: Region, slots: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """[batch or 1, 1, places, pairs] cos and sin of a region's queries, or keys, with its attention factor.
+
+        For keys `slots` says how many a layer reads, and the bounds of those that are needed.
+        """
+        key = (id(region), slots)  # regions live as long as this does
+        if key not in self._waves:
+            if slots is None:
+                at, spectrum = region.query(self.positions), region.spectrum
+            else:
+                every, low, high = slots
+                at, spectrum = region.key(self.keys(every)[:, low:high]), region.key_spectrum or region.spectrum
+            angles = at[:, None, :, None].float() * spectrum.inv_freq.to(at.device)
+            factor = spectrum.attention_factor
+            self._waves[key] = angles.cos() * factor, angles.sin() * factor
+        return self._waves[key]
+
+    def pairs(self, slots: int, first: int, last: int) -> Pairs:
+        """What the method says of queries [first, last) and every key of layers that read so many slots."""
+        if slots in self._pairs and last - first == self.n:
+            return self._pairs[slots]
+        late, at = self.late, self.keys(slots)
+        where = self.positions[:, first:last]
+        plain = where[:, :, None] - at[:, None, :]
+        distance, visible = late.method.distance(late.geometry, where[:, :, None], at[:, None, :])
+        cos = sin = None
+        if late.rotates:
+            inv_freq, factor = late.spectra(where)
+            angles = -late.method.angles(late.geometry, where[:, :, None], at[:, None, :], distance, inv_freq)
+            square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
+            cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
+        every = not torch.compiler.is_compiling() and bool(visible.all())
+        found = Pairs(distance=plain, visible=visible, every_key=every, cos=cos, sin=sin)
+        if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
+            self._pairs[slots] = found
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """What a method says of queries and keys, pair by pair."""
+
+    distance: Tensor  # [batch or 1, n, slots] int64: position of the query - position of the key
+    visible: Tensor  # [batch or 1, n, slots] bool
+    every_key: bool  # whether all of them are known to be visible
+    cos: Tensor | None  # [batch or 1, 1, n, slots, pairs] of the key's rotation; None where nothing rotates
+    sin: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Queries [first, last) of a region: the slots that any of them sees, and those that all of them see."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+    inner_low: int
+    inner_high: int
+
+    def stretches(self, widest: int | None) -> list[tuple[int, int]]:
+        """Bounds of slots, in order: the inner ones apart from the others, or all cut to a width."""
+        if widest is not None:
+            return [(low, min(low + widest, self.high)) for low in range(self.low, self.high, widest)]
+        bounds = [self.low, self.inner_low, self.inner_high, self.high]
+        return [(low, high) for low, high in pairwise(bounds) if low < high]
+
+
+class Blocks:
+    """A region cut into blocks of queries."""
+
+    def __init__(self, region: Region, queries: Tensor, keys: Tensor, size: int, contiguous: bool):
+        self.region = region
+        self._queries, self._keys = queries, keys
+        self._start, self._stop = region.start(queries), region.stop(queries)
+        self._outside: dict[tuple[int, int, int], Tensor] = {}
+        n, slots = queries.shape[1], keys.shape[1]
+        self.blocks: dict[int, Block] = {}  # by their first query
+        for first in range(0, n, size):
+            last = min(first + size, n)
+            bounds = self._bounds(first, last) if contiguous else (0, slots, 0, 0)
+            if bounds is not None:
+                low, high, inner_low, inner_high = bounds
+                self.blocks[first] = Block(
+                    first=first, last=last, low=low, high=high, inner_low=inner_low, inner_high=inner_high
+                )
+
+    def _bounds(self, first: int, last: int) -> tuple[int, int, int, int] | None:
+        """The slots that any of the queries sees, and those that all of them see; None where they see none."""
+        slots, begin = self._keys.shape[1], self._keys[:, :1]
+        lows = (self._start[:, first:last] - begin).clamp(0, slots)
+        highs = (self._stop[:, first:last] - begin).clamp(0, slots)
+        some = lows < highs
+        if not bool(some.any()):
+            return None
+        low, high, inner_low, inner_high = torch.stack(
+            (lows[some].min(), highs[some].max(), lows.max(), highs.min())
+        ).tolist()
+        return (low, high, inner_low, inner_high) if inner_low < inner_high else (low, high, low, low)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The slots that any query sees."""
+        return min(b.low for b in self.blocks.values()), max(b.high for b in self.blocks.values())
+
+    @property
+    def plain(self) -> bool:
+        """Whether every query is known to see every key up to its own."""
+        if self.region.start is nowhere and self.region.stop is after:
+            return True
+        if torch.compiler.is_compiling():
+            return False
+        first = self._keys[:, :1].clamp(min=0)
+        return bool((self._start <= first).all() and (self._stop == self._queries + 1).all())
+
+    def distance(self, block: Block, low: int | None = None, high: int | None = None) -> Tensor:
+        """[batch or 1, queries, slots low to high] positions of queries - positions of keys."""
+        low, high = block.low if low is None else low, block.high if high is None else high
+        return self._queries[:, block.first : block.last, None] - self._keys[:, None, low:high]
+
+    def outside(self, block: Block, low: int, high: int) -> Tensor | None:
+        """[batch or 1, queries, slots low to high] bool: pairs that are not of the region; None where all are."""
+        if low >= high or (block.inner_low <= low and high <= block.inner_high):
+            return None
+        key = (block.first, low, high)
+        if key in self._outside:
+            return self._outside[key]
+        at = self._keys[:, None, low:high]
+        start, stop = (one[:, block.first : block.last, None] for one in (self._start, self._stop))
+        found = (at < start) | (at >= stop)
+        if high - low <= 2 * (block.last - block.first):  # an edge; what is wider would make a square of them all
+            self._outside[key] = found
+        return found

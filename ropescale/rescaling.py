@@ -1,0 +1,264 @@
+"""A saved model given a longer context on disk: another folder with another config and the same weights, unread."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
+from ropescale.families import text_of
+from ropescale.methods import AnyMethod
+from ropescale.patching import extended
+
+WEIGHTS = ".safetensors"  # what may be linked: nobody writes into such a file, it is replaced
+CHUNK = 2**24  # bytes copied between two steps of the progress bar
+
+
+def rescale_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    method: str | AnyMethod = "yarn",
+    *,
+    factor: float | None = None,
+    target_length: int | None = None,
+    original_length: int | None = None,
+    existing: str = "error",
+    layers: str = "global",
+    link: bool = False,
+    **knobs: Any,
+) -> Path:
+    """A checkpoint with a longer context beside an existing one; returns its folder.
+
+    Writes the config that `patch` and `save_pretrained` would write, without loading a weight. Every other file comes
+    along: the limits that would stop a tokenizer or generation at the old length are raised to the new one. The
+    source is only read. The folder is filled under another name and renamed at the end, so a run that is stopped
+    leaves nothing that loads.
+
+    Arguments:
+        source: a folder, a hub id (downloaded into the hub's cache), `tiny` or `smollm2`.
+        destination: a folder that does not exist yet.
+        method: a registry name or a `Method` instance, of fixed frequencies.
+        factor: target length / original length, at least 1.
+        target_length: tokens wanted; instead of `factor`, or agreeing with it.
+        original_length: tokens the model was pretrained for; read from the config where it is not given.
+        existing: what to do with a checkpoint that is scaled already: "error", "replace" or "compose", as in `patch`.
+        layers: "global" or "all", as in `patch`.
+        link: hard-link safetensors files where the file system can, which takes no room and no time; everything else
+            is copied, because it may be edited later.
+        **knobs: fields of the method, such as `beta_fast=16`.
+
+    Raises:
+        CheckpointError: no checkpoint at the source, or the destination cannot be written.
+        InvalidArgumentError: an argument that breaks its rule, or a method that acts in attention: how a family's
+            layers take it is tried on the loaded model.
+        RopescaleError: whatever else `patch` raises about the config.
+    """
+    if not isinstance(link, bool):
+        raise InvalidArgumentError(f"link: must be True or False, got {shortened(link)}; leave it out for False")
+    for name, value in (("source", source), ("destination", destination)):
+        if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+            raise InvalidArgumentError(
+                f"{name}: must be the path of a folder, got {shortened(value)}; give a path as text or a Path"
+            )
+    folder = source_folder(source)
+    config = read_config(str(folder), trust_remote_code=False)
+    target = Path(destination)
+    require_new(folder, target)
+    text = text_of(config)
+    extension = extended(
+        text, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
+    )
+    if extension.late is not None:
+        raise InvalidArgumentError(
+            f"method: must be one of fixed frequencies, which a config states, got {extension.record.method!r}, which "
+            f"acts in attention and is tried on a loaded model; load, patch and save it with save_pretrained"
+        )
+    limits = {name: read_json(folder / name) for name in LIMITS}
+    files = files_of(folder)
+    extension.write(text)
+    for name in config.sub_configs:  # as loading a model does
+        inner = getattr(config, name, None)
+        if inner is not None and inner.dtype is None:
+            inner.dtype = config.dtype
+    raised = raised_limits(limits, extension.record.target_length)
+    with _replacing(target) as partial:
+        _bring(files, folder, partial, link=link)
+        for name, values in raised.items():
+            (partial / name).unlink()
+            (partial / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        config.save_pretrained(partial)  # last: a folder without it is no checkpoint
+    if extension.warning:
+        warnings.warn(extension.warning, stacklevel=2)
+    return target
+
+
+def source_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint; a hub id is downloaded into the hub's cache.
+
+    Raises:
+        CheckpointError: no folder there, and no hub that has it.
+    """
+    resolved = resolve(str(source))
+    try:
+        if Path(resolved).is_dir():
+            return Path(resolved)
+        return Path(huggingface_hub.snapshot_download(resolved))
+    except Exception as error:  # the hub's client lets the errors of its HTTP library through, whichever that is
+        raise CheckpointError(
+            f"{source}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
+            f"{type(error).__name__}: {first_line(error)}; check the path or the "
+            f"connection"
+        ) from error
+
+
+def require_new(source: Path, destination: Path) -> None:
+    """Refuse a destination that would overwrite something or lie within what is read.
+
+    Raises:
+        CheckpointError: something is there already, or there is no such parent folder.
+        InvalidArgumentError: the source itself, or a place in it.
+    """
+    try:
+        real, start = destination.resolve(), source.resolve()
+        if real == start or start in real.parents:
+            raise InvalidArgumentError(
+                f"destination: must lie outside the source, got {str(destination)!r} for {str(source)!r}; give "
+                f"another folder"
+            )
+        taken = os.path.lexists(destination)
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise CheckpointError(
+            f"destination: must be a path that this system can resolve, got {str(destination)!r} ({error}); give "
+            f"another folder"
+        ) from error
+    if taken:
+        raise CheckpointError(
+            f"destination: must not exist yet, so that nothing is overwritten, got {str(destination)!r}; remove it or "
+            f"give another folder"
+        )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a checkpoint, relative to its folder; hidden ones (caches, version control) are left behind.
+
+    Raises:
+        CheckpointError: a link that leads nowhere or in a circle, or no weights.
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        linked = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in sorted(name for name in names if not name.startswith(".")) + linked:
+            path = Path(place) / name
+            if not path.is_file():
+                raise CheckpointError(
+                    f"source: every entry must be a file or a folder of files, got {str(path)!r}, which is a link to "
+                    f"a folder or to nothing; replace it by what it stands for"
+                )
+            found.append(path.relative_to(folder))
+    if not any(path.suffix in (WEIGHTS, ".bin") for path in found):
+        raise CheckpointError(
+            f"source: must hold the weights of the model, got {str(folder)!r} without a .safetensors or .bin file; "
+            f"save or download the whole checkpoint"
+        )
+    return found
+
+
+def raised_limits(limits: dict[str, dict[str, Any]], target: int) -> dict[str, dict[str, Any]]:
+    """The files whose limit would stop a text before `target` tokens, with that limit raised."""
+    raised = {}
+    for name, limit in LIMITS.items():
+        value = limits[name].get(limit)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < target:
+            raised[name] = {**limits[name], limit: target}
+    return raised
+
+
+@contextmanager
+def _replacing(destination: Path) -> Iterator[Path]:
+    """A folder to be filled that takes its place when the block ends, and is gone if the block fails.
+
+    One that a killed run left is removed first; two runs for one place are kept apart by a lock.
+
+    Raises:
+        CheckpointError: another run is writing there, or it cannot be written.
+    """
+    partial = destination.with_name(f".{destination.name}.partial")
+    lock = FileLock(destination.with_name(f".{destination.name}.lock"))
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not Path(lock.lock_file).exists():  # a place where nothing can be made looks like a lock that is held
+            raise _unwritable(destination, PermissionError(13, "no file can be made beside it")) from error
+        raise CheckpointError(
+            f"destination: must not be in the making, got {str(destination)!r}, which another process is writing; "
+            f"wait for it"
+        ) from error
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        if os.path.lexists(destination):  # made meanwhile: an empty folder would be replaced without a word
+            raise FileExistsError(17, "it was made by somebody else meanwhile")
+        partial.rename(destination)
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _unwritable(destination: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"destination: must be a place with room that can be written, got {str(destination)!r} ({error}); make room "
+        f"or give another folder"
+    )
+
+
+def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> None:
+    """Every file but the config into the new folder, copied or linked, under a progress bar."""
+    total = sum((source / file).stat().st_size for file in files)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("copying", total=total)
+        for file in files:
+            if file == Path(CONFIG):
+                continue
+            start, end = (source / file).resolve(), partial / file
+            end.parent.mkdir(parents=True, exist_ok=True)
+            if link and file.suffix == WEIGHTS and _linked(start, end):
+                bar.advance(task, start.stat().st_size)
+            else:
+                _copy(start, end, lambda count: bar.advance(task, count))
+
+
+def _linked(start: Path, end: Path) -> bool:
+    """Whether the file system made a hard link."""
+    try:
+        os.link(start, end)
+    except OSError:  # another device, or a file system without links: a copy does as well
+        return False
+    return True
+
+
+def _copy(start: Path, end: Path, advance: Callable[[int], None]) -> None:
+    with start.open("rb") as read, end.open("wb") as written:
+        while chunk := read.read(CHUNK):
+            written.write(chunk)
+            advance(len(chunk))
+    shutil.copystat(start, end)

