@@ -18,8 +18,8 @@ setup: .venv/.installed ## build .venv in the checkout from constraints.txt
 demo: setup ## patch, fine-tune, evaluate and report on the embedded checkpoint (no download, under four minutes)
 	$(BIN)/ropescale demo --output out/demo-tiny
 
-test: setup lint ## lint, types and the default tests
-	$(BIN)/python -m pytest
+test: setup lint ## lint, types and the default tests, a file at a time in each of two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
