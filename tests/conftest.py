@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import setuptools  # noqa: F401  # torch's compiler imports it, which fails after Python's own distutils was imported
 import torch
 import transformers
 
