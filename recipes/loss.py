@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from ropescale.evals.forward import Split, head_way, vocabulary
 from ropescale.patching import bare
 
-CHUNK_ELEMENTS = 2**22  # logits that exist at a time: 16 MiB in float32, and as much again for their gradients
+CHUNK_ELEMENTS = 2**24  # logits that exist at a time: 64 MiB in float32, and as much again for their gradients
 IGNORED = -100  # the label of a token that is not learnt
 
 
@@ -84,24 +84,25 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, split: Split, hidden: Tensor, labels: Tensor, *trained: nn.Parameter) -> Tensor:
         total = torch.zeros((), device=hidden.device)
         needed = any(ctx.needs_input_grad)
-        of_hidden = torch.empty_like(hidden) if needed else None
+        of_hidden = torch.empty_like(hidden)
         of_head = [torch.zeros_like(one) for one in trained]
-        step = max(1, CHUNK_ELEMENTS // vocabulary(split.model))
-        for first in range(0, len(hidden), step):
-            some = hidden[first : first + step].detach()
+        pieces = max(1, -(-len(hidden) * vocabulary(split.model) // CHUNK_ELEMENTS))
+        alike = (hidden.detach(), labels[:, None], of_hidden)
+        for some, label, place in zip(*(one.tensor_split(pieces) for one in alike), strict=True):
             with split, torch.set_grad_enabled(needed):
-                some.requires_grad_(needed)
-                logits = split.logits(some).float()
-                loss = nn.functional.cross_entropy(logits, labels[first : first + step], reduction="sum")
-            total += loss.detach()
-            if of_hidden is None:
+                logits = split.logits(some.requires_grad_(needed))
+            of_logits = logits.detach().float().log_softmax(-1)
+            total -= of_logits.gather(1, label).sum()
+            if not needed:
                 continue
-            own, *others = torch.autograd.grad(loss, [some, *trained], allow_unused=True)
-            of_hidden[first : first + step] = own
+            # cross-entropy's gradient, probabilities less one at the label, takes the place of their logarithms
+            of_logits = of_logits.exp_().scatter_add_(1, label, -torch.ones_like(label, dtype=of_logits.dtype))
+            own, *others = torch.autograd.grad(logits, [some, *trained], of_logits.to(logits.dtype), allow_unused=True)
+            place.copy_(own)
             for sum_of_one, one in zip(of_head, others, strict=True):
                 if one is not None:
                     sum_of_one += one
-            del logits, loss
+            del logits, of_logits
         ctx.save_for_backward(of_hidden, *of_head)
         return total
 
