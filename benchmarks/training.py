@@ -10,6 +10,8 @@ has an adapter of its own. The sections:
               these differ by more than a tenth, the machine is too noisy and the section counts as missed. TRL's
               SFTTrainer is set to do the same work: its default would compute every layer twice (checkpointing) and
               use bfloat16. The bar is 1.15 times its speed; its speed with checkpointing is given beside it
+    pose      a step of skip-wise positions, whose distances reach the target, against one of full rows of as many
+              tokens: at most what two runs of full rows differ by, or 5 %
     memory    the peak of steps of 2,048 tokens above the loaded model, in fresh processes: at most 0.8 of Trainer's,
               and the same with four times the vocabulary, to 5 %. Every engine gives freed blocks of a megabyte back
               at once (MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, which count as if they were in use
@@ -56,7 +58,7 @@ from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.trainer import RecipeTrainer
 from ropescale.recipes.tuning import tuned
 
-SECTIONS = ("speed", "memory")
+SECTIONS = ("speed", "pose", "memory")
 ENGINES = ("trainer", "trainer again", "ours", "trl", "trl checkpointing")
 NOISE = 0.1  # of Trainer against itself, above which a run tells nothing: the bar would move with the noise
 PACKAGES = ("accelerate", "peft", "torch", "transformers", "trl")
@@ -161,10 +163,16 @@ def plain(recipe: Recipe, rows: datasets.Dataset) -> dict[str, Any]:
 
 def engine(name: str, recipe: Recipe, model: nn.Module, rows: datasets.Dataset, watch: Watch) -> Callable[[], Any]:
     """A training that is ready to start."""
-    if name == "ours":
+    if name.startswith("ours"):
         size = len(rows[0]["input_ids"])
         original = model.config.max_position_embeddings // 4  # type: ignore[union-attr, operator]
-        schedule = Schedule(name="full_length", original_length=original, target_length=4 * original, length=size)
+        schedule = Schedule(
+            name="pose" if name == "ours pose" else "full_length",
+            original_length=original,
+            target_length=4 * original,
+            length=size,
+            content="contiguous",
+        )
         count = recipe.training.max_steps * recipe.training.train_batch_size
         trainer: Trainer = RecipeTrainer(
             recipe,
@@ -200,7 +208,7 @@ def engine(name: str, recipe: Recipe, model: nn.Module, rows: datasets.Dataset, 
     trainer.remove_callback(PrinterCallback)
 
     def train() -> float:
-        with chunked_loss(model) if name == "ours" else nullcontext():
+        with chunked_loss(model) if name.startswith("ours") else nullcontext():
             return float(trainer.train().training_loss)
 
     return train
@@ -217,16 +225,18 @@ def say(line: str) -> None:
     print(line, flush=True)  # the next one may take a long time
 
 
-def speed(sizes: Sizes, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Tokens per second of every engine, and their ratios within rounds."""
+def rounds(
+    names: tuple[str, ...], sizes: Sizes, arguments: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
+    """Tokens per second of engines in every round, by wall and by CPU time, and the loss of each."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_of(sizes, length=sizes.length, batch=sizes.batch, steps=arguments.steps, folder=folder)
         rows = rows_of(recipe, sizes.length).select(range(sizes.batch * arguments.steps))
-        taken: dict[str, list[dict[str, float]]] = {name: [] for name in ENGINES}
+        taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         losses: dict[str, float] = {}
         for number in range(arguments.rounds):
-            turned = number % len(ENGINES)
-            for name in (*ENGINES[turned:], *ENGINES[:turned]):
+            turned = number % len(names)
+            for name in (*names[turned:], *names[:turned]):
                 watch = Watch()
                 model = model_of(recipe)
                 losses[name] = engine(name, recipe, model, rows, watch)()
@@ -235,21 +245,30 @@ def speed(sizes: Sizes, arguments: argparse.Namespace) -> tuple[dict[str, Any], 
                 taken[name].append({clock: tokens / (at[-1] - at[0]) for clock, at in clocks.items()})
             round_of = {name: f"{runs[-1]['wall']:,.0f}" for name, runs in taken.items()}
             say(f"round {number + 1}, tokens per second: {round_of}")
-    apart = max(losses.values()) - min(losses.values())
-    say(f"losses over the same rows: {apart:.1e} apart at most ({losses['ours']:.4f})")
+    return taken, losses
+
+
+def ratios(taken: dict[str, list[dict[str, float]]], one: str, other: str, clock: str = "wall") -> list[float]:
+    """The speed of one engine by that of another, round by round."""
+    return [a[clock] / b[clock] for a, b in zip(taken[one], taken[other], strict=True)]
+
+
+def apart(control: list[float]) -> float:
+    """The largest difference of an engine from itself."""
+    return max(abs(ratio - 1) for ratio in control)
+
+
+def speed(sizes: Sizes, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Tokens per second of every engine, and their ratios within rounds."""
+    taken, losses = rounds(ENGINES, sizes, arguments)
+    unlike = max(losses.values()) - min(losses.values())
+    say(f"losses over the same rows: {unlike:.1e} apart at most ({losses['ours']:.4f})")
     figures: dict[str, Any] = {"tokens_per_second": taken, "losses": losses, "length": sizes.length}
     for clock in ("wall", "cpu"):
-
-        def ratios(one: str, other: str, clock: str = clock) -> list[float]:
-            return [a[clock] / b[clock] for a, b in zip(taken[one], taken[other], strict=True)]
-
-        control = ratios("trainer again", "trainer")
-        figures[clock] = {
-            "control": control,
-            "spread": max(abs(ratio - 1) for ratio in control),
-            "trainer": ratios("ours", "trainer"),
-            "trl": ratios("ours", "trl"),
-            "trl checkpointing": ratios("ours", "trl checkpointing"),
+        control = ratios(taken, "trainer again", "trainer", clock)
+        figures[clock] = {"control": control, "spread": apart(control)}
+        figures[clock] |= {
+            name: ratios(taken, "ours", name, clock) for name in ("trainer", "trl", "trl checkpointing")
         }
     wall, cpu = figures["wall"], figures["cpu"]
     found = {name: (median(wall[name]), median(cpu[name])) for name in ("trainer", "trl", "trl checkpointing")}
@@ -261,11 +280,27 @@ def speed(sizes: Sizes, arguments: argparse.Namespace) -> tuple[dict[str, Any], 
     say(f"ours / SFTTrainer: {found['trl'][0]:.2f} (CPU {found['trl'][1]:.2f}; bar: 1.15)")
     default = found["trl checkpointing"]
     say(f"ours / SFTTrainer with its default, checkpointing: {default[0]:.2f} (CPU {default[1]:.2f})")
-    if wall["spread"] > NOISE:
-        say(f"Trainer differs from itself by {wall['spread']:.0%}: too noisy to claim anything (at most {NOISE:.0%})")
-    quiet = wall["spread"] <= NOISE
-    met = quiet and found["trainer"][0] >= 1 - wall["spread"] and found["trl"][0] >= 1.15 and apart < 1e-3
+    quiet = not noisy(wall["spread"])
+    met = quiet and found["trainer"][0] >= 1 - wall["spread"] and found["trl"][0] >= 1.15 and unlike < 1e-3
     return figures, met
+
+
+def noisy(spread: float) -> bool:
+    """Whether a control differs too much from itself; says so."""
+    if spread > NOISE:
+        say(f"the control differs from itself by {spread:.0%}: too noisy to claim anything (at most {NOISE:.0%})")
+    return spread > NOISE
+
+
+def pose(sizes: Sizes, arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Tokens per second of a step of skip-wise positions against those of full rows as long."""
+    taken, _ = rounds(("ours", "ours again", "ours pose"), sizes, arguments)
+    control, found = ratios(taken, "ours again", "ours"), ratios(taken, "ours pose", "ours")
+    say(f"full rows against themselves: {min(control):.2f} to {max(control):.2f}")
+    bar = 1 - max(apart(control), 0.05)
+    say(f"pose / full rows, {sizes.length} tokens: {median(found):.2f} (bar: {bar:.2f})")
+    figures = {"tokens_per_second": taken, "control": control, "ratios": found}
+    return figures, not noisy(apart(control)) and median(found) >= bar
 
 
 def status(field: str) -> int:
@@ -345,7 +380,7 @@ def main() -> int:
     }
     missed = []
     for name in asked:
-        figures[name], met = {"speed": speed, "memory": memory}[name](sizes, arguments)
+        figures[name], met = {"speed": speed, "pose": pose, "memory": memory}[name](sizes, arguments)
         if not met:
             missed.append(name)
         if arguments.output:

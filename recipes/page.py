@@ -153,7 +153,9 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
             Curve(series=series[label], x=[step for step, _ in points], y=[value for _, value in points])
             for label, points in found.items()
         ]
-        drawn = plotted(f"eval-{name}", f"{name} by step", curves, x_label="step", y_label=name)
+        drawn = plotted(
+            f"eval-{name}", f"{name} by step", curves, x_label="step", y_label=name, shares=name == "passkey"
+        )
         figures.append(f"<figure>{drawn}{legend(series)}</figure>")
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 

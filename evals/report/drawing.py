@@ -19,7 +19,7 @@ from ropescale.evals.report.wording import length_text
 try:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, PercentFormatter
 except ImportError as error:
     raise RopescaleError(
         "report: matplotlib must be installed, got no package of that name; pip install 'ropescale[eval]'"
@@ -145,8 +145,10 @@ def drawn(panel: Panel, limits: tuple[float, float]) -> str:
     return _svg(figure, panel.label, panel.identifier)
 
 
-def plotted(identifier: str, label: str, curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
-    """Curves over linear axes as an SVG element, the same bytes every time."""
+def plotted(
+    identifier: str, label: str, curves: Sequence[Curve], *, x_label: str, y_label: str, shares: bool = False
+) -> str:
+    """Curves over linear axes as an SVG element, the same bytes every time; `shares` of 1 read 0 to 100 %."""
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=(4.0, 2.9))
         axes = figure.subplots()
@@ -163,6 +165,9 @@ def plotted(identifier: str, label: str, curves: Sequence[Curve], *, x_label: st
             )
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        if shares:
+            axes.set_ylim(0, 1.03)  # room for markers at 100 %
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y", which="major", color=FAINT, alpha=0.25, linewidth=0.6)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
