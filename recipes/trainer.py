@@ -30,6 +30,7 @@ from ropescale.recipes.evaluation import Yardstick, flat
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import SAME, SHORT, Draws, Schedule
+from ropescale.recipes.tuning import unpack
 from ropescale.recipes.ulysses import Ulysses
 
 UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
@@ -103,6 +104,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         Raises:
             RopescaleError: the loss is not a number.
         """
+        if self.recipe.options.tuning == "qlora":
+            unpack(self.model)
         with nullcontext() if self._ulysses is None else self._ulysses.sharing():
             loss: Tensor = super().training_step(*args, **kwargs)
         if not bool(loss.isfinite()):

@@ -33,7 +33,7 @@ def loading(options: RecipeOptions) -> dict[str, Any]:
     if options.tuning == "qlora":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InvalidArgumentError(
-                "tuning: qlora needs bitsandbytes, got no package of that name; pip install bitsandbytes, or use lora"
+                "tuning: qlora needs bitsandbytes, got no package of that name; pip install 'ropescale[qlora]', or use lora"
             )
         given["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -77,6 +77,17 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> nn.Module:
     for one in added_parameters(bare(made)).values():
         one.requires_grad_(True)
     return made
+
+
+def unpack(model: nn.Module) -> None:
+    """Undo what bitsandbytes does to 4-bit weights that are read in evaluation mode on a CPU.
+
+    It packs them for a kernel that passes no gradients, and leaves them so when training goes on; asking for the
+    weights is its public way back.
+    """
+    states = (getattr(one, "quant_state", None) for one in model.parameters())
+    if any(getattr(state, "packing_format_for_cpu", False) for state in states):
+        model.state_dict()
 
 
 def attention_layers(model: nn.Module) -> list[str]:

@@ -253,8 +253,6 @@ def test_the_second_chunk_sees_the_first_through_the_trainer(
 
 @pytest.mark.parametrize("name", sorted(list_recipes()))
 def test_every_recipe_starts(name: str, place: Path) -> None:
-    if name == "qlora":
-        pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
     more = [
         "--max-steps",
         "1",
@@ -276,6 +274,14 @@ def test_every_recipe_starts(name: str, place: Path) -> None:
     told = train.run(read_recipe(name, given), "ropescale train ...")
     assert told["steps"] == 1
     assert told["parameters"]["trained"] > 0
+
+
+def test_every_layer_of_a_base_in_4_bits_is_trained(place: Path) -> None:
+    told = run("qlora", place / "4-bit", "--max-steps", "3", "--eval-strategy", "no", "--batch-size", "1")
+    assert told["before"]["perplexity"]  # it was read in evaluation mode, after which weights may be packed
+    second = {name: one for name, one in weights(place / "4-bit").items() if "lora_B" in name}  # zero at the beginning
+    assert len(second) == 16
+    assert all(one.any() for one in second.values())
 
 
 def test_mixed_window_reads_short_documents_with_the_rotation_of_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
