@@ -33,7 +33,8 @@ def loading(options: RecipeOptions) -> dict[str, Any]:
     if options.tuning == "qlora":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InvalidArgumentError(
-                "tuning: qlora needs bitsandbytes, got no package of that name; pip install 'ropescale[qlora]', or use lora"
+                "tuning: qlora needs bitsandbytes, got no package of that name; pip install 'ropescale[qlora]', or "
+                "use lora"
             )
         given["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -1,9 +1,9 @@
 """The evidence of the recipes on the embedded checkpoint: docs/results/training.json, with one command.
 
-Every run is a `ropescale train` of its own under out/training; what is finished there is read, not run again. The
-control is the same architecture trained natively at the target length on as many tokens as the extended model has seen
-in all, pretraining and fine-tuning together (scripts/train_tiny.py --length, same seed and tokenizer), and measured
-on the same windows.
+Every run is a `ropescale train` of its own under out/training; what is finished there is read, not run again, and
+what is not at hand there keeps the figures that training.json holds, unless --only names it. The control is the same
+architecture trained natively at the target length on as many tokens as the extended model has seen in all, pretraining
+and fine-tuning together (scripts/train_tiny.py --length, same seed and tokenizer), and measured on the same windows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ropescale.recipes.options import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "training"
+RESULTS = ROOT / "docs" / "results" / "training.json"
 LENGTH, PRETRAINED, STEPS = 128, 2000, 400  # of the embedded checkpoint: tokens, steps; and of every run: steps
 WINDOWS, PASSKEYS = 15, 10
 DATA = f"--data sotu passkey --data-weights 3 1 --eval-texts sample --eval-windows {WINDOWS} --max-steps {STEPS}"
@@ -46,6 +47,8 @@ RUNS = {
     "pose": f"pose --tuning full --content contiguous {SHORT} --learning-rate 1e-3",
     "pose_log_n": f"pose --tuning full --log-n true --content contiguous {SHORT} --data-weights 6 1 "
     "--learning-rate 1.5e-3",
+    "pose_x8": f"pose --tuning full --factor 8 --log-n true --content contiguous {SHORT} --data-weights 6 1 "
+    "--learning-rate 1.5e-3",
     "full_length_x8": f"full --factor 8 {LONGER} --learning-rate 1e-3",
     "drope": f"drope {SHORT} {SLOW} --learning-rate 1e-3",
     "t5": f"t5 --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
@@ -57,10 +60,11 @@ def main() -> None:
     """Run what is missing, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*RUNS, "native_x4", "native_x8"], help="runs, instead of all")
-    chosen = parser.parse_args().only or ["native_x4", "native_x8", *RUNS]
+    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    chosen = parser.parse_args().only or missing(kept)
     logging.set_verbosity_error()
     tokenizer = named_tokenizer("tiny")
-    figures: dict[str, Any] = {"steps": STEPS, "tokens_per_step": 4096, "data": DATA, "control": {}, "runs": {}}
+    figures: dict[str, Any] = {**kept, "steps": STEPS, "tokens_per_step": 4096, "data": DATA}
     for factor in (4, 8):
         if f"native_x{factor}" in chosen or native_state(factor).exists():
             lengths = [LENGTH * 2**k for k in range(factor.bit_length())]
@@ -68,11 +72,24 @@ def main() -> None:
     for name, line in RUNS.items():
         if name in chosen or (OUT / name / "training.html").exists():
             figures["runs"][name] = fine_tuned(name, line)
-    if "drope" in figures["runs"]:
+    figures["runs"] = {name: figures["runs"][name] for name in RUNS if name in figures["runs"]}
+    if (OUT / "drope" / "training.html").exists():
         figures["drope_extension"] = drope_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
         figures["yarn_extension"] = yarn_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
-    write_atomically(ROOT / "docs" / "results" / "training.json", json.dumps(figures, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(figures, indent=1) + "\n")
     print(table(figures))
+
+
+def missing(kept: dict[str, Any]) -> list[str]:
+    """The runs that training.json has no figures of, or figures of another command."""
+    runs = [name for name, line in RUNS.items() if kept["runs"].get(name, {}).get("command") != command(name, line)]
+    return [*(f"native_{factor}" for factor in ("x4", "x8") if factor not in kept["control"]), *runs]
+
+
+def command(name: str, line: str) -> str:
+    """What a person types for the run."""
+    recipe, _, own = line.partition(" ")  # what a run sets itself comes last, and holds
+    return f"ropescale train {recipe} --model tiny {DATA} {own} --output out/training/{name}"
 
 
 def measure(tokenizer: Any, lengths: list[int]) -> Yardstick:
@@ -84,13 +101,9 @@ def measure(tokenizer: Any, lengths: list[int]) -> Yardstick:
 
 def fine_tuned(name: str, line: str) -> dict[str, Any]:
     """One run, with its command."""
-    recipe, _, own = line.partition(" ")
-    line = f"{recipe} --model tiny {DATA} {own}"  # what a run sets itself comes last, and holds
-    recipe, *options = shlex.split(line)
-    told = train.run(
-        read_recipe(recipe, [*options, "--output", str(OUT / name)]),
-        f"ropescale train {line} --output out/training/{name}",
-    )
+    typed = command(name, line)
+    recipe, *options = shlex.split(typed.removeprefix("ropescale train "))
+    told = train.run(read_recipe(recipe, [*options, "--output", str(OUT / name)]), typed)
     kept = ("command", "steps", "tokens", "seconds", "threads", "parameters", "unpatched", "before", "after")
     return {key: told[key] for key in kept} | {key: told[key] for key in ("logit_scale",) if key in told}
 
