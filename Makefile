@@ -21,9 +21,14 @@ demo: setup ## patch, fine-tune, evaluate and report on the embedded checkpoint 
 test: setup lint ## lint, types and the default tests, a file at a time in each of two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# mypy reads links to ropescale/*, evals/ and recipes/ side by side, as the wheel has them; made anew every time, because
+# files come and go.
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/types
+	mkdir -p build/types/ropescale
+	cd build/types/ropescale && ln -s ../../../ropescale/* ../../../evals ../../../recipes .
 	$(BIN)/mypy
 
 test-slow: setup ## what takes minutes or needs a download

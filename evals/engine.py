@@ -710,7 +710,7 @@ def _device(given: str | torch.device | None) -> torch.device:
     return found or torch.device("cpu")
 
 
-def _ends_of(model: nn.Module) -> set[int]:
+def _ends_of(model: PreTrainedModel) -> set[int]:
     """Ids at which generate ends a sequence."""
     given = model.generation_config.eos_token_id
     return set() if given is None else {given} if isinstance(given, int) else set(given)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
@@ -118,7 +118,7 @@ def depends_on_length(config: Any) -> bool:
     )
 
 
-def reuses_exactly(model: nn.Module, longest: int) -> bool:
+def reuses_exactly(model: PreTrainedModel, longest: int) -> bool:
     """Whether the cached keys and values of a prompt hold for every other one that begins alike.
 
     Not where rotations depend on the length, where sequences (`longest` tokens at most) outgrow a sliding window, and
@@ -131,7 +131,7 @@ def reuses_exactly(model: nn.Module, longest: int) -> bool:
     )
 
 
-def pads_exactly(model: nn.Module) -> bool:
+def pads_exactly(model: PreTrainedModel) -> bool:
     """Whether a padded row of a batch is answered as if it were alone: attention alone, rotations by position."""
     return (
         not depends_on_length(model.config)
@@ -142,18 +142,18 @@ def pads_exactly(model: nn.Module) -> bool:
     )
 
 
-def _cache_layers(model: nn.Module) -> list[Any]:
+def _cache_layers(model: PreTrainedModel) -> list[Any]:
     layers: list[Any] = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     return layers
 
 
-def prefill(model: nn.Module, inputs: Tensor, cache: DynamicCache) -> None:
+def prefill(model: PreTrainedModel, inputs: Tensor, cache: DynamicCache) -> None:
     """Appends the keys and values of [1, n] ids to a cache."""
     # A first step over nothing needs no mask, however long; later ones pay for one, and no less than their share
     step = PREFILL_TOKENS if cache.get_seq_length() else max(1, inputs.shape[1])
     headless = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
     with torch.no_grad():
-        for piece in inputs.to(place_of(model)).split(step, dim=1):
+        for piece in torch.split(inputs.to(place_of(model)), step, dim=1):
             if piece.shape[1]:
                 model(input_ids=piece, past_key_values=cache, use_cache=True, **headless)
 

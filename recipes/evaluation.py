@@ -129,7 +129,7 @@ def flat(figures: Figures) -> dict[str, float]:
 
 
 def _batches(ids: Tensor) -> Iterator[Tensor]:
-    yield from ids.split(max(AT_ONCE // ids.shape[1], 1))
+    yield from torch.split(ids, max(AT_ONCE // ids.shape[1], 1))
 
 
 def _answered(model: nn.Module, samples: Sequence[PasskeySample]) -> list[bool]:

@@ -29,7 +29,7 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
 
     def perplexity(coefficient: float) -> float:
         unpatch(model)
-        scale = {"logit_scale": "drope", "coefficient": coefficient}
+        scale: dict[str, Any] = {"logit_scale": "drope", "coefficient": coefficient}
         patch(model, "nope", factor=factor, log_n=done.log_n, existing=done.existing, **scale)
         if coefficient not in tried:
             tried[coefficient] = measure.perplexity(model, length)

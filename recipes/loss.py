@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from ropescale.evals.forward import Split, head_way, vocabulary
@@ -59,7 +60,11 @@ def chunked_loss(model: nn.Module) -> Iterator[bool]:
 
 
 def _loss(
-    base: nn.Module, forward: Callable[..., Any], inputs: dict[str, Any], labels: Tensor, items: Tensor | int | None
+    base: PreTrainedModel,
+    forward: Callable[..., Any],
+    inputs: dict[str, Any],
+    labels: Tensor,
+    items: Tensor | int | None,
 ) -> Tensor:
     """The mean negative log-likelihood of the labels, nats."""
     shifted = inputs.pop("shift_labels", None)  # of a part of a row: what follows its last token is in the next part
@@ -70,10 +75,11 @@ def _loss(
     if following is None:
         following, hidden = labels[:, 1:], hidden[:, :-1]
     learnt = following != IGNORED
-    head: Any = base.get_output_embeddings()  # type: ignore[operator]
+    head: nn.Module | None = base.get_output_embeddings()
     trained = [one for one in ([] if head is None else head.parameters()) if one.requires_grad]
     wanted, places = following[learnt.to(following.device)], hidden[learnt.to(hidden.device)]
-    total: Tensor = _HeadLoss.apply(split, places, wanted.to(places.device), *trained)
+    apply: Callable[..., Tensor] = _HeadLoss.apply  # torch states no types for it
+    total = apply(split, places, wanted.to(places.device), *trained)
     return total / (learnt.sum().to(total.device) if items is None else items)
 
 

@@ -293,13 +293,16 @@ class Recipe:
     @property
     def output(self) -> Path:
         """Where everything is written."""
-        return Path(self.training.output_dir)
+        folder = self.training.output_dir
+        assert folder is not None  # read_recipe sees to it
+        return Path(folder)
 
     def settings(self) -> dict[str, Any]:
         """What the trained weights depend on, as JSON can hold it: a run is only continued with the same."""
         mine = {"recipe": self.name, **dataclasses.asdict(self.options), **dataclasses.asdict(self.data)}
         trained = {name: getattr(self.training, name) for name in DECIDING}
-        return json.loads(json.dumps({**mine, **trained, "cache_dir": None}, default=str))  # type: ignore[no-any-return]
+        told: dict[str, Any] = json.loads(json.dumps({**mine, **trained, "cache_dir": None}, default=str))
+        return told
 
 
 # Of Transformers' own arguments, those that most runs touch
@@ -379,7 +382,8 @@ def help_text(name: str, *, everything: bool) -> str:
     for action in reader._actions:
         if action.dest not in shown and not everything:
             action.help = argparse.SUPPRESS
-    return reader.format_help()
+    text: str = reader.format_help()
+    return text
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

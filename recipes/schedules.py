@@ -104,7 +104,7 @@ def skipped_positions(documents: Tensor, target: int, chunks: int, rng: random.R
     """[tokens] positions below `target`: each document from 0, its chunks moved apart."""
     positions = torch.empty_like(documents)
     at = 0
-    for size in documents.unique_consecutive(return_counts=True)[1].tolist():
+    for size in torch.unique_consecutive(documents, return_counts=True)[1].tolist():
         sizes = cut(size, chunks, rng)
         moved = torch.tensor(shifts(target - size, len(sizes), rng)).repeat_interleave(torch.tensor(sizes))
         positions[at : at + size] = torch.arange(size) + moved

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
@@ -186,14 +187,14 @@ def planned(recipe: Recipe) -> Schedule:
     )
 
 
-def save(trained: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write what was trained into the folder, each file whole or not at all.
 
     Raises:
         CheckpointError: it could not be written.
     """
     with whole(folder) as beside:
-        trained.save_pretrained(beside)  # type: ignore[operator]
+        trained.save_pretrained(beside)
         if hasattr(trained, "peft_config"):
             add_record(trained, beside)
         tokenizer.save_pretrained(beside)

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
@@ -136,7 +136,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         """Perplexity and passkeys by length, logged; ends training where the recipe's targets are reached."""
         metrics = flat(self.yardstick.measured(self.model))
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.reached(metrics):
             self.control.should_training_stop = True
         return metrics

@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -45,7 +45,7 @@ def loading(options: RecipeOptions) -> dict[str, Any]:
     return given
 
 
-def tuned(model: PreTrainedModel, options: RecipeOptions) -> nn.Module:
+def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | PeftModel:
     """The model with the parameters of this tuning set to be trained: itself, or under PEFT.
 
     Raises:
@@ -119,7 +119,7 @@ def norms(model: nn.Module) -> list[str]:
     )
 
 
-def embeddings(model: nn.Module) -> list[str]:
+def embeddings(model: PreTrainedModel) -> list[str]:
     """The name of the input embeddings."""
-    table = model.get_input_embeddings()  # type: ignore[operator]
+    table = model.get_input_embeddings()
     return [name.rpartition(".")[2] for name, one in model.named_modules() if one is table]

@@ -53,7 +53,7 @@ class Cutter:
 
     def whole(self, first: int, last: int) -> bool:
         """Whether the text of tokens [first, last) is encoded as exactly these."""
-        again = self._tokenizer(self.text(first, last), verbose=False)["input_ids"]
+        again: list[int] = self._tokenizer(self.text(first, last), verbose=False)["input_ids"]
         return again == [*self._leading, *self.ids[first:last]]
 
     def clean(self, first: int, cut: int) -> bool:
