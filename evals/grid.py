@@ -37,7 +37,7 @@ from ropescale.evals.engine import RopescaleLM, vllm_model
 from ropescale.evals.plan import KINDS, Options, Planned
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.texts import documents
-from ropescale.families import saved_record
+from ropescale.families import saved_record, text_of
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
@@ -112,8 +112,9 @@ class Bench:
         self.model: PreTrainedModel | None = None
         if options.backend == "vllm":
             self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
-            self._saved = saved_record(AutoConfig.from_pretrained(self.path))
-            self.original_length = self._original_length(AutoConfig.from_pretrained(self.path))
+            config = AutoConfig.from_pretrained(self.path)
+            self._saved = saved_record(text_of(config))
+            self.original_length = self._original_length(config)
         else:
             dtype = getattr(torch, options.dtype_name)
             self.model = ropescale.load(options.model, dtype=dtype).to(options.device_name)

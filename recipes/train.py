@@ -32,7 +32,7 @@ from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.families import saved_record
+from ropescale.families import saved_record, text_of
 from ropescale.patching import chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
@@ -144,7 +144,7 @@ def planned(recipe: Recipe) -> Schedule:
     """
     options = recipe.options
     config = AutoConfig.from_pretrained(resolve(options.model))
-    if saved_record(config) is not None:
+    if saved_record(text_of(config)) is not None:
         raise InvalidArgumentError(
             f"model: must not be patched yet, got {options.model!r} which was saved patched; give the checkpoint that "
             f"it was made from"

@@ -1,12 +1,14 @@
 """What of a model a recipe trains: everything, or adapters beside it.
 
 Parameters that a method added to the model (tables and vectors of t5, shaw, cope, learned) are trained by all of them.
+Of a vision-language model the text decoder and the head are trained: the rest reads no text, and gets no gradients.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
+from ropescale.families import text_of
 from ropescale.patching import bare
 from ropescale.recipes.options import RecipeOptions
 
@@ -53,6 +56,11 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
         UnsupportedModelError: no linear layers in attention were found.
     """
     if options.tuning == "full":
+        parts = (decoder(model), model.get_output_embeddings())
+        reading = {id(one) for part in parts if part is not None for one in part.parameters()}
+        for one in model.parameters():
+            if id(one) not in reading:
+                one.requires_grad_(False)
         return model
     if options.tuning == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -91,35 +99,51 @@ def unpack(model: nn.Module) -> None:
         model.state_dict()
 
 
-def attention_layers(model: nn.Module) -> list[str]:
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """What of a model reads text: the text decoder of a vision-language model, else all of it."""
+    part: nn.Module = model if text_of(model.config) is model.config else model.get_decoder()
+    return part
+
+
+def attention_layers(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers inside attention modules.
 
     Raises:
         UnsupportedModelError: none.
     """
-    names = {
-        child.rpartition(".")[2]
-        for module in model.modules()
-        if "attention" in type(module).__name__.lower()
-        for child, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-    }
-    if not names:
+    found = _named(
+        model,
+        (
+            layer
+            for module in decoder(model).modules()
+            if "attention" in type(module).__name__.lower()
+            for layer in module.modules()
+            if isinstance(layer, nn.Linear)
+        ),
+    )
+    if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__}: attention must have linear layers for LoRA, got none; name layers with "
             f"--target-modules"
         )
-    return sorted(names)
+    return found
 
 
-def norms(model: nn.Module) -> list[str]:
+def norms(model: PreTrainedModel) -> list[str]:
     """Names of the normalisation layers."""
-    return sorted(
-        {name.rpartition(".")[2] for name, one in model.named_modules() if "norm" in type(one).__name__.lower()}
-    )
+    return _named(model, (one for one in decoder(model).modules() if "norm" in type(one).__name__.lower()))
 
 
 def embeddings(model: PreTrainedModel) -> list[str]:
     """The name of the input embeddings."""
-    table = model.get_input_embeddings()
-    return [name.rpartition(".")[2] for name, one in model.named_modules() if one is table]
+    return _named(model, [model.get_input_embeddings()])
+
+
+def _named(model: PreTrainedModel, modules: Iterable[nn.Module]) -> list[str]:
+    """Names by which PEFT finds these modules of the decoder: the last part, which all layers share.
+
+    In full in a vision-language model, where modules of the vision tower have the same last parts.
+    """
+    wanted = {id(one) for one in modules}
+    names = [name for name, one in model.named_modules() if id(one) in wanted]
+    return sorted(names if decoder(model) is not model else {name.rpartition(".")[2] for name in names})

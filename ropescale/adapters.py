@@ -19,12 +19,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
 from ropescale.checkpoint import FINDING, added_parameters, load
 from ropescale.checkpoints import resolve
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
+from ropescale.families import text_of
 from ropescale.patching import bare, patched_rotary, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 RECORD_FILE = "ropescale.json"
 PARAMETERS_FILE = "ropescale.safetensors"
 CONFIG_FILE = "adapter_config.json"
+PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME)  # how images become tokens
 # PEFT names a key that it does not know in a warning, and does nothing else about it: so the key is the message.
 NOTICE = "trained with rescaled positions: load it with ropescale.load_adapter"
 
@@ -149,7 +151,8 @@ def merge(
     """Write a full checkpoint: the base, patched, with the adapter added into its weights; returns the folder.
 
     Transformers loads it with the extended context wherever it can express the method, `ropescale.load` always. The
-    tokenizer is the adapter's if there is one beside it, else the base's. The folder is complete or not there at all.
+    tokenizer is the adapter's if there is one beside it, else the base's, and so is what reads images for a
+    vision-language model. The folder is complete or not there at all.
 
     Args:
         adapter: its folder or hub id.
@@ -178,8 +181,11 @@ def merge(
     with _new_folder(destination) as work:
         merged.save_pretrained(work)
         if tokenizer is not None:
-            tokenizer.model_max_length = merged.config.max_position_embeddings
+            tokenizer.model_max_length = text_of(merged.config).max_position_embeddings
             tokenizer.save_pretrained(work)
+        for name in PROCESSOR_FILES:
+            if file := _file(adapter, name, {}) or _file(source, name, {}):
+                shutil.copy(file, work / name)
     return destination
 
 
@@ -252,6 +258,8 @@ def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
 
 def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
     config = getattr(bare(base), "config", None)
+    if isinstance(config, PreTrainedConfig):
+        config = text_of(config)
     for name in (*saved.before, *saved.added):
         if name == RECORD_FIELD:
             continue

@@ -1,17 +1,32 @@
-"""Text decoders of vision-language models: their rotary modules alone are patched, their configs alone edited."""
+"""Text decoders of vision-language models: their rotary modules alone are patched, their configs alone edited.
+
+What is built on that (adapters, evaluation, training) reads the text decoder's facts and trains its layers.
+"""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from families import WHOLES, config_of_whole, fingerprint, logits, model_of_whole
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from lm_eval.api.instance import Instance
+from peft import LoraConfig, PeftModel, get_peft_model
+from training import run
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import ropescale
-from ropescale.errors import UnsupportedModelError
+from ropescale.adapters import load_adapter, merge, save_adapter
+from ropescale.errors import InvalidArgumentError, UnsupportedModelError
+from ropescale.evals import grid
+from ropescale.evals.engine import RopescaleLM
+from ropescale.evals.plan import Options
+from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import parts_of, text_of
+from ropescale.recipes import train, tuning
+from ropescale.recipes.options import read_recipe
 
 
 @pytest.fixture(scope="module", params=WHOLES)
@@ -79,3 +94,117 @@ def test_a_method_that_acts_in_attention_is_refused(model: PreTrainedModel) -> N
         ropescale.patch(model, "rerope", factor=4)
     assert torch.equal(logits(model), before)
     assert model.config.to_dict() == config
+
+
+def with_lora(model: PreTrainedModel) -> PeftModel:
+    """A copy, patched, with random updates of the text decoder's attention."""
+    whole = ropescale.patch(copy.deepcopy(model), "yarn", factor=4)
+    layers = tuning.attention_layers(whole)
+    return get_peft_model(
+        whole, LoraConfig(task_type="CAUSAL_LM", target_modules=layers, init_lora_weights=False)
+    ).eval()
+
+
+def test_an_adapter_is_saved_loaded_and_merged(model: PreTrainedModel, tmp_path: Path) -> None:
+    wrapped = with_lora(model)
+    expected, plain = logits(wrapped), logits(ropescale.patch(copy.deepcopy(model), "yarn", factor=4))
+    assert (expected - plain).abs().max() > 1e-3
+    folder = save_adapter(wrapped, tmp_path / "adapter")
+    assert torch.equal(logits(load_adapter(copy.deepcopy(model), folder)), expected)
+    merged = merge(folder, tmp_path / "merged", copy.deepcopy(model))
+    loaded = AutoModelForImageTextToText.from_pretrained(merged)
+    assert (logits(loaded) - expected).abs().max() <= 1e-4
+    assert ropescale.record(loaded) == ropescale.record(wrapped)
+
+
+def test_an_adapter_is_refused_by_a_text_decoder_of_another_length(model: PreTrainedModel, tmp_path: Path) -> None:
+    folder = save_adapter(with_lora(model), tmp_path / "adapter")
+    other = copy.deepcopy(model)
+    text_of(other.config).max_position_embeddings = 128
+    with pytest.raises(InvalidArgumentError, match=r"config\.max_position_embeddings must be .* \(64\), got 128;"):
+        load_adapter(other, folder)
+
+
+def worded(name: str) -> PreTrainedConfig:
+    """A config of a whole with the vocabulary of the tokenizer of `tiny`."""
+    config, tokenizer = config_of_whole(name), named_tokenizer("tiny")
+    for field in ("vocab_size", "vocab_size_per_layer_input"):
+        if hasattr(config.text_config, field):
+            setattr(config.text_config, field, len(tokenizer))
+    return config
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A whole with a tokenizer beside it, and a file that says how images are read."""
+    model_of_whole(worded(name)).save_pretrained(folder)
+    named_tokenizer("tiny").save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    return folder
+
+
+def test_a_merged_checkpoint_reads_as_many_tokens_and_the_same_images(tmp_path: Path) -> None:
+    base = saved("llava", tmp_path / "base")
+    folder = save_adapter(with_lora(AutoModelForImageTextToText.from_pretrained(base)), tmp_path / "adapter")
+    merged = merge(folder, tmp_path / "merged", base)
+    assert AutoTokenizer.from_pretrained(merged).model_max_length == 256
+    file = "preprocessor_config.json"
+    assert (merged / file).read_bytes() == (base / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", WHOLES)
+def test_the_harness_reads_text_as_the_model_does(name: str) -> None:
+    whole = ropescale.patch(model_of_whole(worded(name)), "yarn", factor=4)
+    lm = RopescaleLM(pretrained=whole, tokenizer="tiny")
+    assert lm.max_length == 256
+
+    def request(kind: str, *arguments: Any) -> list[Instance]:
+        return [Instance(request_type=kind, doc={}, arguments=arguments, idx=0)]
+
+    context, continuation = "It was a bright cold day " * 12, "in April, and the clocks were striking thirteen"
+    ids = torch.tensor([lm.tok_encode(context + continuation)])
+    assert ids.shape[1] > 64
+    first = len(lm.tok_encode(context.rstrip()))
+    with torch.no_grad():
+        scored = whole(input_ids=ids).logits[0, first - 1 : -1].log_softmax(-1)
+        written = whole.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    ((found, _),) = lm.loglikelihood(request("loglikelihood", context.rstrip(), " " + continuation), disable_tqdm=True)
+    assert found == pytest.approx(float(scored.gather(1, ids[0, first:, None]).sum()), abs=1e-3)
+    asked = request("generate_until", context + continuation, {"until": [], "max_gen_toks": 4})
+    (reply,) = lm.generate_until(asked, disable_tqdm=True)
+    assert reply == lm.tok_decode(written[0, ids.shape[1] :].tolist())
+
+
+def test_a_saved_one_is_evaluated_by_vllm_to_its_own_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4)
+    whole.save_pretrained(tmp_path)
+    monkeypatch.setattr(grid, "vllm_model", lambda path, **_: None)
+    bench = grid.Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
+    assert bench.original_length == 64
+    assert bench.record(bench.options.arms[0])["record"] == ropescale.record(whole).to_dict()
+
+
+@pytest.mark.parametrize("recipe", ["lora", "lora_plus"])
+@pytest.mark.parametrize("name", ["gemma4", "llava"])  # the one's vision tower has layers that LoRA cannot be put on
+def test_the_text_decoder_alone_is_trained(name: str, recipe: str, tmp_path: Path) -> None:
+    base, folder = saved(name, tmp_path / "base"), tmp_path / "run"
+    more = ("--factor=4", "--max-steps=1", "--eval-passkeys=0", "--eval-windows=1")
+    told = run(recipe, folder, f"--model={base}", *more)
+    assert told["steps"] == 1
+    config = json.loads((folder / "adapter_config.json").read_text())
+    named = [*config["target_modules"], *(config["modules_to_save"] or ())]
+    assert all(one.startswith("model.language_model.") for one in named)
+    loaded = load_adapter(base, folder, trainable=True)
+    assert sum(one.numel() for one in loaded.parameters() if one.requires_grad) == told["parameters"]["trained"]
+
+
+def test_everything_that_reads_text_is_trained() -> None:
+    whole = model_of_whole(worded("llava"))
+    trained = tuning.tuned(whole, read_recipe("full", ["--model=tiny"]).options)
+    frozen = {name for name, one in trained.named_parameters() if not one.requires_grad}
+    assert frozen == {name for name in dict(trained.named_parameters()) if "vision" in name or "projector" in name}
+
+
+def test_a_patched_one_is_not_trained_again(tmp_path: Path) -> None:
+    ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4).save_pretrained(tmp_path)
+    with pytest.raises(InvalidArgumentError, match=r"^model: must not be patched yet, got "):
+        train.planned(read_recipe("lora", [f"--model={tmp_path}", "--factor=4"]))
