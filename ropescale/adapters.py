@@ -166,21 +166,34 @@ def merge(
     if base is None:
         base = _named_base(adapter)
     source = base.name_or_path if isinstance(base, PreTrainedModel) else resolve(str(base))
+    model = merged(base, adapter, **from_pretrained)
+    tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
+    with _new_folder(destination) as work:
+        model.save_pretrained(work)
+        if tokenizer is not None:
+            tokenizer.model_max_length = model.config.max_position_embeddings
+            tokenizer.save_pretrained(work)
+    return destination
+
+
+def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretrained: Any) -> PreTrainedModel:
+    """The base, patched as it was when the adapter was trained, with the adapter added into its weights.
+
+    The arguments are those of `load_adapter`.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
+        RopescaleError: whatever `load_adapter` raises.
+    """
     wrapped: Any = load_adapter(base, adapter, **from_pretrained)
     try:
-        merged = wrapped.merge_and_unload(safe_merge=True)
+        model: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
     except (AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{adapter}: must be an adapter whose weights can be added to the base's, got {error}; load it with "
             f"ropescale.load_adapter instead"
         ) from error
-    tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
-    with _new_folder(destination) as work:
-        merged.save_pretrained(work)
-        if tokenizer is not None:
-            tokenizer.model_max_length = merged.config.max_position_embeddings
-            tokenizer.save_pretrained(work)
-    return destination
+    return model
 
 
 def read_record(path: str | Path, **finding: Any) -> Record:

@@ -25,7 +25,7 @@ from ropescale.export import source
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
-from ropescale.patching import repatch
+from ropescale.patching import patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
 
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
@@ -129,7 +129,7 @@ def verify(
         reference: the model that was exported, where its weights are not those of `path`; of a .gguf file that was
             not made from a short name or a hub id it has to be given. It may be patched or not: the record in the
             export says what was done to it.
-        adapter: that was merged into the reference.
+        adapter: that was merged into the reference; where it carries a record, that says how it is patched.
         lengths: of the prompts in tokens; half the original length, half-way to the target and the target, less
             the steps, by default.
         steps: tokens to generate.
@@ -387,15 +387,15 @@ def reference_folder(subject: Subject, reference: str | Path | None) -> Path:
 
 
 def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) -> nn.Module:
-    """The patched model in float32: the weights of a folder, with what the record says done to them."""
-    config = read_config(str(folder))
-    own = saved_record(config)
-    if own is not None:
-        own.restore(config)
-    loaded: Any = source.loaded(folder, config) if adapter is None else source.merged(folder, adapter, config)
-    model: nn.Module = loaded.float().eval()
+    """The patched model in float32: the weights of a folder, with what the record says done to them.
+
+    That is the record of the adapter where it carries one, else that of the export, else that of the folder.
+    """
+    model: nn.Module = source.loaded(folder) if adapter is None else source.merged(folder, adapter)
+    model = model.float().eval()
     subject.stored(model)
-    if (record := subject.record or own) is not None:
+    record = subject.record or saved_record(read_config(str(folder)))
+    if record is not None and patched_rotary(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
             repatch(model, record)
     return model

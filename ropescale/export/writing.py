@@ -80,7 +80,8 @@ def export(
         existing: see `factor`.
         layers: see `factor`.
         log_n: see `factor`.
-        adapter: a folder with a PEFT adapter, merged into the weights.
+        adapter: a folder with a PEFT adapter, merged into the weights. Where it carries a record, the model is
+            patched as it was when the adapter was trained, and the method is left out.
         tokenizer: of a live model.
         outtype: of GGUF's matrices: "f32", "f16", "bf16" or "q8_0"; left out, that of the checkpoint.
         lossy: write the nearest fixed frequencies of a method that no engine carries out, with a label that says so.
@@ -90,7 +91,7 @@ def export(
         ExportError: what the engine cannot hold.
         CheckpointError: a broken source, or a destination that cannot be written.
         InvalidArgumentError: arguments that break their rules.
-        RopescaleError: whatever `patch` raises.
+        RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     if to not in ENGINES:
         raise InvalidArgumentError(f"to: must be one of {', '.join(sorted(ENGINES))}, got {to!r}; name an engine")
