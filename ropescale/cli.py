@@ -100,7 +100,7 @@ examples:
 RESCALE = """\
 Write a checkpoint with a longer context beside an existing one, without loading its weights: the config that a patched
 model would be saved with, all other files as they are, and the limits of tokenizer and generation raised to the new
-length. SRC is only read; DST must not exist, and appears when it is complete.
+length. SRC is only read; DST must be new, or an empty folder, and is complete or not there at all.
 """
 
 RESCALE_EXAMPLES = """\
@@ -330,7 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     rescale.set_defaults(verb=_rescale)
     add = rescale.add_argument
     add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
-    add("destination", type=Path, metavar="DST", help="a folder that does not exist yet")
+    add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
     add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
     add("--factor", type=float, metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
@@ -429,7 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(verb=_export)
     add = export.add_argument
     add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
-    add("destination", metavar="DST", help="a new folder; for gguf a new .gguf file")
+    add("destination", metavar="DST", help="a folder that is not there or empty; for gguf a new .gguf file")
     add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
     add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
     add("--factor", type=float, metavar="X", help="target / original length")

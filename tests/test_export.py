@@ -763,7 +763,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_a_destination_within_the_source_is_refused(llama: Path) -> None:
     before = sorted(llama.rglob("*"))
     for path in (llama / "out", llama / "a" / "model.gguf"):
-        with pytest.raises(InvalidArgumentError, match=r"^destination: must lie outside of what is exported"):
+        with pytest.raises(InvalidArgumentError, match=r"^destination: must lie outside the source, got "):
             export(llama, path, to="gguf" if path.suffix else "vllm")
     assert sorted(llama.rglob("*")) == before
 
@@ -772,7 +772,7 @@ def test_a_destination_within_the_source_is_refused(llama: Path) -> None:
 @pytest.mark.parametrize("parent", ["/proc/ropescale", "file"])
 def test_a_destination_that_cannot_be_written_is_refused(parent: str, to: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"^destination: must be a place that can be written to, got "):
+    with pytest.raises(CheckpointError, match=r"^destination: must be a place with room that can be written, got "):
         export("tiny", tmp_path / parent / "model.gguf", to=to)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -793,7 +793,7 @@ def test_a_disk_that_fills_up_leaves_nothing(to: str, llama: Path, tmp_path: Pat
     path = tmp_path / "model.gguf"
     command = [sys.executable, "-c", LIMITED, str(llama), str(path), to]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("CheckpointError: destination: must be a place that can be written to, got ")
+    assert done.stdout.startswith("CheckpointError: destination: must be a place with room that can be written, got ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -825,7 +825,7 @@ def test_a_killed_export_leaves_nothing_that_an_engine_would_load(to: str, llama
         process.send_signal(signal.SIGKILL)
     left = list(tmp_path.iterdir())
     assert not path.exists()
-    assert {one.name for one in left} <= {".model.gguf.ropescale-partial"}
+    assert {one.name for one in left} <= {".model.gguf.lock", ".model.gguf.partial"}
     assert not list(tmp_path.rglob("config.json"))
     export(llama, path, to=to, method="yarn", factor=4)
     assert list(tmp_path.iterdir()) == [path]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ropescale.checkpoints import SHORT_NAMES
+from ropescale.destinations import require_new, written_whole
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
 from ropescale.export.rotation import Canonical, canonical
@@ -70,7 +71,7 @@ def export(
 
     Args:
         model: a folder saved patched, or as published; `tiny`, `smollm2`, a hub id; or a live model, patched or not.
-        destination: a new folder, or for "gguf" a new file.
+        destination: a folder that is not there or empty, or for "gguf" a new file.
         to: "transformers", "vllm", "sglang", "mlx" or "gguf".
         method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs;
             left out, the model is written as it is, patch included.
@@ -102,7 +103,7 @@ def export(
     path = Path(destination).expanduser()
     if to == "gguf":
         _require_gguf_name(path)
-    folder.require_new(path, [] if isinstance(model, nn.Module) else [source.local_folder(str(model))])
+    require_new(path, None if isinstance(model, nn.Module) else source.local_folder(str(model)))
     opened = source.opened(
         model,
         method=method,
@@ -142,7 +143,7 @@ def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str
     tokenizer, model = opened.tokens(), opened.model()
     chosen = gguf.outtype_for(model, outtype)
     size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
-    with folder.written_whole(path, size) as work:
+    with written_whole(path, size) as work:
         scaling = gguf.write(work, opened.config, model, tokenizer, told, public_name(opened.name), chosen)
     return Exported(
         path=path,
@@ -217,7 +218,7 @@ def patch_gguf(
     gguf = _gguf()
     existing, new = Path(path).expanduser(), Path(destination).expanduser()
     _require_gguf_name(new)
-    folder.require_new(new, [])
+    require_new(new)
     reader = gguf.opened(existing)
     config = gguf.file_config(reader, existing)
     extension = extended(
@@ -227,7 +228,7 @@ def patch_gguf(
     told = canonical(config)
     name = gguf.contents(reader, "general.architecture")
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)
-    with folder.written_whole(new, existing.stat().st_size) as work:
+    with written_whole(new, existing.stat().st_size) as work:
         gguf.rewrite(work, reader, scaling, told)
     return Exported(
         path=new,
