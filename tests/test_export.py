@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from exports import checkpoint
-from families import FIXED, LATE, knobs_for
+from families import FIXED, LATE, WHOLES, config_of_whole, knobs_for, model_of_whole
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -27,7 +28,13 @@ import ropescale
 from ropescale import cli
 from ropescale.adapters import save_adapter
 from ropescale.checkpoints import resolve
-from ropescale.errors import AlreadyPatchedError, CheckpointError, ExportError, InvalidArgumentError
+from ropescale.errors import (
+    AlreadyPatchedError,
+    CheckpointError,
+    ExportError,
+    InvalidArgumentError,
+    UnsupportedModelError,
+)
 from ropescale.export import export, patch_gguf, verify
 from ropescale.export.running import LlamaCpp, python_with_vllm, vllm
 from ropescale.export.verification import compared, scored
@@ -881,6 +888,39 @@ def test_an_architecture_that_is_not_patched_is_refused(tmp_path: Path) -> None:
         ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
     ):
         export(tmp_path, tmp_path.parent / "out-gpt2", to="vllm")
+    with pytest.raises(
+        ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
+    ):
+        verify(tmp_path, engine="transformers")
+
+
+@pytest.mark.parametrize("name", WHOLES)
+def test_a_vision_language_model_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    model = model_of_whole(config_of_whole(name))
+    model.save_pretrained(tmp_path / "plain")
+    ropescale.patch(model, "yarn", factor=4).save_pretrained(tmp_path / "patched")
+    export("tiny", tmp_path / "text.gguf", to="gguf")
+    before = sorted(tmp_path.rglob("*"))
+    calls: list[Callable[[], Any]] = [
+        *(
+            lambda to=to: export(tmp_path / "plain", tmp_path / "out.gguf", to=to, method="yarn", factor=4)
+            for to in ("gguf", "mlx", "sglang", "transformers", "vllm")
+        ),
+        lambda: export(tmp_path / "patched", tmp_path / "out", to="transformers"),
+        lambda: export(model, tmp_path / "out", to="transformers"),
+        lambda: verify(tmp_path / "patched", engine="transformers"),
+        lambda: verify(tmp_path / "plain", engine="transformers"),
+        lambda: verify(tmp_path / "text.gguf", engine="llama.cpp", reference=tmp_path / "patched"),
+    ]
+    for call in calls:
+        with pytest.raises(UnsupportedModelError) as refusal:
+            call()
+        assert str(refusal.value) == (
+            f"model type {name!r}: must be that of a text model to be exported or verified, got "
+            f"{type(model.config).__name__} with a text decoder of type {WHOLES[name][0]!r}; for Transformers, "
+            f"ropescale rescale and save_pretrained of the patched model write it"
+        )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

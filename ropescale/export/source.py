@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from ropescale import adapters
 from ropescale.checkpoint import first_line, read_config
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, shortened
-from ropescale.families import require_supported, saved_record
+from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.families import require_family, require_supported, saved_record, text_of
 from ropescale.methods import AnyMethod
 from ropescale.patching import bare, extended, record, repatch
 from ropescale.records import RECORD_FIELD, Record
@@ -138,6 +138,7 @@ def opened(
     Raises:
         CheckpointError: no checkpoint or adapter there.
         InvalidArgumentError: arguments that do not go together.
+        UnsupportedModelError: no text model, or one of a family that is not patched.
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     defaults = {"existing": "error", "layers": "global", "log_n": False}
@@ -166,6 +167,7 @@ def opened(
             )
         name, folder, model = "a live model", None, live
         config: Any = copy.deepcopy(live.config)
+        require_text_model(config)
         require_supported(config)
         if (done := record(live)) is not None:
             setattr(config, RECORD_FIELD, done.to_dict())
@@ -173,6 +175,7 @@ def opened(
         name = str(source)
         folder = local_folder(name)
         config = read_config(str(folder))
+        require_text_model(config)
         require_supported(config)
         model = None
         if adapter is not None:
@@ -209,6 +212,21 @@ def opened(
     return Source(name=name, config=config, folder=folder, live=model, tokenizer=tokenizer)
 
 
+def require_text_model(config: Any) -> None:
+    """Refuse, by name, what is neither exported nor verified.
+
+    Raises:
+        UnsupportedModelError: a text decoder within another model, or a family that is not patched.
+    """
+    if isinstance(config, PreTrainedConfig) and (text := text_of(config)).model_type != config.model_type:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r}: must be that of a text model to be exported or verified, got "
+            f"{type(config).__name__} with a text decoder of type {text.model_type!r}; for Transformers, ropescale "
+            f"rescale and save_pretrained of the patched model write it"
+        )
+    require_family(config)
+
+
 def local_folder(name: str) -> Path:
     """The folder of a checkpoint by path, short name or hub id; one on a hub is fetched.
 
@@ -238,8 +256,10 @@ def loaded(folder: Path) -> nn.Module:
 
     Raises:
         CheckpointError: weights that are missing or broken.
+        UnsupportedModelError: no text model.
     """
     config = read_config(str(folder))
+    require_text_model(config)
     if (done := saved_record(config)) is not None:
         done.restore(config)
     try:

@@ -141,6 +141,7 @@ def verify(
         CheckpointError: no export there, or one that cannot be read.
         ExportError: the engine is not there, or refuses the model.
         InvalidArgumentError: arguments that break their rules.
+        UnsupportedModelError: no text model, or one of a family that is not patched.
     """
     if engine not in ENGINES:
         raise InvalidArgumentError(
@@ -276,6 +277,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
             f"; see ropescale export --to {engine}"
         )
     config = read_config(str(path))
+    source.require_text_model(config)
     record, label = saved_record(config), getattr(config, EXPORT_FIELD, None) or {}
     written = label.get("engine", "transformers")
     if written != engine:
