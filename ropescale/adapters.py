@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +20,9 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
-from ropescale.checkpoint import FINDING, added_parameters, load
+from ropescale.checkpoint import FINDING, added_parameters, load, size_of
 from ropescale.checkpoints import resolve
+from ropescale.destinations import require_new, written_whole
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
 from ropescale.patching import bare, patched_rotary, repatch, unpatch
@@ -57,8 +56,9 @@ def save_adapter(model: "PeftModel", path: str | Path) -> Path:
             f"peft.get_peft_model(model, config) first"
         )
     _live_record(model)
-    _require_new(Path(path))
-    with _new_folder(Path(path)) as work:
+    require_new(Path(path), name="path")
+    with written_whole(Path(path), name="path") as work:
+        work.mkdir()
         model.save_pretrained(str(work), selected_adapters=[name])
         own = work if name == "default" else work / name  # where PEFT puts an adapter of that name
         add_record(model, own)
@@ -161,32 +161,47 @@ def merge(
         **from_pretrained: of `ropescale.load`, such as `dtype`.
 
     Raises:
+        InvalidArgumentError: a destination that holds something.
         CheckpointError: an adapter that cannot be merged or gives weights that are not finite, or a full disk.
         RopescaleError: whatever `load_adapter` raises.
     """
     destination = Path(destination)
-    _require_new(destination)
+    require_new(destination)
     if base is None:
         base = _named_base(adapter)
     source = base.name_or_path if isinstance(base, PreTrainedModel) else resolve(str(base))
-    wrapped: Any = load_adapter(base, adapter, **from_pretrained)
-    try:
-        merged = wrapped.merge_and_unload(safe_merge=True)
-    except (AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"{adapter}: must be an adapter whose weights can be added to the base's, got {error}; load it with "
-            f"ropescale.load_adapter instead"
-        ) from error
+    model = merged(base, adapter, **from_pretrained)
     tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
-    with _new_folder(destination) as work:
-        merged.save_pretrained(work)
+    with written_whole(destination, size_of(model)) as work:
+        work.mkdir()
+        model.save_pretrained(work)
         if tokenizer is not None:
-            tokenizer.model_max_length = text_of(merged.config).max_position_embeddings
+            tokenizer.model_max_length = text_of(model.config).max_position_embeddings
             tokenizer.save_pretrained(work)
         for name in PROCESSOR_FILES:
             if file := _file(adapter, name, {}) or _file(source, name, {}):
                 shutil.copy(file, work / name)
     return destination
+
+
+def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretrained: Any) -> PreTrainedModel:
+    """The base, patched as it was when the adapter was trained, with the adapter added into its weights.
+
+    The arguments are those of `load_adapter`.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
+        RopescaleError: whatever `load_adapter` raises.
+    """
+    wrapped: Any = load_adapter(base, adapter, **from_pretrained)
+    try:
+        model: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{adapter}: must be an adapter whose weights can be added to the base's, got {error}; load it with "
+            f"ropescale.load_adapter instead"
+        ) from error
+    return model
 
 
 def read_record(path: str | Path, **finding: Any) -> Record:
@@ -377,29 +392,3 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(part, path)
-
-
-def _require_new(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InvalidArgumentError(
-            f"path: must be a folder that is not there or empty, got {str(path)!r}; name another, or remove it"
-        )
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill beside `path`, which takes its place at the end."""
-    work = path.with_name(f"{path.name}.partial")
-    try:
-        shutil.rmtree(work, ignore_errors=True)  # what a killed run left
-        work.mkdir(parents=True)
-        yield work
-        if path.exists():
-            path.rmdir()
-        work.rename(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: must be a place with room for the weights, got {error}; make room, or name another"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -162,6 +162,11 @@ def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> N
         )
 
 
+def size_of(model: nn.Module) -> int:
+    """Bytes that the weights of a model take on disk; those that layers share count once."""
+    return sum(one.numel() * one.element_size() for one in model.parameters())
+
+
 def weight_files(path: str, finding: dict[str, Any]) -> list[str]:
     """The files of a checkpoint's weights: one, or those that its index names."""
     quiet = {"_raise_exceptions_for_missing_entries": False, **finding}

@@ -100,7 +100,7 @@ examples:
 RESCALE = """\
 Write a checkpoint with a longer context beside an existing one, without loading its weights: the config that a patched
 model would be saved with, all other files as they are, and the limits of tokenizer and generation raised to the new
-length. SRC is only read; DST must not exist, and appears when it is complete.
+length. SRC is only read; DST must be new, or an empty folder, and is complete or not there at all.
 """
 
 RESCALE_EXAMPLES = """\
@@ -134,7 +134,8 @@ Write a model for the engine that is to serve it: weights and tokenizer as they 
 words. The engine's native type is written where it is exact, otherwise one divisor per pair. What an engine cannot
 hold exactly is refused, with the nearest method that it can. The destination is written whole or not at all.
 
-SRC is a folder (saved patched, or as published: then give --method), tiny, smollm2 or a hub id.
+SRC is a folder (saved patched, or as published: then give --method), tiny, smollm2 or a hub id. With an adapter that
+ropescale saved, SRC is extended as it was when the adapter was trained: leave --method out.
 
 engines:
   transformers  what save_pretrained of a patched model writes
@@ -149,7 +150,7 @@ examples:
   ropescale export path/to/patched out/served --to vllm
   ropescale export smollm2 out/smollm2-16k.gguf --to gguf --method yarn --factor 2 --outtype q8_0
   ropescale export tiny out/tiny.gguf --to gguf --method yarn --factor 4 --knobs '{"beta_fast": 16}'
-  ropescale export path/to/base out/merged --to transformers --method yarn --factor 4 --adapter path/to/adapter
+  ropescale export path/to/base out/merged --to transformers --adapter path/to/adapter
   ropescale export existing.Q4_K_M.gguf longer.gguf --to gguf --patch-gguf --method yarn --factor 4
 """
 
@@ -329,7 +330,7 @@ def _parser() -> argparse.ArgumentParser:
     rescale.set_defaults(verb=_rescale)
     add = rescale.add_argument
     add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
-    add("destination", type=Path, metavar="DST", help="a folder that does not exist yet")
+    add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
     add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
     add("--factor", type=float, metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
@@ -428,7 +429,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(verb=_export)
     add = export.add_argument
     add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
-    add("destination", metavar="DST", help="a new folder; for gguf a new .gguf file")
+    add("destination", metavar="DST", help="a folder that is not there or empty; for gguf a new .gguf file")
     add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
     add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
     add("--factor", type=float, metavar="X", help="target / original length")
@@ -437,6 +438,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--knobs", type=_json, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
     add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")
     add("--layers", metavar="WHICH", help="global (default) or all, where layer types have rotations of their own")
+    add("--log-n", action="store_true", help="multiply queries by log-n; no engine does, so it needs --lossy")
     add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
     add("--outtype", metavar="TYPE", help="of gguf: f32, f16, bf16 or q8_0 (default: the type of the checkpoint)")
     add("--patch-gguf", action="store_true", help="SRC is a .gguf file: copy it with a scaling, every weight as it is")
@@ -770,14 +772,21 @@ def _export(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     if arguments.patch_gguf:
-        if arguments.to != "gguf" or arguments.lossy:
+        if arguments.to != "gguf" or arguments.lossy or arguments.log_n:
             raise InvalidArgumentError(
-                f"--patch-gguf: goes with --to gguf and without --lossy, got --to {arguments.to}; leave the others out"
+                f"--patch-gguf: goes with --to gguf and without --lossy and --log-n, got --to {arguments.to}; leave "
+                f"the others out"
             )
         done = patch_gguf(arguments.source, arguments.destination, **asked, **knobs)
     else:
         done = export(
-            arguments.source, arguments.destination, to=arguments.to, lossy=arguments.lossy, **asked, **knobs
+            arguments.source,
+            arguments.destination,
+            to=arguments.to,
+            log_n=arguments.log_n,
+            lossy=arguments.lossy,
+            **asked,
+            **knobs,
         )
     print(done)
     if done.overrides:

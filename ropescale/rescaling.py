@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json
 from ropescale.checkpoints import resolve
+from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.families import text_of
 from ropescale.methods import AnyMethod
@@ -47,7 +46,7 @@ def rescale_checkpoint(
 
     Arguments:
         source: a folder, a hub id (downloaded into the hub's cache), `tiny` or `smollm2`.
-        destination: a folder that does not exist yet.
+        destination: a folder that is not there or empty.
         method: a registry name or a `Method` instance, of fixed frequencies.
         factor: target length / original length, at least 1.
         target_length: tokens wanted; instead of `factor`, or agreeing with it.
@@ -74,7 +73,7 @@ def rescale_checkpoint(
     folder = source_folder(source)
     config = read_config(str(folder), trust_remote_code=False)
     target = Path(destination)
-    require_new(folder, target)
+    require_new(target, folder)
     text = text_of(config)
     extension = extended(
         text, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
@@ -92,7 +91,9 @@ def rescale_checkpoint(
         if inner is not None and inner.dtype is None:
             inner.dtype = config.dtype
     raised = raised_limits(limits, extension.record.target_length)
-    with _replacing(target) as partial:
+    copied = [file for file in files if not (link and file.suffix == WEIGHTS)]
+    with written_whole(target, sum((folder / file).stat().st_size for file in copied)) as partial:
+        partial.mkdir()
         _bring(files, folder, partial, link=link)
         for name, values in raised.items():
             (partial / name).unlink()
@@ -120,33 +121,6 @@ def source_folder(source: str | Path) -> Path:
             f"{type(error).__name__}: {first_line(error)}; check the path or the "
             f"connection"
         ) from error
-
-
-def require_new(source: Path, destination: Path) -> None:
-    """Refuse a destination that would overwrite something or lie within what is read.
-
-    Raises:
-        CheckpointError: something is there already, or there is no such parent folder.
-        InvalidArgumentError: the source itself, or a place in it.
-    """
-    try:
-        real, start = destination.resolve(), source.resolve()
-        if real == start or start in real.parents:
-            raise InvalidArgumentError(
-                f"destination: must lie outside the source, got {str(destination)!r} for {str(source)!r}; give "
-                f"another folder"
-            )
-        taken = os.path.lexists(destination)
-    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
-        raise CheckpointError(
-            f"destination: must be a path that this system can resolve, got {str(destination)!r} ({error}); give "
-            f"another folder"
-        ) from error
-    if taken:
-        raise CheckpointError(
-            f"destination: must not exist yet, so that nothing is overwritten, got {str(destination)!r}; remove it or "
-            f"give another folder"
-        )
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -183,51 +157,6 @@ def raised_limits(limits: dict[str, dict[str, Any]], target: int) -> dict[str, d
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < target:
             raised[name] = {**limits[name], limit: target}
     return raised
-
-
-@contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
-    """A folder to be filled that takes its place when the block ends, and is gone if the block fails.
-
-    One that a killed run left is removed first; two runs for one place are kept apart by a lock.
-
-    Raises:
-        CheckpointError: another run is writing there, or it cannot be written.
-    """
-    partial = destination.with_name(f".{destination.name}.partial")
-    lock = FileLock(destination.with_name(f".{destination.name}.lock"))
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        if not Path(lock.lock_file).exists():  # a place where nothing can be made looks like a lock that is held
-            raise _unwritable(destination, PermissionError(13, "no file can be made beside it")) from error
-        raise CheckpointError(
-            f"destination: must not be in the making, got {str(destination)!r}, which another process is writing; "
-            f"wait for it"
-        ) from error
-    except OSError as error:
-        raise _unwritable(destination, error) from error
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        if os.path.lexists(destination):  # made meanwhile: an empty folder would be replaced without a word
-            raise FileExistsError(17, "it was made by somebody else meanwhile")
-        partial.rename(destination)
-    except OSError as error:
-        raise _unwritable(destination, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _unwritable(destination: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"destination: must be a place with room that can be written, got {str(destination)!r} ({error}); make room "
-        f"or give another folder"
-    )
 
 
 def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> None:

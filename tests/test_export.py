@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,23 @@ import numpy as np
 import pytest
 import torch
 from exports import checkpoint
-from families import FIXED, LATE, knobs_for
+from families import FIXED, LATE, WHOLES, config_of_whole, knobs_for, model_of_whole
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import ropescale
 from ropescale import cli
+from ropescale.adapters import save_adapter
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.errors import (
+    AlreadyPatchedError,
+    CheckpointError,
+    ExportError,
+    InvalidArgumentError,
+    UnsupportedModelError,
+)
 from ropescale.export import export, patch_gguf, verify
 from ropescale.export.running import LlamaCpp, python_with_vllm, vllm
 from ropescale.export.verification import compared, scored
@@ -555,6 +563,112 @@ def test_an_adapter_is_merged(llama: Path, tmp_path: Path) -> None:
     assert not verify(tmp_path / "out", engine="transformers", reference=llama).exact
 
 
+RECORDED: dict[str, tuple[dict[str, Any], str]] = {
+    "yarn": ({"method": "yarn", "factor": 4, "beta_fast": 16.0}, ""),
+    "yarn with norms trained beside": ({"method": "yarn", "factor": 4}, "norm"),
+    "ntk": ({"method": "ntk", "target_length": 512}, ""),
+}
+
+
+def recorded(folder: Path, base: Any, beside: str = "", **arguments: Any) -> PreTrainedModel:
+    """The adapted model whose adapter is saved in a folder with its record."""
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], r=4, init_lora_weights=False)
+    model = get_peft_model(ropescale.patch(ropescale.load(base), **arguments), lora)
+    for name, parameter in model.named_parameters():
+        if beside and beside in name:
+            parameter.requires_grad_(True)
+            parameter.data *= 0.9
+    save_adapter(model, folder)
+    return model.eval()
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=torch.arange(1, 401)[None] * 5 % 1024).logits
+    return found
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_an_adapter_that_carries_its_record_is_exported_as_it_was_trained(case: str, tmp_path: Path) -> None:
+    arguments, beside = RECORDED[case]
+    trained = recorded(tmp_path / "adapter", "tiny", beside, **arguments)
+    expected = logits_of(trained)
+    done = export("tiny", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter")
+    assert (done.method, done.serves) == (f"{arguments['method']} x4", 512)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits_of(plain), expected, rtol=0, atol=1e-5)
+    assert ropescale.record(plain) == ropescale.record(trained)
+    assert torch.equal(logits_of(ropescale.load(tmp_path / "out")), logits_of(plain))
+    unadapted = ropescale.patch(ropescale.load("tiny"), **arguments)
+    assert (logits_of(unadapted) - expected).abs().max() > 1e-2
+    require_exact(tmp_path / "out", "transformers", "tiny", adapter=tmp_path / "adapter")
+    export("tiny", tmp_path / "model.gguf", to="gguf", adapter=tmp_path / "adapter")
+    require_exact(tmp_path / "model.gguf", "llama.cpp", "tiny", adapter=tmp_path / "adapter")
+    assert not verify(tmp_path / "model.gguf", engine="llama.cpp", reference="tiny").exact  # without the adapter
+
+
+def test_the_adapter_s_record_is_what_an_export_is_held_against(tmp_path: Path) -> None:
+    recorded(tmp_path / "adapter", "tiny", method="yarn", factor=4)
+    export("tiny", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter")
+    (tmp_path / "adapter" / "ropescale.json").rename(tmp_path / "ropescale.json")
+    with pytest.warns(UserWarning, match="load it with ropescale.load_adapter"):  # PEFT, of an adapter without it
+        export("tiny", tmp_path / "wrong", to="transformers", method="linear", factor=4, adapter=tmp_path / "adapter")
+    (tmp_path / "ropescale.json").rename(tmp_path / "adapter" / "ropescale.json")
+    for name, right in (("out", True), ("wrong", False)):
+        verdict = verify(tmp_path / name, engine="transformers", reference="tiny", adapter=tmp_path / "adapter")
+        assert verdict.exact is right, str(verdict)
+
+
+def test_a_base_that_was_saved_patched_is_taken_where_the_record_is_the_same(tmp_path: Path) -> None:
+    expected = logits_of(recorded(tmp_path / "adapter", "tiny", method="yarn", factor=4))
+    for factor in (4, 8):
+        ropescale.patch(ropescale.load("tiny"), "yarn", factor=factor).save_pretrained(tmp_path / f"x{factor}")
+    export(tmp_path / "x4", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits_of(plain), expected, rtol=0, atol=1e-5)
+    require_exact(tmp_path / "out", "transformers", str(tmp_path / "x4"), adapter=tmp_path / "adapter")
+    with pytest.raises(AlreadyPatchedError, match=r"^base: must be unpatched, or patched as the adapter .*, got"):
+        export(tmp_path / "x8", tmp_path / "other", to="transformers", adapter=tmp_path / "adapter")
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_adapter_of_a_method_that_acts_in_attention_is_exported_as_any_other(tmp_path: Path) -> None:
+    recorded(tmp_path / "adapter", "tiny", method="yarn", factor=4, log_n=True)
+    with pytest.raises(ExportError, match=r"^yarn: must be a method of fixed frequencies to be exported"):
+        export("tiny", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter")
+    done = export("tiny", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter", lossy=True)
+    assert done.approximation.startswith("yarn at every length in the place of yarn: queries multiplied by")
+    verdict = verify(tmp_path / "out", engine="transformers", reference="tiny", adapter=tmp_path / "adapter")
+    assert not verdict.exact  # held against the model with log-n
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"method": "linear", "factor": 4}, "method: {rule}, got 'linear'; leave out method, factor, {remedy}"),
+        ({"method": "yarn", "factor": 4}, "method: {rule}, got 'yarn'; leave out method, factor, {remedy}"),
+        ({"target_length": 512}, "target_length: {rule}, got 512; leave out target_length, {remedy}"),
+        ({"log_n": True}, "log_n: {rule}, got True; leave out log_n, {remedy}"),
+        ({"existing": "replace"}, "existing: {rule}, got 'replace'; leave out existing, {remedy}"),
+        ({"beta_fast": 16}, "beta_fast: {rule}, got 16; leave out beta_fast, {remedy}"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_method_beside_an_adapter_that_carries_its_record_is_refused(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    trained = recorded(tmp_path / "adapter", "tiny", method="yarn", factor=4)
+    with pytest.raises(InvalidArgumentError) as refusal:
+        export("tiny", tmp_path / "out", to="transformers", adapter=tmp_path / "adapter", **arguments)
+    rule = (
+        f"must be left out with an adapter that carries how its base was patched "
+        f"({ropescale.record(trained).method_instance()}, 512 tokens)"
+    )
+    assert str(refusal.value) == said.format(rule=rule, remedy="and the export is patched as in training")
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
 def test_what_is_no_adapter_of_the_model_is_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"^adapter: must be a folder with a PEFT adapter \(adapter_config\.json\)"
@@ -656,7 +770,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_a_destination_within_the_source_is_refused(llama: Path) -> None:
     before = sorted(llama.rglob("*"))
     for path in (llama / "out", llama / "a" / "model.gguf"):
-        with pytest.raises(InvalidArgumentError, match=r"^destination: must lie outside of what is exported"):
+        with pytest.raises(InvalidArgumentError, match=r"^destination: must lie outside the source, got "):
             export(llama, path, to="gguf" if path.suffix else "vllm")
     assert sorted(llama.rglob("*")) == before
 
@@ -665,7 +779,7 @@ def test_a_destination_within_the_source_is_refused(llama: Path) -> None:
 @pytest.mark.parametrize("parent", ["/proc/ropescale", "file"])
 def test_a_destination_that_cannot_be_written_is_refused(parent: str, to: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"^destination: must be a place that can be written to, got "):
+    with pytest.raises(CheckpointError, match=r"^destination: must be a place with room that can be written, got "):
         export("tiny", tmp_path / parent / "model.gguf", to=to)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -686,7 +800,7 @@ def test_a_disk_that_fills_up_leaves_nothing(to: str, llama: Path, tmp_path: Pat
     path = tmp_path / "model.gguf"
     command = [sys.executable, "-c", LIMITED, str(llama), str(path), to]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("CheckpointError: destination: must be a place that can be written to, got ")
+    assert done.stdout.startswith("CheckpointError: destination: must be a place with room that can be written, got ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -718,7 +832,7 @@ def test_a_killed_export_leaves_nothing_that_an_engine_would_load(to: str, llama
         process.send_signal(signal.SIGKILL)
     left = list(tmp_path.iterdir())
     assert not path.exists()
-    assert {one.name for one in left} <= {".model.gguf.ropescale-partial"}
+    assert {one.name for one in left} <= {".model.gguf.lock", ".model.gguf.partial"}
     assert not list(tmp_path.rglob("config.json"))
     export(llama, path, to=to, method="yarn", factor=4)
     assert list(tmp_path.iterdir()) == [path]
@@ -774,6 +888,39 @@ def test_an_architecture_that_is_not_patched_is_refused(tmp_path: Path) -> None:
         ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
     ):
         export(tmp_path, tmp_path.parent / "out-gpt2", to="vllm")
+    with pytest.raises(
+        ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
+    ):
+        verify(tmp_path, engine="transformers")
+
+
+@pytest.mark.parametrize("name", WHOLES)
+def test_a_vision_language_model_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    model = model_of_whole(config_of_whole(name))
+    model.save_pretrained(tmp_path / "plain")
+    ropescale.patch(model, "yarn", factor=4).save_pretrained(tmp_path / "patched")
+    export("tiny", tmp_path / "text.gguf", to="gguf")
+    before = sorted(tmp_path.rglob("*"))
+    calls: list[Callable[[], Any]] = [
+        *(
+            lambda to=to: export(tmp_path / "plain", tmp_path / "out.gguf", to=to, method="yarn", factor=4)
+            for to in ("gguf", "mlx", "sglang", "transformers", "vllm")
+        ),
+        lambda: export(tmp_path / "patched", tmp_path / "out", to="transformers"),
+        lambda: export(model, tmp_path / "out", to="transformers"),
+        lambda: verify(tmp_path / "patched", engine="transformers"),
+        lambda: verify(tmp_path / "plain", engine="transformers"),
+        lambda: verify(tmp_path / "text.gguf", engine="llama.cpp", reference=tmp_path / "patched"),
+    ]
+    for call in calls:
+        with pytest.raises(UnsupportedModelError) as refusal:
+            call()
+        assert str(refusal.value) == (
+            f"model type {name!r}: must be that of a text model to be exported or verified, got "
+            f"{type(model.config).__name__} with a text decoder of type {WHOLES[name][0]!r}; for Transformers, "
+            f"ropescale rescale and save_pretrained of the patched model write it"
+        )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -784,6 +931,7 @@ def test_an_architecture_that_is_not_patched_is_refused(tmp_path: Path) -> None:
         ({"to": "vllm", "outtype": "f16"}, r"^outtype: must be left out for vllm, got 'f16'"),
         ({"to": "vllm", "factor": 4}, r"^method: must be given with factor, got None"),
         ({"to": "vllm", "beta_fast": 4}, r"^method: must be given with beta_fast, got None"),
+        ({"to": "vllm", "existing": "replace"}, r"^method: must be given with existing, got None"),
         (
             {"to": "vllm", "method": "yarn", "factor": 4, "beta_fat": 4},
             r"^yarn: unknown knob 'beta_fat'; did you mean",
@@ -817,6 +965,9 @@ def test_wrong_questions_to_verify_are_refused_in_words(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere", engine="transformers")
     with pytest.raises(CheckpointError, match=r"nowhere\.gguf: must be a whole GGUF file"):
         verify(tmp_path / "nowhere.gguf", engine="llama.cpp")
+    # whose weights are in the folder already
+    with pytest.raises(CheckpointError, match=r"^reference: must be the model that .* was made from, got none, and"):
+        verify(tmp_path / "out", engine="transformers", lengths=[8], adapter=tmp_path / "adapter")
 
 
 # ---- the command line
@@ -848,6 +999,29 @@ def test_the_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.Ca
     assert f"{path}: OFF in llama.cpp" in capsys.readouterr().out
     assert cli.main(asked) == 2
     assert capsys.readouterr().err.startswith("ropescale: destination: must be new, or an empty folder, got ")
+
+
+def test_the_command_line_takes_log_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["export", "tiny", str(tmp_path / "out"), "--to", "transformers", "--method", "yarn", "--factor", "4"]
+    assert cli.main([*asked, "--log-n"]) == 2
+    assert "got queries multiplied by a logarithm of their position (log_n); nearest" in capsys.readouterr().err
+    assert cli.main([*asked, "--log-n", "--lossy"]) == 0
+    assert "yarn x4 with log_n as its native type yarn, approximation (yarn at every length" in capsys.readouterr().out
+    assert rope_in(tmp_path / "out")["ropescale"]["log_n"] is True
+    assert cli.main(["export", "a.gguf", "b.gguf", "--to", "gguf", "--patch-gguf", "--log-n"]) == 2
+    assert "--patch-gguf: goes with --to gguf and without --lossy and --log-n" in capsys.readouterr().err
+
+
+def test_the_command_line_exports_an_adapter_that_carries_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter, path = str(tmp_path / "adapter"), str(tmp_path / "out")
+    recorded(tmp_path / "adapter", "tiny", method="yarn", factor=4)
+    assert cli.main(["export", "tiny", path, "--to", "transformers", "--adapter", adapter]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: yarn x4 as its native type yarn, exact; ")
+    verifying = ["verify-export", path, "--engine", "transformers", "--reference", "tiny", "--adapter", adapter]
+    assert cli.main(verifying) == 0
+    assert f"{path}: exact in transformers (yarn x4): 48 of 48 greedy tokens" in capsys.readouterr().out
 
 
 def test_the_command_line_patches_an_existing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

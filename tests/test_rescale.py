@@ -117,6 +117,14 @@ def test_links_of_a_hub_cache_are_followed(source: Path, tmp_path: Path) -> None
     assert contents(folder).keys() == contents(source).keys()
 
 
+def test_an_empty_folder_is_filled(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        ropescale.rescale_checkpoint(source, tmp_path / name, factor=4)
+    assert contents(tmp_path / "empty") == contents(tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "source"]
+
+
 def test_folders_come_along_and_hidden_ones_stay(source: Path, tmp_path: Path) -> None:
     (source / "more").mkdir()
     (source / "more" / "note.txt").write_text("kept")
@@ -219,7 +227,7 @@ def test_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     record = ropescale.record(ropescale.load(folder))
     assert (record.target_length, record.knobs["beta_fast"]) == (200, 16.0)
     assert cli.main(arguments) == 2
-    assert "must not exist yet, so that nothing is overwritten" in capsys.readouterr().err
+    assert "destination: must be new, or an empty folder, got " in capsys.readouterr().err
 
 
 def test_no_weight_is_read(source: Path, tmp_path: Path) -> None:

@@ -216,13 +216,15 @@ PLACES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "a folder with something in it": (
         lambda source, tmp: rescale(source, full(tmp / "full")),
-        "destination: must not exist yet",
+        "destination: must be new, or an empty folder, got",
     ),
-    "an empty folder": (lambda source, tmp: rescale(source, tmp), "destination: must not exist yet"),
-    "a file": (lambda source, tmp: rescale(source, Path(__file__)), "destination: must not exist yet"),
+    "a file": (
+        lambda source, tmp: rescale(source, Path(__file__)),
+        "destination: must be new, or an empty folder, got",
+    ),
     "a link to nothing": (
         lambda source, tmp: rescale(source, linked(tmp / "broken", tmp / "nothing")),
-        "destination: must not exist yet",
+        "destination: must be new, or an empty folder, got",
     ),
     "a link to itself": (
         lambda source, tmp: rescale(source, linked(tmp / "loop", tmp / "loop")),

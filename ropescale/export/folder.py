@@ -1,15 +1,14 @@
 """Checkpoints in folders, written whole or not at all."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.checkpoint import size_of
+from ropescale.destinations import written_whole
 from ropescale.export.rotation import Canonical
 from ropescale.export.source import COMPANIONS, INDEX, Source
 from ropescale.export.stated import Stated
@@ -17,68 +16,6 @@ from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.version import __version__
 
 ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
-
-
-def require_new(destination: Path, sources: list[Path]) -> None:
-    """Refuse a destination that holds something, or that lies within what is exported.
-
-    Raises:
-        InvalidArgumentError: the message names it.
-    """
-    if destination.is_symlink() or destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise InvalidArgumentError(
-            f"destination: must be new, or an empty folder, got {str(destination)!r}, which exists; give another, or "
-            f"remove it"
-        )
-    here = destination.absolute()
-    for source in sources:
-        if here == source or source in here.parents:
-            raise InvalidArgumentError(
-                f"destination: must lie outside of what is exported, got {str(destination)!r}; give another folder"
-            )
-
-
-@contextlib.contextmanager
-def written_whole(destination: Path, size: int) -> Iterator[Path]:
-    """A place beside the destination to write to, moved there when all is written and removed if anything fails.
-
-    What a killed process leaves is named so that no engine takes it for a model; the next export removes it.
-
-    Arguments:
-        destination: a file or folder, not there yet.
-        size: bytes that it will take, at least.
-
-    Raises:
-        CheckpointError: the disk is full or not to be written to.
-    """
-    work = destination.parent / f".{destination.name}.ropescale-partial"
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(destination.parent).free
-        if free < size:
-            raise CheckpointError(
-                f"destination: needs {size / 1e9:.2f} GB, got {free / 1e9:.2f} GB free at "
-                f"{str(destination.parent)!r}; make room, or give a folder on another disk"
-            )
-        _remove(work)
-        try:
-            yield work
-            work.replace(destination)
-        except BaseException:
-            _remove(work)
-            raise
-    except OSError as error:
-        raise CheckpointError(
-            f"destination: must be a place that can be written to, got {str(destination)!r} "
-            f"({error.strerror or error}); give another, or make room"
-        ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write(destination: Path, source: Source, stated: Stated, canonical: Canonical, engine: str) -> None:
@@ -90,9 +27,7 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
     files = source.weight_files()
     config = config_of(source, stated, canonical, engine)
     model = None if files else source.model()
-    size = sum(file.stat().st_size for file in files)
-    if model is not None:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    size = sum(file.stat().st_size for file in files) if model is None else size_of(model)
     with written_whole(destination, size) as work:
         work.mkdir()
         for file in files:

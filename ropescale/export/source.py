@@ -13,13 +13,14 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from ropescale import adapters
 from ropescale.checkpoint import first_line, read_config
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
-from ropescale.families import require_supported
+from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.families import require_family, require_supported, saved_record, text_of
 from ropescale.methods import AnyMethod
-from ropescale.patching import bare, extended, record
-from ropescale.records import RECORD_FIELD
+from ropescale.patching import bare, extended, record, repatch
+from ropescale.records import RECORD_FIELD, Record
 
 # What a checkpoint's folder holds besides config and weights, and every engine reads
 COMPANIONS = (
@@ -132,11 +133,26 @@ def opened(
 ) -> Source:
     """The source, extended by the method if one is given, with the adapter merged if one is given.
 
+    An adapter that carries a record is the method: the source is extended as it was when the adapter was trained.
+
     Raises:
         CheckpointError: no checkpoint or adapter there.
         InvalidArgumentError: arguments that do not go together.
-        RopescaleError: whatever `patch` raises.
+        UnsupportedModelError: no text model, or one of a family that is not patched.
+        RopescaleError: whatever `patch` and `load_adapter` raise.
     """
+    defaults = {"existing": "error", "layers": "global", "log_n": False}
+    given = {
+        "method": method,
+        "factor": factor,
+        "target_length": target_length,
+        "original_length": original_length,
+        "existing": existing,
+        "layers": layers,
+        "log_n": log_n,
+        **(knobs or {}),
+    }
+    asked = {name: value for name, value in given.items() if value != defaults.get(name)}
     if isinstance(source, nn.Module):
         live = bare(source)
         if live is not source and hasattr(source, "merge_and_unload"):
@@ -151,6 +167,7 @@ def opened(
             )
         name, folder, model = "a live model", None, live
         config: Any = copy.deepcopy(live.config)
+        require_text_model(config)
         require_supported(config)
         if (done := record(live)) is not None:
             setattr(config, RECORD_FIELD, done.to_dict())
@@ -158,17 +175,26 @@ def opened(
         name = str(source)
         folder = local_folder(name)
         config = read_config(str(folder))
+        require_text_model(config)
         require_supported(config)
         model = None
         if adapter is not None:
+            trained = record_of(adapter)
+            if trained is not None and asked:
+                first = next(iter(asked))
+                raise InvalidArgumentError(
+                    f"{first}: must be left out with an adapter that carries how its base was patched "
+                    f"({trained.method_instance()}, {trained.target_length} tokens), got {shortened(asked[first])}; "
+                    f"leave out {', '.join(asked)}, and the export is patched as in training"
+                )
             model = merged(folder, adapter)
-    extending = {"factor": factor, "target_length": target_length, "original_length": original_length}
+            if trained is not None:
+                config = copy.deepcopy(model.config)
     if method is None:
-        given = [name for name, value in {**extending, **(knobs or {})}.items() if value is not None]
-        if given or log_n:
+        if asked:
             raise InvalidArgumentError(
-                f"method: must be given with {', '.join(given) or 'log_n'}, got None; name the method, or leave the "
-                f"others out to export the checkpoint as it is"
+                f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out "
+                f"to export the checkpoint as it is"
             )
     else:
         extension = extended(
@@ -184,6 +210,21 @@ def opened(
         )
         extension.write(config)
     return Source(name=name, config=config, folder=folder, live=model, tokenizer=tokenizer)
+
+
+def require_text_model(config: Any) -> None:
+    """Refuse, by name, what is neither exported nor verified.
+
+    Raises:
+        UnsupportedModelError: a text decoder within another model, or a family that is not patched.
+    """
+    if isinstance(config, PreTrainedConfig) and (text := text_of(config)).model_type != config.model_type:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r}: must be that of a text model to be exported or verified, got "
+            f"{type(config).__name__} with a text decoder of type {text.model_type!r}; for Transformers, ropescale "
+            f"rescale and save_pretrained of the patched model write it"
+        )
+    require_family(config)
 
 
 def local_folder(name: str) -> Path:
@@ -210,12 +251,17 @@ def local_folder(name: str) -> Path:
         ) from error
 
 
-def loaded(folder: Path, config: PreTrainedConfig | None = None) -> nn.Module:
-    """The model of a folder, in the type of its weights; by another config than the folder's if one is given.
+def loaded(folder: Path) -> nn.Module:
+    """The model of a folder as it was before any patch of ours, in the type of its weights.
 
     Raises:
         CheckpointError: weights that are missing or broken.
+        UnsupportedModelError: no text model.
     """
+    config = read_config(str(folder))
+    require_text_model(config)
+    if (done := saved_record(config)) is not None:
+        done.restore(config)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype="auto", output_loading_info=True
@@ -233,12 +279,29 @@ def loaded(folder: Path, config: PreTrainedConfig | None = None) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def merged(folder: Path, adapter: str | Path, config: PreTrainedConfig | None = None) -> nn.Module:
-    """The model of a folder with a PEFT adapter merged into its weights; `config` as in `loaded`.
+def record_of(adapter: str | Path) -> Record | None:
+    """How the base of an adapter was patched when it was trained; None of an adapter that does not say.
+
+    Raises:
+        CheckpointError: no adapter there, or a damaged record.
+    """
+    if not (Path(adapter) / adapters.CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"adapter: must be a folder with a PEFT adapter ({adapters.CONFIG_FILE}), got {str(adapter)!r}; give the "
+            f"folder that save_pretrained of the adapted model wrote"
+        )
+    return adapters.read_record(adapter) if (Path(adapter) / adapters.RECORD_FILE).is_file() else None
+
+
+def merged(folder: Path, adapter: str | Path) -> Any:
+    """The model of a folder with an adapter merged into its weights.
+
+    It is patched as it was in training where the adapter carries a record, and else as it was before any patch.
 
     Raises:
         CheckpointError: no adapter there, or one of another model.
         ExportError: PEFT is not installed.
+        RopescaleError: whatever `load_adapter` raises.
     """
     try:
         from peft import PeftModel
@@ -246,18 +309,17 @@ def merged(folder: Path, adapter: str | Path, config: PreTrainedConfig | None = 
         raise ExportError(
             "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
         ) from error
-    if not (Path(adapter) / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"adapter: must be a folder with a PEFT adapter (adapter_config.json), got {str(adapter)!r}; give the "
-            f"folder that save_pretrained of the adapted model wrote"
-        )
-    base = loaded(folder, config)
+    trained = record_of(adapter)
+    base: Any = loaded(folder)
+    if trained is not None:
+        if (done := saved_record(read_config(str(folder)))) is not None:
+            repatch(base, done)  # load_adapter compares the two records
+        return adapters.merged(base, adapter)
     try:
         with torch.no_grad():
-            adapted = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "
             f"{first_line(error)}); give the adapter and the base that it was trained on"
         ) from error
-    return adapted  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from ropescale.export import source
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
-from ropescale.patching import repatch
+from ropescale.patching import patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
 
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
@@ -129,7 +129,7 @@ def verify(
         reference: the model that was exported, where its weights are not those of `path`; of a .gguf file that was
             not made from a short name or a hub id it has to be given. It may be patched or not: the record in the
             export says what was done to it.
-        adapter: that was merged into the reference.
+        adapter: that was merged into the reference; where it carries a record, that says how it is patched.
         lengths: of the prompts in tokens; half the original length, half-way to the target and the target, less
             the steps, by default.
         steps: tokens to generate.
@@ -141,6 +141,7 @@ def verify(
         CheckpointError: no export there, or one that cannot be read.
         ExportError: the engine is not there, or refuses the model.
         InvalidArgumentError: arguments that break their rules.
+        UnsupportedModelError: no text model, or one of a family that is not patched.
     """
     if engine not in ENGINES:
         raise InvalidArgumentError(
@@ -168,7 +169,7 @@ def verify(
                 f"lengths: must leave room for {steps} tokens within the target length ({target}), got {length}; give "
                 f"shorter prompts"
             )
-    folder = reference_folder(subject, reference)
+    folder = reference_folder(subject, reference, adapter)
     prompts = [prompt_of(subject.tokens, length, seed + place) for place, length in enumerate(chosen)]
     with Console(stderr=True).status(f"{engine}: {len(prompts)} prompts of {', '.join(map(str, chosen))} tokens"):
         runs = subject.run(prompts, steps)
@@ -276,6 +277,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
             f"; see ropescale export --to {engine}"
         )
     config = read_config(str(path))
+    source.require_text_model(config)
     record, label = saved_record(config), getattr(config, EXPORT_FIELD, None) or {}
     written = label.get("engine", "transformers")
     if written != engine:
@@ -368,34 +370,34 @@ def _gguf_subject(path: Path) -> Subject:
     )
 
 
-def reference_folder(subject: Subject, reference: str | Path | None) -> Path:
-    """Where the weights of the patched model are.
+def reference_folder(subject: Subject, reference: str | Path | None, adapter: str | Path | None) -> Path:
+    """Where the weights of the patched model are; a folder that was exported holds those of the adapter already.
 
     Raises:
         CheckpointError: nowhere.
     """
     if reference is not None:
         return source.local_folder(str(reference))
-    if subject.path.is_dir():
+    if subject.path.is_dir() and adapter is None:
         return subject.path
     if not subject.source:
         raise CheckpointError(
-            f"reference: must be the model that {subject.path} was made from, got none, and the file names none; pass "
-            f"--reference (reference=)"
+            f"reference: must be the model that {subject.path} was made from, got none, and nothing in it says which; "
+            f"pass --reference (reference=)"
         )
     return source.local_folder(subject.source)
 
 
 def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) -> nn.Module:
-    """The patched model in float32: the weights of a folder, with what the record says done to them."""
-    config = read_config(str(folder))
-    own = saved_record(config)
-    if own is not None:
-        own.restore(config)
-    loaded: Any = source.loaded(folder, config) if adapter is None else source.merged(folder, adapter, config)
-    model: nn.Module = loaded.float().eval()
+    """The patched model in float32: the weights of a folder, with what the record says done to them.
+
+    That is the record of the adapter where it carries one, else that of the export, else that of the folder.
+    """
+    model: nn.Module = source.loaded(folder) if adapter is None else source.merged(folder, adapter)
+    model = model.float().eval()
     subject.stored(model)
-    if (record := subject.record or own) is not None:
+    record = subject.record or saved_record(read_config(str(folder)))
+    if record is not None and patched_rotary(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
             repatch(model, record)
     return model

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ropescale.checkpoints import SHORT_NAMES
+from ropescale.destinations import require_new, written_whole
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
 from ropescale.export.rotation import Canonical, canonical
@@ -70,7 +71,7 @@ def export(
 
     Args:
         model: a folder saved patched, or as published; `tiny`, `smollm2`, a hub id; or a live model, patched or not.
-        destination: a new folder, or for "gguf" a new file.
+        destination: a folder that is not there or empty, or for "gguf" a new file.
         to: "transformers", "vllm", "sglang", "mlx" or "gguf".
         method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs;
             left out, the model is written as it is, patch included.
@@ -80,7 +81,8 @@ def export(
         existing: see `factor`.
         layers: see `factor`.
         log_n: see `factor`.
-        adapter: a folder with a PEFT adapter, merged into the weights.
+        adapter: a folder with a PEFT adapter, merged into the weights. Where it carries a record, the model is
+            patched as it was when the adapter was trained, and the method is left out.
         tokenizer: of a live model.
         outtype: of GGUF's matrices: "f32", "f16", "bf16" or "q8_0"; left out, that of the checkpoint.
         lossy: write the nearest fixed frequencies of a method that no engine carries out, with a label that says so.
@@ -90,7 +92,7 @@ def export(
         ExportError: what the engine cannot hold.
         CheckpointError: a broken source, or a destination that cannot be written.
         InvalidArgumentError: arguments that break their rules.
-        RopescaleError: whatever `patch` raises.
+        RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     if to not in ENGINES:
         raise InvalidArgumentError(f"to: must be one of {', '.join(sorted(ENGINES))}, got {to!r}; name an engine")
@@ -101,7 +103,7 @@ def export(
     path = Path(destination).expanduser()
     if to == "gguf":
         _require_gguf_name(path)
-    folder.require_new(path, [] if isinstance(model, nn.Module) else [source.local_folder(str(model))])
+    require_new(path, None if isinstance(model, nn.Module) else source.local_folder(str(model)))
     opened = source.opened(
         model,
         method=method,
@@ -141,7 +143,7 @@ def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str
     tokenizer, model = opened.tokens(), opened.model()
     chosen = gguf.outtype_for(model, outtype)
     size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
-    with folder.written_whole(path, size) as work:
+    with written_whole(path, size) as work:
         scaling = gguf.write(work, opened.config, model, tokenizer, told, public_name(opened.name), chosen)
     return Exported(
         path=path,
@@ -216,7 +218,7 @@ def patch_gguf(
     gguf = _gguf()
     existing, new = Path(path).expanduser(), Path(destination).expanduser()
     _require_gguf_name(new)
-    folder.require_new(new, [])
+    require_new(new)
     reader = gguf.opened(existing)
     config = gguf.file_config(reader, existing)
     extension = extended(
@@ -226,7 +228,7 @@ def patch_gguf(
     told = canonical(config)
     name = gguf.contents(reader, "general.architecture")
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)
-    with folder.written_whole(new, existing.stat().st_size) as work:
+    with written_whole(new, existing.stat().st_size) as work:
         gguf.rewrite(work, reader, scaling, told)
     return Exported(
         path=new,
