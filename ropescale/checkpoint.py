@@ -85,7 +85,8 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
 def class_of(config: PreTrainedConfig) -> Any:
     """What loads a model of this config: the class that saved it, where causal language models have no entry for it.
 
-    So vision-language models load as they were saved.
+    So vision-language models load as they were saved, but for those that Transformers lists among causal language
+    models too (Qwen3.5), which load as their text decoder.
     """
     named = getattr(transformers, (getattr(config, "architectures", None) or ("",))[0], None)
     listed = type(config) in AutoModelForCausalLM._model_mapping
