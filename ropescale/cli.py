@@ -6,6 +6,7 @@ Heavy imports stand inside the verbs, so that `ropescale --help` answers at once
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import sys
@@ -221,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (found something wrong) or 2 (wrong usage)."""
     # Waiting threads that spin cost five times the time where the cores are shared; torch reads this when it starts
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # PEFT loads it where it is installed, and it warns of a kernel that only inference in 4 bits would use
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:

@@ -38,7 +38,9 @@ LENGTH, PRETRAINED, STEPS = 128, 2000, 400  # of the embedded checkpoint: tokens
 WINDOWS, PASSKEYS = 15, 10
 DATA = f"--data sotu passkey --data-weights 3 1 --eval-texts sample --eval-windows {WINDOWS} --max-steps {STEPS}"
 SHORT, LONG, LONGER = "--batch-size 32", "--batch-size 8", "--batch-size 4"  # 4,096 tokens a step, at any length
-SLOW = "--max-steps 1000"  # what replaces rotation needs more, and five minutes hold so many
+SLOW = "--max-steps 1000"  # what replaces rotation needs more
+# DroPE needs many steps more than many tokens: 1,024 tokens a step; five minutes hold 3,650 of them on two cores
+SMALL = "--batch-size 8 --learning-rate 2e-3"
 RUNS = {
     "lora": f"lora {LONG} --learning-rate 3e-3",
     "lora_plus": f"lora_plus {LONG} --learning-rate 2e-3",
@@ -50,7 +52,8 @@ RUNS = {
     "pose_x8": f"pose --tuning full --factor 8 --log-n true --content contiguous {SHORT} --data-weights 6 1 "
     "--learning-rate 1.5e-3",
     "full_length_x8": f"full --factor 8 {LONGER} --learning-rate 1e-3",
-    "drope": f"drope {SHORT} {SLOW} --learning-rate 1e-3",
+    "drope": f"drope {SMALL} --data-weights 15 1 --max-steps 3650 --eval-steps 3650 --save-steps 1825",
+    "drope_longer": f"drope {SMALL} --data-weights 6 1 --max-steps 4800 --eval-strategy no --save-steps 1600",
     "t5": f"t5 --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
     "alibi": f"alibi --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
 }
@@ -73,9 +76,11 @@ def main() -> None:
         if name in chosen or (OUT / name / "training.html").exists():
             figures["runs"][name] = fine_tuned(name, line)
     figures["runs"] = {name: figures["runs"][name] for name in RUNS if name in figures["runs"]}
-    if (OUT / "drope" / "training.html").exists():
-        figures["drope_extension"] = drope_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
-        figures["yarn_extension"] = yarn_extension(measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH]))
+    measured = measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH])
+    for name in ("drope", "drope_longer"):
+        if (OUT / name / "training.html").exists():
+            figures.setdefault("drope_extension", {})[name] = drope_extension(OUT / name, measured)
+    figures["yarn_extension"] = yarn_extension(measured)
     write_atomically(RESULTS, json.dumps(figures, indent=1) + "\n")
     print(table(figures))
 
@@ -131,11 +136,14 @@ def native(factor: int, measured: Yardstick) -> dict[str, Any]:
     return {"command": " ".join(["python", *command]), "steps": steps, "figures": measured.measured(model.eval())}
 
 
-def drope_extension(measured: Yardstick) -> dict[str, Figures]:
-    """The trained DroPE model at twice and four times its length, the logit scale fitted for each."""
-    found = {}
+def drope_extension(folder: Path, measured: Yardstick) -> dict[str, Figures]:
+    """A trained DroPE model within its length, and at twice and four times it, the logit scale fitted for each."""
+    model = ropescale.load(folder)
+    ropescale.unpatch(model)
+    with ropescale.patched(model, "nope", factor=1, logit_scale="none"):
+        found = {"x1": measured.measured(model, longest=LENGTH)}
+    ropescale.patch(model, "nope", factor=1)
     for factor in (2, 4):
-        model = ropescale.load(OUT / "drope")
         fitted = fitted_logit_scale(model, measured, factor * LENGTH)
         found[f"x{factor}"] = {**measured.measured(model, longest=factor * LENGTH), "logit_scale": fitted}
     return found
