@@ -1,6 +1,6 @@
 """Whose rounding is it? SmolLM2 in vLLM and in Transformers, each against the same model in float64.
 
-    python scripts/export_rounding.py                 # the table of docs/exports.md; half an hour, needs `make vllm`
+    python scripts/export_rounding.py                 # the table of docs/exports.md; ten minutes, needs `make vllm`
     python scripts/export_rounding.py --methods yarn --lengths 512
 
 A rotation that an engine got wrong differs from both; rounding differs from either by as much as that engine rounds.
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 import ropescale
 from ropescale.export import export
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["none", "yarn", "by_parts"], help="none: as published")
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 9000], help="of the prompts, tokens")
     asked = parser.parse_args()
+    logging.disable_progress_bar()
     print("| method | tokens | vLLM, float32 | Transformers, float32 | vLLM from Transformers |", flush=True)
     print("|---" * 5 + "|", flush=True)
     for method in asked.methods:
