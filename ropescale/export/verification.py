@@ -31,8 +31,8 @@ from ropescale.records import EXPORT_FIELD, Record
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
 STEPS = 16  # tokens that the engine generates from each prompt
 # The largest difference of any log-probability that is rounding of float32, which grows with length: vLLM differs by
-# 8e-5 after 512 tokens of SmolLM2 and by up to 2.8e-4 after 9,000. A wrong rotation differs by 0.01 and more on the same
-# prompts (docs/exports.md).
+# 9e-5 after 512 tokens of SmolLM2 and by up to 2.8e-4 after 9,000. A wrong rotation differs by 0.01 and more on the
+# same prompts (docs/exports.md).
 TOLERANCES = {"transformers": 1e-5, "vllm": 1e-3, "mlx": 1e-3, "f32": 2e-3}
 # Weights in fewer bits: llama.cpp rounds activations as well, by which the log-probabilities of tokens that nobody
 # would choose move by whole units. So two other measures count: the Kullback-Leibler divergence from the model, in
