@@ -147,7 +147,7 @@ def test_other_errors_propagate(monkeypatch):
 
     monkeypatch.setattr(grid, "run", fail)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["demo"])
+        cli.main(["eval", "tiny"])
 
 
 def test_a_stopped_run_says_how_to_go_on(monkeypatch, capsys):

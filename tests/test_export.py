@@ -561,6 +561,8 @@ def test_an_adapter_is_merged(llama: Path, tmp_path: Path) -> None:
     require_exact(tmp_path / "model.gguf", "llama.cpp", str(llama), adapter=adapter)
     assert not verify(tmp_path / "model.gguf", engine="llama.cpp", reference=llama).exact  # without the adapter
     assert not verify(tmp_path / "out", engine="transformers", reference=llama).exact
+    served = export(llama, tmp_path / "served", to="vllm", method="yarn", factor=4, adapter=adapter)
+    assert served.overrides == ""  # no flag gives the unmodified checkpoint these weights
 
 
 RECORDED: dict[str, tuple[dict[str, Any], str]] = {

@@ -33,7 +33,7 @@ class Exported:
     target_length: int  # tokens
     flags: tuple[str, ...] = ()  # that the engine needs to serve the target length
     approximation: str = ""  # what is not exact; empty where everything is
-    overrides: str = ""  # the flags for an unmodified checkpoint; empty where the engine has none
+    overrides: str = ""  # flags for an unmodified checkpoint; empty where the engine has none, or weights are merged
 
     def __str__(self) -> str:
         how = f"approximation ({self.approximation})" if self.approximation else "exact"
@@ -131,7 +131,7 @@ def export(
         target_length=told.main.target_length,
         flags=stated.flags,
         approximation=told.approximation,
-        overrides=_overrides(to, opened, stated, told),
+        overrides="" if adapter is not None else _overrides(to, opened, stated, told),
     )
 
 
