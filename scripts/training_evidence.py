@@ -67,7 +67,7 @@ def main() -> None:
     chosen = parser.parse_args().only or missing(kept)
     logging.set_verbosity_error()
     tokenizer = named_tokenizer("tiny")
-    figures: dict[str, Any] = {**kept, "steps": STEPS, "tokens_per_step": 4096, "data": DATA}
+    figures: dict[str, Any] = {**kept, "data": DATA}
     for factor in (4, 8):
         if f"native_x{factor}" in chosen or native_state(factor).exists():
             lengths = [LENGTH * 2**k for k in range(factor.bit_length())]
