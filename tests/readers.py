@@ -138,7 +138,7 @@ def recalled(text: str) -> str:
             values.setdefault(key, []).append(value)
         keys = re.split(r", and |, ", asked[1])
         return " " + ", ".join(value for key in keys for value in values[key]) + "."
-    if asked := re.search(r"assgined the value (\d+), they are:$", text):
+    if asked := re.search(r"assigned the value (\d+), they are:$", text):
         known, found = [asked[1]], []
         for name, source in re.findall(r"VAR (\w+) = (?:VAR )?(\w+)", text):
             if source in known:

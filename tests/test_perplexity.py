@@ -125,6 +125,32 @@ def test_key_tokens_are_those_that_the_long_context_makes_likely(tokenizer, pass
     assert len(keys) < len(ids) / 4
 
 
+@pytest.mark.parametrize("short", [100, 130])
+def test_a_short_context_is_that_of_the_authors(tokenizer, passkey_texts, short):
+    """Windows of `short` tokens and a quarter more, moved by that quarter, whose last quarter is judged."""
+    ids = tokenizer(json.loads(passkey_texts.read_text().splitlines()[0])["text"])["input_ids"][:420]
+    with longppl.Evaluator("tiny", tokenizer, 512) as evaluator:
+        keys = evaluator.key_tokens(ids, short)
+        model = evaluator._model
+
+    def nats(row):
+        with torch.no_grad():
+            told = model(input_ids=torch.tensor([row])).logits[0, :-1].log_softmax(-1)
+        return [-float(told[place, token]) for place, token in enumerate(row[1:])]
+
+    full, slide = nats(ids), short // 4
+    expected, closest = [], math.inf
+    for start in range(0, len(ids) - short, slide):
+        window = ids[start : start + short + slide]
+        for place, near in enumerate(nats(window)[short - 1 :], start + short):
+            closest = min(closest, abs(near - full[place - 1] - 2), abs(full[place - 1] - 2))
+            if near - full[place - 1] > 2 and full[place - 1] < 2:
+                expected.append(place)
+    assert closest > 1e-4  # none that rounding decides
+    assert keys == expected
+    assert expected
+
+
 def test_longppl_scores_the_same_key_tokens_with_both_classes(model, tokenizer, passkey_texts):
     given = {"lengths": [400], "texts": str(passkey_texts), "short": 100}
     stock = evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8), "longppl", **given)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from readers import ROOT, TASKS, TOKENIZERS, chance, evaluated, joined, perfect_
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.tasks.retrieval import RetrievalTask
+from ropescale.evals.passkey import FILLER
+from ropescale.evals.tasks.retrieval import RetrievalTask, Wanted
 from ropescale.evals.tasks.ruler import niah, qa
 from ropescale.evals.tasks.ruler.counting import COMMON_WORDS, FREQUENT_WORDS
 from ropescale.evals.tasks.ruler.vt import VARIABLE_TRACKING
@@ -133,7 +136,7 @@ def test_the_yaml_asks_for_ruler_s_reply_and_names_a_version(name: str, data: di
     tokens = {"vt": 30, "cwe": 120, "fwe": 50, "qa_1": 32, "qa_2": 32}.get(name, 128)
     assert config.generation_kwargs["max_gen_toks"] == tokens
     assert name.startswith("qa") or OFFLINE[name].reply_tokens == tokens
-    assert config.metadata["version"] == 1
+    assert config.metadata["version"] == (2 if name in ("vt", "cwe", "fwe") else 1)
 
 
 def test_the_full_group_is_the_thirteen_tasks(data: dict[str, str]) -> None:
@@ -188,7 +191,28 @@ def test_a_chain_of_variables_is_in_order_and_its_example_answers() -> None:
         assert [name for name, _ in chain] == row["target"]
         assert [source for _, source in chain][1:] == row["target"][:-1]
         assert f"the value {chain[0][1]} in the text above" in task
+        assert row["gen_prefix"].endswith(f"5 variables are assigned the value {chain[0][1]}, they are:")
         assert len(shown) == len(chain) == 5
+
+
+@pytest.mark.parametrize("length", [0, 1024, 4096], ids=["least", "1k", "4k"])
+def test_no_assignments_of_a_chain_stand_side_by_side(length: int) -> None:
+    """RULER puts each before another line of noise, in the example as well."""
+    length = length or VARIABLE_TRACKING.minimum(tokenizer_of("tiny"))
+    gaps: list[int] = []
+    for row in rows("vt", lengths=[length], samples=60 if length <= 1024 else 10):
+        contexts = re.findall(r"following text\.\n\n(.*?)\nQuestion: Find", row["prompt"], re.S)
+        assert len(contexts) == 2
+        for context in contexts:
+            lines = context.split("\n")
+            places = [number for number, line in enumerate(lines) if "VAR" in line]
+            assert len(places) == 5
+            assert all(lines[place].startswith("VAR ") for place in places)
+            assert {line for line in lines[:-1] if "VAR" not in line} == {FILLER}
+            assert places[-1] < len(lines) - 1
+            gaps += [after - before - 1 for before, after in pairwise(places)]
+    assert min(gaps) == 1  # lines of noise between two assignments: never none, and sometimes one
+    assert (max(gaps) > 1) == (length >= 1024)
 
 
 @pytest.mark.parametrize(("length", "often", "seldom"), [(1400, 6, 1), (6000, 30, 3)], ids=["short", "full"])
@@ -203,6 +227,32 @@ def test_common_words_come_as_often_as_ruler_lets_them(length: int, often: int, 
         assert len(counts) > 10
         shown = Counter(re.findall(r"\d+\. (.+?)(?= \d+\. |$)", example[0]))
         assert sorted(shown.values()) == sorted([3] * 10 + [1] * 10 if often == 6 else [10] * 10 + [3] * 30)
+
+
+def test_common_words_do_not_run_out() -> None:
+    """Where every word there is would leave room, the list is of pairs of an adjective and a noun."""
+    tokenizer = tokenizer_of("tiny")
+    counts = {}
+    for length in (245_000, 270_000):
+        (row,) = rows("cwe", lengths=[length], samples=1)
+        assert len(tokenizer(joined(row))["input_ids"]) + COMMON_WORDS.reply_tokens == length
+        entries = re.findall(r"^1\. .*$", row["prompt"].rsplit("Below is a", 1)[1], re.M)[0]
+        counts[length] = Counter(re.findall(r"\d+\. (.+?)(?= \d+\. |$)", entries))
+        assert {word for word, count in counts[length].items() if count == 30} == set(row["target"])
+        assert set(counts[length].values()) == {30, 3}
+        rest = row["prompt"].rsplit("Below is a", 1)[0].rsplit("\n", 2)[1]
+        assert rest.count("The grass is green.") <= 2  # what fills is less than an entry's three
+        answer = " ".join(f"{number}. {word}" for number, word in enumerate(row["target"], 1))
+        assert len(tokenizer(answer)["input_ids"]) < COMMON_WORDS.reply_tokens
+    assert all(re.fullmatch(r"\w+-\w+", word) for word in counts[270_000])
+    assert sum("-" in word for word in counts[245_000]) < len(counts[245_000]) / 10
+
+
+def test_coded_words_are_as_many_as_ruler_s() -> None:
+    """A fiftieth of what the reply leaves of the length, the commonest of them the dots."""
+    drawn = FREQUENT_WORDS.sample(random.Random(0), Wanted(tokenizer=tokenizer_of("tiny"), length=4096, number=0))
+    text = drawn.prompt(10**5, "")
+    assert len(set(re.findall(r"\b[a-z]{6}\b", text.split("coded words. ")[1].rsplit("\nQ", 1)[0]))) == 79
 
 
 def test_the_three_frequent_words_are_the_commonest_after_the_dots() -> None:

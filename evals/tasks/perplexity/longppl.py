@@ -49,10 +49,10 @@ class Evaluator:
         del self._model
 
     def key_tokens(self, ids: Sequence[int], short: int) -> list[int]:
-        """Positions of the key tokens among `ids`; `short` is the tokens that the short context has at most.
+        """Positions of the key tokens among `ids`; `short` is the tokens that the short context has at least.
 
-        The short losses come from windows of `short` tokens moved by a quarter of that, as in the authors' code
-        (4,096 and 1,024): a token sees between three quarters of `short` and `short` tokens.
+        As in the authors' code (4,096 and 1,024), a window moves by a quarter of `short` and scores the tokens that
+        it moved over: each sees between `short` tokens and a quarter more.
         """
         row = torch.tensor([list(ids)])
         full = token_losses(self._model, row)[0]  # [n - 1]: full[i] is the loss of token i + 1
@@ -60,8 +60,7 @@ class Evaluator:
         keys = []
         for begin in range(short, len(ids), step):
             end = min(begin + step, len(ids))
-            window = row[:, end - short : end]
-            near = token_losses(self._model, window, first=short - (end - begin))[0]  # of tokens begin ... end - 1
+            near = token_losses(self._model, row[:, begin - short : end], first=short)[0]  # of begin ... end - 1
             far = full[begin - 1 : end - 1]
             keys += [begin + int(i) for i in torch.nonzero((near - far > GAIN) & (far < LIKELY)).flatten()]
         return keys

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
 from ropescale.evals.tasks.ruler.niah import noise
-from ropescale.evals.tasks.ruler.words import all_words
-from ropescale.evals.tokens import Cuts
+from ropescale.evals.tasks.ruler.words import all_words, pairs
+from ropescale.evals.tokens import Cuts, token_counts
 
 COMMON_TEXT = (
     "Below is a numbered list of words. In these words, some appear more often than others. "
@@ -23,6 +23,7 @@ COMMON_TEXT = (
 )
 COMMON_ANSWER = "Answer: The top 10 words that appear most often in the list are:"
 COMMON = 10  # words asked for
+LEAST_ENTRY = 3  # tokens that an entry of the list takes at least: number, full stop, word
 
 FREQUENT_TEXT = (
     "Read the following coded text and track the frequency of each coded word. Find the three most frequently "
@@ -59,7 +60,12 @@ class CommonWords(RetrievalTask):
             + f" {COMMON_ANSWER}{_numbered(example_words[:COMMON])}"
         )
         # As many as the list could ever hold, so that more words begin with the same ones
-        drawn = rng.sample(all_words(), min(max(wanted.length, COMMON), len(all_words())))
+        most = max(wanted.length, COMMON)
+        drawn = (
+            pairs(rng, most)
+            if _runs_out(wanted.tokenizer, wanted.length, seldom)
+            else rng.sample(all_words(), min(most, len(all_words())))
+        )
         order = rng.getrandbits(64)
         filler = noise(wanted.tokenizer, "\n")
 
@@ -88,7 +94,8 @@ class FrequentWords(RetrievalTask):
     def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
         """Draws the coded words; units are ten words before rounding, the filling is further dots."""
         coded: dict[str, None] = {DOTS: None}
-        while len(coded) < max(wanted.length // 50, LEAST_VOCABULARY):  # RULER's size, the dots included
+        # RULER's size, the dots included
+        while len(coded) < max((wanted.length - self.reply_tokens) // 50, LEAST_VOCABULARY):
             coded["".join(rng.choices(string.ascii_lowercase, k=LETTERS))] = None
         vocabulary = list(coded)
         order = rng.getrandbits(64)
@@ -108,6 +115,19 @@ class FrequentWords(RetrievalTask):
             filling=lambda units: dots,
             least=LEAST_UNITS,
         )
+
+
+def _runs_out(tokenizer: PreTrainedTokenizerBase, length: int, seldom: int) -> bool:
+    """Whether every word there is, in one list, leaves room in so many tokens."""
+    return length > LEAST_ENTRY * seldom * len(all_words()) and length > _every_word(tokenizer, seldom)
+
+
+@cache
+def _every_word(tokenizer: PreTrainedTokenizerBase, seldom: int) -> int:
+    """Tokens of a list of every word, about."""
+    entries = [*all_words()] * seldom
+    random.Random(0).shuffle(entries)
+    return token_counts(tokenizer, [_numbered(entries)])[0]
 
 
 def _shuffled(rng: random.Random, chosen: Sequence[str], often: int, seldom: int) -> list[str]:

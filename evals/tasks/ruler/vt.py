@@ -18,10 +18,9 @@ TEXT = (
     "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\n"
     "Question: Find all variables that are assigned the value {value} in the text above."
 )
-# "assgined" is RULER's spelling
 ANSWER = (
     "Answer: According to the chain(s) of variable assignment in the text above, "
-    f"{HOPS + 1} variables are assgined the value {{value}}, they are:"
+    f"{HOPS + 1} variables are assigned the value {{value}}, they are:"
 )
 EXAMPLE_LINES = 15  # of noise in the example; RULER: as many as 500 tokens hold
 SHORT_EXAMPLE_LINES = 5  # in the short form, which RULER has not: its shortest length is 4,096 tokens
@@ -45,7 +44,7 @@ class VariableTracking(RetrievalTask):
             f"{TEXT.format(context=shown.context(example_lines, ''), value=shown.value)} "
             f"{ANSWER.format(value=shown.value)} {' '.join(shown.names)}\n\n"
         )
-        filler = noise(wanted.tokenizer, " ")
+        filler = noise(wanted.tokenizer, "\n")
 
         def prompt(units: int, rest: str) -> str:
             """Example, noise with the chain in it, question."""
@@ -56,6 +55,7 @@ class VariableTracking(RetrievalTask):
             gen_prefix=ANSWER.format(value=chain.value),
             target=chain.names,
             filling=lambda units: filler,
+            least=len(chain.names),
         )
 
 
@@ -71,20 +71,20 @@ class _Chain:
                 names[name] = None
         self.names = list(names)
         self.value = str(rng.randint(10_000, 99_999))
-        sources = [self.value, *(f"VAR {name} " for name in self.names[:-1])]
+        sources = [self.value, *(f"VAR {name} " for name in self.names[:-1])]  # the space is RULER's
         self._assignments = [f"VAR {name} = {source}" for name, source in zip(self.names, sources, strict=True)]
-        self._places = sorted(rng.random() for _ in self.names)
+        self._places = rng.getrandbits(64)
 
     def context(self, lines: int, filling: str) -> str:
-        """So many lines of noise with the assignments at their places, in order, and the filling."""
-        parts: list[str] = []
-        start = 0
-        for place, assignment in zip(self._places, self._assignments, strict=True):
-            at = int(place * lines)
-            parts += [f"{FILLER}\n"] * (at - start) + [assignment]
-            start = at
-        parts += [f"{FILLER}\n"] * (lines - start)
-        return " ".join(parts) + filling
+        """So many lines of noise, each assignment before another one of them, in order, and the filling.
+
+        So there is a line between any two assignments, and one after the last.
+        """
+        before = sorted(random.Random(self._places).sample(range(lines), len(self.names)))
+        parts = [FILLER] * lines
+        for at, assignment in reversed([*zip(before, self._assignments, strict=True)]):
+            parts.insert(at, assignment)
+        return "\n".join(parts) + filling
 
 
 VARIABLE_TRACKING = VariableTracking()

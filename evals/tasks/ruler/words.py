@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import cache
 from importlib.resources import files
 
@@ -29,3 +30,10 @@ def words(kind: str) -> tuple[str, ...]:
 def all_words() -> tuple[str, ...]:
     """Every word of the three kinds once, sorted."""
     return tuple(sorted({*words("noun"), *words("verb"), *words("adjective")}))
+
+
+def pairs(rng: random.Random, count: int) -> list[str]:
+    """So many different pairs of an adjective and a noun, as the keys of the needle tasks are: about six million."""
+    adjectives, nouns = ([word for word in words(kind) if word.isalpha()] for kind in ("adjective", "noun"))
+    drawn = rng.sample(range(len(adjectives) * len(nouns)), count)
+    return [f"{adjectives[i // len(nouns)]}-{nouns[i % len(nouns)]}" for i in drawn]
