@@ -41,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lm_infinite with a near limit": ("lm_infinite", {"local": 20, "limit": 8, "sinks": 3}),
     "lm_infinite with a far limit": ("lm_infinite", {"local": 9, "limit": 25, "sinks": 3}),
     "dual_chunk of odd sizes": ("dual_chunk", {"chunk": 13, "local": 4}),
+    "dual_chunk with a wide border": ("dual_chunk", {"chunk": 13, "local": 9, "attention_factor": 1.1}),
+    "string with its code's factor": ("string", {"attention_factor": 1.0693}),
     "nope with DroPE's scale": ("nope", {"factor": 4, "logit_scale": "drope"}),
     "yarn with log_n": ("yarn", {"factor": 2, "log_n": True}),
     "rerope with log_n": ("rerope", {"log_n": True}),

@@ -397,6 +397,11 @@ def stacked(spectra: Sequence[Spectrum]) -> tuple[Tensor, Tensor]:
     return torch.stack([one.inv_freq for one in spectra]), torch.tensor([one.attention_factor for one in spectra])
 
 
+def sharpened(spectrum: Spectrum, attention_factor: float) -> Spectrum:
+    """The same frequencies, with cosines and sines times as much again."""
+    return dataclasses.replace(spectrum, attention_factor=spectrum.attention_factor * attention_factor)
+
+
 def two_regions(spectrum: Spectrum, window: int, query: Positions, key: Positions) -> list[Region]:
     """Keys nearer than `window` at their own distance, all others with other positions."""
     far = Region(query=query, key=key, start=nowhere, stop=lambda i: (i - window + 1).clamp(min=0), spectrum=spectrum)

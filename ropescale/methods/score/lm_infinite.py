@@ -14,6 +14,10 @@ class LMInfinite(LateMethod, name="lm_infinite"):
     """Sees the nearest tokens and the first ones, at distances that never exceed a limit.
 
     Han et al. 2023, arXiv:2308.16137. Tokens in between are not read: fluent at any length, and blind in the middle.
+    As in the paper, no distance exceeds the limit, and none is lengthened. The released code differs where `limit` is
+    not `local`: near tokens keep distances beyond the limit, and first tokens that are not near stand at the limit
+    exactly, also where they are nearer. Its authors' settings have one number for both, where it is the same. Its
+    tokens of the middle that score highest (`top_k`) are not offered.
     """
 
     local: int | None = None  # tokens nearer than this are visible; the original length if not given

@@ -13,8 +13,8 @@ from ropescale.methods.late import LateMethod, Region, nowhere, two_regions
 class ReRoPE(LateMethod, name="rerope"):
     """Distances up to a window as they are, every larger one as the window itself.
 
-    Su 2023, https://kexue.fm/archives/9708; the authors' code multiplies queries by log-n too, which is
-    `log_n=True` here.
+    Su 2023, https://kexue.fm/archives/9708; the author's code has a window of 512 tokens, of 4,096, and multiplies
+    queries by log-n too, which is `window=512, log_n=True` here.
     """
 
     window: int | None = None  # tokens; half the original length if not given

@@ -17,7 +17,9 @@ class SelfExtend(LateMethod, name="self_extend"):
     """Distances below a window as they are; beyond it positions count in groups.
 
     Jin et al. 2024, arXiv:2401.01325, equation 4: floor(i / G) - floor(j / G) + W - floor(W / G). The released code
-    shifts by W - W / G, which is `exact="division"`; the two are one where G divides W.
+    shifts by W - W / G in one pass, which is `exact="division"`, and by the paper's shift when it decodes over a cache
+    with flash attention; the two are one where G divides W. It drops the shift while no query has reached the window,
+    when no pair is read in groups. Its log-n scale is `log_n=True`.
     """
 
     group_size: int = 8  # positions that count as one

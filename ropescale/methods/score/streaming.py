@@ -14,6 +14,8 @@ class Streaming(LateMethod, name="streaming"):
 
     Xiao et al. 2023, arXiv:2309.17453, with distances by place among the visible tokens. It masks, and frees no
     cache; it reads no more than `sinks + recent` tokens at a time, so it is fluent at any length and extends nothing.
+    The released code reads a whole prompt unmasked and drops keys after it; here a prompt is read as it would be token
+    by token. Its `recent_size` counts keys of the cache, to which the query's own comes: one less than `recent`.
     """
 
     sinks: int = 4  # first tokens, always visible
