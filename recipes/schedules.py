@@ -86,7 +86,10 @@ class Schedule:
 
 
 def cut(length: int, chunks: int, rng: random.Random) -> list[int]:
-    """The sizes of `chunks` chunks of `length` tokens in all, every way to cut equally likely; fewer where it must."""
+    """The sizes of `chunks` chunks of `length` tokens in all, every way to cut equally likely; fewer where it must.
+
+    PoSE's code, which has two chunks alone, cuts the first off at half of the tokens at most.
+    """
     places = sorted(rng.sample(range(1, length), min(chunks, length) - 1))
     return [stop - start for start, stop in zip([0, *places], [*places, length], strict=True)]
 
@@ -116,7 +119,7 @@ def skipped_content(available: int, length: int, chunks: int, rng: random.Random
     """[length] indices of the tokens that are kept of a row, in their order."""
     sizes = cut(length, chunks, rng)
     room = available - length
-    # unlike positions, the text may begin anywhere
+    # unlike positions, the text may begin anywhere; PoSE's code keeps the first chunk at the beginning
     moved = torch.tensor(sorted(rng.randint(0, room) for _ in sizes)).repeat_interleave(torch.tensor(sizes))
     return torch.arange(length) + moved
 

@@ -64,6 +64,15 @@ def test_pose_covers_every_distance_up_to_the_target(chunks: int) -> None:
     assert set(seen) == set(range(TARGET))
 
 
+def test_the_first_chunk_of_pose_is_cut_anywhere_and_its_text_begins_anywhere() -> None:
+    """Not as in PoSE's code, whose first chunk has half of the tokens at most, from the beginning of the text."""
+    rng = random.Random(0)
+    first = Counter(cut(L, 2, rng)[0] for _ in range(31_000))
+    assert set(first) == set(range(1, L))
+    assert max(first.values()) < 1.3 * min(first.values())
+    assert {int(skipped_content(TARGET, L, 2, rng)[0]) for _ in range(5000)} > {0, 1, TARGET // 2}
+
+
 def test_pose_moves_content_and_positions_by_draws_of_their_own() -> None:
     pose = schedule("pose")
     assert pose.source_length == TARGET

@@ -15,7 +15,7 @@ class NTKMixed(Method, name="ntk_mixed"):
     """NTK-RoPE mixed: pair m, counted from 1, slowed by exp(a m^b), with a such that the last is slowed by factor.
 
     Su Jianlin 2023, kexue.fm/archives/9706. b=1 is ntk_fixed, b=0 is linear; the text gives 0.625, the author's
-    released patch uses 0.75.
+    released patch uses 0.75, and log-n, which is `log_n=True` here.
     """
 
     b: float = 0.625  # how fast stretching sets in with the pair index: 0 at once, 1 evenly

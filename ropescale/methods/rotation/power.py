@@ -14,7 +14,8 @@ from ropescale.methods.base import Method
 class Power(Method, name="power"):
     """Power basis: pair i of d/2 slowed by (1 - 2i/d)^-k; the factor only sets the target.
 
-    Pal et al. 2023 (Giraffe), arXiv:2308.10882, section 3.1. Needs a fine-tune.
+    Pal et al. 2023 (Giraffe), arXiv:2308.10882, section 3.1. Needs a fine-tune. The released code may also divide by a
+    scale, truncate the result, and draw positions at random; here each is a method of its own, or not offered.
     """
 
     lawless: ClassVar[dict[str, str]] = {

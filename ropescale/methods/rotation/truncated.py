@@ -17,7 +17,8 @@ class Truncated(Method, name="truncated"):
 
     With b = 2 pi / cutoff_length: inverse frequencies from b up are kept, from b/8 up become b/16, below become 0.
     Pal et al. 2023 (Giraffe), arXiv:2308.10882, section 3.1; the factor only sets the target. Good perplexity,
-    worse retrieval; needs a fine-tune.
+    worse retrieval; needs a fine-tune. The released code may divide by a scale and take a power before; here it is the
+    base frequencies that are cut.
     """
 
     lawless: ClassVar[dict[str, str]] = {
