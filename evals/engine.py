@@ -41,6 +41,7 @@ from transformers import (
 )
 
 import ropescale
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
 from ropescale.evals.forward import (
@@ -57,6 +58,8 @@ from ropescale.evals.forward import (
     token_losses,
 )
 from ropescale.evals.tokens import named_tokenizer
+from ropescale.heads import headless
+from ropescale.patching import bare
 
 PADDING_SHARE = 0.125  # of the longest sequence of a batch, at most
 REUSE_LENGTH = 256  # tokens: shorter prompts gain more from batches than from shared keys
@@ -139,6 +142,9 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                         f"{name}: must be left out for a model that is loaded already, got {value!r}; "
                         f"load and patch it first, or give its path"
                     )
+            inner = bare(pretrained)
+            if isinstance(inner, PreTrainedModel) and not inner.can_generate():
+                raise headless("pretrained", type(inner).__name__)
             model = pretrained.to(accelerator.device) if accelerator else pretrained
         with _quiet("lm_eval.models.huggingface"):  # its notices are about limits that are not ours
             super().__init__(
@@ -677,7 +683,7 @@ def _loaded(
             f"factor: must be given with method, and neither alone, got method {method!r} and factor {factor!r}; "
             f"give both, or neither"
         )
-    model = ropescale.load(name, dtype=dtype, **further).to(place)
+    model = load_language_model(name, dtype=dtype, **further).to(place)
     return ropescale.patch(model, method, factor=factor) if method is not None else model
 
 

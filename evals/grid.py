@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 import ropescale
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import plan, results
@@ -38,6 +39,7 @@ from ropescale.evals.plan import KINDS, Options, Planned
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.texts import documents
 from ropescale.families import saved_record, text_of
+from ropescale.heads import require_language_model
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
@@ -113,11 +115,12 @@ class Bench:
         if options.backend == "vllm":
             self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             config = AutoConfig.from_pretrained(self.path)
+            require_language_model(config, options.model)
             self._saved = saved_record(text_of(config))
             self.original_length = self._original_length(config)
         else:
             dtype = getattr(torch, options.dtype_name)
-            self.model = ropescale.load(options.model, dtype=dtype).to(options.device_name)
+            self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
             self._saved = ropescale.record(self.model)
             if self._saved is not None and len(options.arms) > 1:
                 raise InvalidArgumentError(

@@ -28,11 +28,13 @@ from transformers.utils import logging as transformers_logging
 
 import ropescale
 from ropescale.adapters import add_record
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record, text_of
+from ropescale.heads import require_language_model
 from ropescale.patching import chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
@@ -94,7 +96,7 @@ def run(recipe: Recipe, command: str) -> Run:
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
     with _quiet():
-        model = ropescale.load(options.model, **keywords).to(
+        model = load_language_model(options.model, **keywords).to(
             training.device if "quantization_config" not in keywords else None
         )
     if "unpatched" not in told:
@@ -141,9 +143,11 @@ def planned(recipe: Recipe) -> Schedule:
         InvalidArgumentError: a length that does not fit the schedule, a model that was saved patched, or processes
             that would silently train something else.
         CheckpointError: no checkpoint there.
+        UnsupportedModelError: a model without a head over the vocabulary.
     """
     options = recipe.options
     config = AutoConfig.from_pretrained(resolve(options.model))
+    require_language_model(config, options.model)
     if saved_record(text_of(config)) is not None:
         raise InvalidArgumentError(
             f"model: must not be patched yet, got {options.model!r} which was saved patched; give the checkpoint that "

@@ -17,14 +17,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
-from ropescale.checkpoint import FINDING, added_parameters, load, size_of
+from ropescale.checkpoint import FINDING, added_parameters, from_weights, located, read_json, size_of
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
+from ropescale.heads import class_of
 from ropescale.patching import bare, patched_rotary, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
 
@@ -34,6 +43,16 @@ if TYPE_CHECKING:
 RECORD_FILE = "ropescale.json"
 PARAMETERS_FILE = "ropescale.safetensors"
 CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+# What PEFT calls the task of an adapter, and the class of the base that it was trained on; whatever predicts tokens
+# is the base as it is
+TASKS: dict[str, Any] = {
+    "FEATURE_EXTRACTION": AutoModel,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+    "TOKEN_CLS": AutoModelForTokenClassification,
+}
+HEADS = ("classifier", "score")  # what Transformers calls the last layer of a classifier
 PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME)  # how images become tokens
 # PEFT names a key that it does not know in a warning, and does nothing else about it: so the key is the message.
 NOTICE = "trained with rescaled positions: load it with ropescale.load_adapter"
@@ -101,7 +120,8 @@ def load_adapter(
 
     `base` is a model, or what `ropescale.load` loads, with the further keywords. A model is patched in place unless it
     is patched in the same way already; where anything fails it is as it was. Parameters that were trained beside
-    the adapter (those that a method adds among them) are copied into the base.
+    the adapter (those that a method adds among them) are copied into the base. What is loaded has the head that the
+    adapter was trained with: a classifier for one with `task_type="SEQ_CLS"`, also where the base is a language model.
 
     Args:
         base: the model that the adapter was trained on, or its path, hub id or short name.
@@ -117,8 +137,12 @@ def load_adapter(
     """
     finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
     saved = read_record(path, **finding)
+    missing: list[str] = []
     if isinstance(base, (str, Path)):
-        base = load(base, **from_pretrained)
+        place, config, keywords = located(base, from_pretrained)
+        trusted = bool(keywords.get("trust_remote_code"))
+        found = from_weights(place, config, loader_for(config, path, trusted=trusted, **finding), keywords)
+        base, missing = found.model, found.missing
     elif from_pretrained:
         raise InvalidArgumentError(
             f"base: must be a path or a name for {', '.join(sorted(from_pretrained))} to have a meaning, got a loaded "
@@ -135,7 +159,9 @@ def load_adapter(
         _require_same_base(base, saved, path)
         repatch(base, saved)
     try:
-        return _with_adapter(base, path, finding, trainable=trainable)
+        wrapped = _with_adapter(base, path, finding, trainable=trainable)
+        require_head(base, missing, path)
+        return wrapped
     except BaseException:
         if before is None:
             unpatch(base)
@@ -193,7 +219,15 @@ def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretr
         CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
         RopescaleError: whatever `load_adapter` raises.
     """
-    wrapped: Any = load_adapter(base, adapter, **from_pretrained)
+    return merged_into(load_adapter(base, adapter, **from_pretrained), adapter)
+
+
+def merged_into(wrapped: Any, adapter: str | Path) -> PreTrainedModel:
+    """The base of a PEFT model with its adapter added into its weights.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
+    """
     try:
         model: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
     except (AttributeError, ValueError) as error:
@@ -202,6 +236,64 @@ def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretr
             f"ropescale.load_adapter instead"
         ) from error
     return model
+
+
+def loader_for(config: PreTrainedConfig, adapter: str | Path, *, trusted: bool = False, **finding: Any) -> Any:
+    """What loads the base of an adapter with the head that the adapter was trained with.
+
+    That is the class of the base, unless the adapter's task is another: a classifier's adapter on a language model
+    brings the classifier's head along.
+
+    Args:
+        config: of the base; it gets as many labels as the adapter's head has.
+        adapter: its folder or hub id.
+        trusted: as for `class_of`.
+        **finding: what finds its files, as in `FINDING`.
+
+    Raises:
+        CheckpointError: a base whose class is not known.
+    """
+    own = class_of(config, trusted=trusted)
+    file = _file(adapter, CONFIG_FILE, finding)
+    kind = TASKS.get(read_json(Path(file)).get("task_type") or "") if file else None
+    if kind is None or type(config) not in kind._model_mapping or kind._model_mapping[type(config)] is own:
+        return own
+    labels = _labels(adapter, finding)
+    if labels is not None and kind is not AutoModel:
+        config.num_labels = labels
+    return kind
+
+
+def _labels(adapter: str | Path, finding: dict[str, Any]) -> int | None:
+    """How many labels the head has that an adapter brings along; None where it brings none."""
+    file = _file(adapter, WEIGHTS_FILE, finding)
+    if file is None:
+        return None
+    with safe_open(file, framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118 # not a mapping
+            if name.rpartition(".")[0].rpartition(".")[2] in HEADS and name.endswith(".weight"):
+                return int(weights.get_slice(name).get_shape()[0])
+    return None
+
+
+def require_head(base: nn.Module, missing: list[str], adapter: str | Path) -> None:
+    """Refuse an adapter that does not bring the head that its base has no weights for.
+
+    Args:
+        base: with the adapter on it.
+        missing: parameters of the head that the base's checkpoint does not hold.
+        adapter: its folder or hub id.
+
+    Raises:
+        CheckpointError: a head that would be random.
+    """
+    for name in missing:
+        head = base.get_submodule(name.rpartition(".")[0])
+        if not hasattr(head, "modules_to_save"):
+            raise CheckpointError(
+                f"{adapter}: must hold the head of a {type(base).__name__}, which its base has not, got none for "
+                f"{name!r}; give the base that {CONFIG_FILE} names, or train the head too (modules_to_save)"
+            )
 
 
 def read_record(path: str | Path, **finding: Any) -> Record:

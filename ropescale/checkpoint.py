@@ -2,19 +2,21 @@
 
 import copy
 import json
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.families import saved_record, text_of
+from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
 from ropescale.patching import repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
@@ -28,35 +30,79 @@ LIMITS = {"generation_config.json": "max_length", "tokenizer_config.json": "mode
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
-    """A causal language model from disk or hub, patched again if it was saved patched.
+    """A model from disk or hub, of the class that saved it, patched again if it was saved patched.
 
-    `tiny` is the embedded checkpoint, `smollm2` the real one, obtained on first use. A checkpoint without a record
-    loads as it is. After loading, `unpatch` gives the model that it was before it was patched. Further keywords go
-    to `AutoModelForCausalLM.from_pretrained`.
+    Language models, classifiers, reward models, embedding models and bare decoders keep their heads: the class is the
+    one that `architectures` of the config names; where it names none, that of a causal language model. `tiny` is the
+    embedded checkpoint, `smollm2` the real one, obtained on first use. A checkpoint without a record loads as it is.
+    After loading, `unpatch` gives the model that it was before it was patched. Further keywords go to
+    `from_pretrained` of that class. Weights of a head that are missing or that the class has no place for are named in
+    a warning.
 
     Raises:
-        CheckpointError: no checkpoint there, a damaged record, or one that the rest of the config contradicts.
+        CheckpointError: no checkpoint there, weights missing below the head, a class that Transformers does not have,
+            a damaged record, or one that the rest of the config contradicts.
         InvalidArgumentError: neither a path nor a name.
         OSError: no weights beside the config (raised by Transformers).
     """
-    if not isinstance(path_or_name, (str, Path)):
-        raise InvalidArgumentError(
-            f"load: path_or_name must be a path, a hub id or a short name, got {type(path_or_name).__name__}; "
-            f"a model that is loaded already is patched with ropescale.patch(model)"
+    path, config, keywords = located(path_or_name, from_pretrained)
+    found = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
+    warn_of_lost(path, found)
+    if found.missing:
+        warnings.warn(
+            f"{path}: the weights hold none for {_some(found.missing)} of {type(found.model).__name__}, so its head "
+            f"is random; train it, or pass a config whose architectures names the class that fits the weights",
+            stacklevel=2,
         )
-    path = resolve(str(path_or_name))
-    finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
-    given = from_pretrained.pop("config", None)
-    if given is None:
-        given = read_config(path, trust_remote_code=from_pretrained.get("trust_remote_code"), **finding)
-    config: PreTrainedConfig = copy.deepcopy(given)  # the caller's stays as it is
+    return found.model
+
+
+def load_language_model(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
+    """As `load`, for what reads the probability of a next token: nothing but a causal language model, with its head.
+
+    Raises:
+        UnsupportedModelError: a model without a head over the vocabulary.
+        CheckpointError: weights without that head; whatever else `load` raises.
+        RopescaleError: whatever else `load` raises.
+    """
+    path, config, keywords = located(path_or_name, from_pretrained)
+    require_language_model(config, str(path_or_name), trusted=_trusted(keywords))
+    found = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
+    warn_of_lost(path, found)
+    if found.missing:
+        raise incomplete(path, found.missing)
+    return found.model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what did not fit between its head and the weights of its checkpoint."""
+
+    model: PreTrainedModel
+    missing: list[str]  # parameters of the head that the weights do not hold: they are random
+    lost: list[str]  # weights of a head that the model does not have
+
+
+def from_weights(path: str, config: PreTrainedConfig, loader: Any, keywords: dict[str, Any]) -> Loaded:
+    """The model of a folder or hub id, patched again if its config says so.
+
+    Args:
+        path: a folder or hub id.
+        config: of the checkpoint; it is written into.
+        loader: the class, as `class_of` gives it.
+        keywords: of its `from_pretrained`.
+
+    Raises:
+        CheckpointError: as `load` says.
+    """
     text = text_of(config)
     record = saved_record(text)
     if record is None:
-        return class_of(config).from_pretrained(path, config=config, **from_pretrained)
+        return _read(path, config, loader, keywords)
     as_saved = {name: getattr(text, name, None) for name in (*record.before, *record.added)}
     record.restore(text)
-    model: PreTrainedModel = class_of(config).from_pretrained(path, config=config, **from_pretrained)
+    found = _read(path, config, loader, keywords)
+    model = found.model
     try:
         repatch(model, record)
     except CheckpointError:
@@ -66,10 +112,10 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{path}: the ropescale record must be one that this version can carry out, got {error}; restore the "
             f"config.json that ropescale saved, or load with the version that saved it"
         ) from error
-    _load_added(model, path, finding)
+    _load_added(model, path, {name: keywords[name] for name in FINDING if name in keywords})
     loaded = text_of(model.config)
     if hasattr(model.config, EXPORT_FIELD):  # the same rotation, as one engine wants to be told it
-        return model
+        return found
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(loaded, name, None) != value
     ]
@@ -79,18 +125,70 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
             f"{path}: config.{name} must be what the ropescale record gives ({getattr(loaded, name)!r}), got "
             f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
         )
-    return model
+    return found
 
 
-def class_of(config: PreTrainedConfig) -> Any:
-    """What loads a model of this config: the class that saved it, where causal language models have no entry for it.
+def located(path_or_name: str | Path, from_pretrained: dict[str, Any]) -> tuple[str, PreTrainedConfig, dict[str, Any]]:
+    """Where a checkpoint is, its config, to be written into, and the keywords that are left.
 
-    So vision-language models load as they were saved, but for those that Transformers lists among causal language
-    models too (Qwen3.5), which load as their text decoder.
+    Raises:
+        InvalidArgumentError: neither a path nor a name.
+        CheckpointError: no checkpoint there.
     """
-    named = getattr(transformers, (getattr(config, "architectures", None) or ("",))[0], None)
-    listed = type(config) in AutoModelForCausalLM._model_mapping
-    return AutoModelForCausalLM if listed or named is None else named
+    if not isinstance(path_or_name, (str, Path)):
+        raise InvalidArgumentError(
+            f"load: path_or_name must be a path, a hub id or a short name, got {type(path_or_name).__name__}; "
+            f"a model that is loaded already is patched with ropescale.patch(model)"
+        )
+    path = resolve(str(path_or_name))
+    keywords = dict(from_pretrained)
+    config = keywords.pop("config", None)
+    if config is None:
+        finding = {name: keywords[name] for name in FINDING if name in keywords}
+        config = read_config(path, trust_remote_code=keywords.get("trust_remote_code"), **finding)
+    return path, copy.deepcopy(config), keywords  # the caller's stays as it is
+
+
+def _trusted(keywords: dict[str, Any]) -> bool:
+    return bool(keywords.get("trust_remote_code"))
+
+
+def _read(path: str, config: PreTrainedConfig, loader: Any, keywords: dict[str, Any]) -> Loaded:
+    """The model as it was before any patch.
+
+    Raises:
+        CheckpointError: weights missing below the head.
+    """
+    model, info = loader.from_pretrained(path, config=config, output_loading_info=True, **keywords)
+    missing = sorted(info["missing_keys"])
+    headless = not isinstance(getattr(model, model.base_model_prefix, None), nn.Module)
+    below = [name for name in missing if headless or name.startswith(f"{model.base_model_prefix}.")]
+    if below:
+        raise incomplete(path, below)
+    lost = sorted(name for name in info["unexpected_keys"] if not hasattr(model, name.partition(".")[0]))
+    return Loaded(model, missing, lost)
+
+
+def warn_of_lost(path: str | Path, found: Loaded) -> None:
+    """Say in a warning what weights of a head the model has no place for."""
+    if found.lost:
+        warnings.warn(
+            f"{path}: the weights hold {_some(found.lost)}, for which {type(found.model).__name__} has no place; if "
+            f"they are wanted, pass a config whose architectures names the class that fits the weights",
+            stacklevel=3,
+        )
+
+
+def _some(names: list[str]) -> str:
+    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def incomplete(path: str | Path, missing: list[str]) -> CheckpointError:
+    """The error for weights that a checkpoint should hold and does not."""
+    return CheckpointError(
+        f"{path}: the weights must be complete, got none for {missing[0]!r} ({len(missing)} missing); fetch the "
+        f"checkpoint again, or pass a config that fits the weights"
+    )
 
 
 def read_config(path: str, **finding: Any) -> PreTrainedConfig:

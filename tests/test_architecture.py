@@ -34,7 +34,7 @@ FLOORS = [
     ["ropescale.families"],
     ["ropescale.injection"],
     ["ropescale.patching"],
-    ["ropescale.checkpoints"],
+    ["ropescale.checkpoints", "ropescale.heads"],
     ["ropescale.checkpoint"],
     ["ropescale.doctor", "ropescale.rescaling"],
     ["ropescale.adapters"],

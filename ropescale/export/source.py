@@ -11,13 +11,14 @@ import safetensors
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from ropescale import adapters
-from ropescale.checkpoint import first_line, read_config
+from ropescale.checkpoint import Loaded, first_line, from_weights, incomplete, read_config, warn_of_lost
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
 from ropescale.families import require_family, require_supported, saved_record, text_of
+from ropescale.heads import class_of
 from ropescale.methods import AnyMethod
 from ropescale.patching import bare, extended, record, repatch
 from ropescale.records import RECORD_FIELD, Record
@@ -252,31 +253,36 @@ def local_folder(name: str) -> Path:
 
 
 def loaded(folder: Path) -> nn.Module:
-    """The model of a folder as it was before any patch of ours, in the type of its weights.
+    """The model of a folder as it was before any patch of ours, with its head, in the type of its weights.
 
     Raises:
         CheckpointError: weights that are missing or broken.
         UnsupportedModelError: no text model.
     """
+    found = _opened(folder)
+    if found.missing:
+        raise incomplete(folder, found.missing)
+    warn_of_lost(folder, found)
+    model: nn.Module = found.model
+    return model
+
+
+def _opened(folder: Path, adapter: str | Path | None = None) -> Loaded:
+    """The same, with the head that an adapter was trained with, if one is given."""
     config = read_config(str(folder))
     require_text_model(config)
     if (done := saved_record(config)) is not None:
         done.restore(config)
+    loader = class_of(config) if adapter is None else adapters.loader_for(config, adapter)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype="auto", output_loading_info=True
-        )
+        return from_weights(str(folder), config, loader, {"dtype": "auto"})
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
             f"{first_line(error)}; fetch the checkpoint again"
         ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise CheckpointError(
-            f"{folder}: the weights must be complete, got none for {missing[0]!r} ({len(missing)} missing); fetch the "
-            f"checkpoint again"
-        )
-    return model  # type: ignore[no-any-return]
 
 
 def record_of(adapter: str | Path) -> Record | None:
@@ -310,14 +316,21 @@ def merged(folder: Path, adapter: str | Path) -> Any:
             "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
         ) from error
     trained = record_of(adapter)
-    base: Any = loaded(folder)
+    found = _opened(folder, adapter)
+    base: Any = found.model
     if trained is not None:
         if (done := saved_record(read_config(str(folder)))) is not None:
             repatch(base, done)  # load_adapter compares the two records
-        return adapters.merged(base, adapter)
+        wrapped: Any = adapters.load_adapter(base, adapter)
+        adapters.require_head(base, found.missing, adapter)
+        return adapters.merged_into(wrapped, adapter)
     try:
         with torch.no_grad():
-            return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            wrapped = PeftModel.from_pretrained(base, str(adapter))
+            adapters.require_head(base, found.missing, adapter)
+            return wrapped.merge_and_unload()
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "

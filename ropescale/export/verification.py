@@ -25,6 +25,7 @@ from ropescale.export import source
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
+from ropescale.heads import require_language_model
 from ropescale.patching import patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
 
@@ -278,6 +279,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
         )
     config = read_config(str(path))
     source.require_text_model(config)
+    require_language_model(config, str(path))
     record, label = saved_record(config), getattr(config, EXPORT_FIELD, None) or {}
     written = label.get("engine", "transformers")
     if written != engine:
@@ -393,10 +395,12 @@ def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) 
 
     That is the record of the adapter where it carries one, else that of the export, else that of the folder.
     """
+    config = read_config(str(folder))
+    require_language_model(config, str(folder))
     model: nn.Module = source.loaded(folder) if adapter is None else source.merged(folder, adapter)
     model = model.float().eval()
     subject.stored(model)
-    record = subject.record or saved_record(read_config(str(folder)))
+    record = subject.record or saved_record(config)
     if record is not None and patched_rotary(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
             repatch(model, record)

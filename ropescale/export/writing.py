@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ropescale.checkpoints import SHORT_NAMES
 from ropescale.destinations import require_new, written_whole
@@ -13,6 +14,7 @@ from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
 from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
+from ropescale.heads import headless, require_language_model
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
 
@@ -92,6 +94,7 @@ def export(
         ExportError: what the engine cannot hold.
         CheckpointError: a broken source, or a destination that cannot be written.
         InvalidArgumentError: arguments that break their rules.
+        UnsupportedModelError: a model without a head over the vocabulary, for an engine that has no other.
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     if to not in ENGINES:
@@ -117,6 +120,8 @@ def export(
         tokenizer=tokenizer,
         knobs=knobs,
     )
+    if to in ("gguf", "mlx"):  # the others serve classifiers and embedding models too
+        _require_language_model(opened)
     told = canonical(opened.config, lossy=lossy)
     if to == "gguf":
         return _write_gguf(path, opened, told, outtype)
@@ -133,6 +138,13 @@ def export(
         approximation=told.approximation,
         overrides="" if adapter is not None else _overrides(to, opened, stated, told),
     )
+
+
+def _require_language_model(opened: source.Source) -> None:
+    if opened.live is None:
+        require_language_model(opened.config, opened.name)
+    elif isinstance(opened.live, PreTrainedModel) and not opened.live.can_generate():
+        raise headless(opened.name, type(opened.live).__name__)
 
 
 def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str | None) -> Exported:

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import ropescale
-from ropescale.checkpoints import resolve
+from ropescale.checkpoint import load_language_model
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.engine import token_losses
 from ropescale.evals.tokens import named_tokenizer
@@ -35,7 +35,7 @@ class Evaluator:
             )
 
     def __enter__(self) -> Evaluator:
-        self._model = ropescale.load(resolve(self.name), dtype=torch.float32).eval()
+        self._model = load_language_model(self.name, dtype=torch.float32).eval()
         if torch.cuda.is_available():
             self._model.to("cuda")
         reach = self._model.config.get_text_config().max_position_embeddings
