@@ -227,6 +227,12 @@ def test_common_words_come_as_often_as_ruler_lets_them(length: int, often: int, 
         assert len(counts) > 10
         shown = Counter(re.findall(r"\d+\. (.+?)(?= \d+\. |$)", example[0]))
         assert sorted(shown.values()) == sorted([3] * 10 + [1] * 10 if often == 6 else [10] * 10 + [3] * 30)
+        answer = row["prompt"].rsplit("Below is a", 1)[0].split("appear most often in the list are:")[1]
+        commonest = re.findall(
+            r"(?<=^ 1\. )\S.*?(?= 2\. )|(?<= [2-9]\. ).+?(?= \d+\. )|(?<= 10\. ).+", answer.split("\n")[0]
+        )
+        assert {word: shown[word] for word in commonest} == dict.fromkeys(commonest, max(shown.values()))
+        assert len(commonest) == 10
 
 
 def test_common_words_do_not_run_out() -> None:

@@ -57,7 +57,7 @@ class CommonWords(RetrievalTask):
         example_words = rng.sample(all_words(), shown)
         example = (
             COMMON_TEXT.format(context=_numbered(_shuffled(rng, example_words, shown_often, shown_seldom)))
-            + f" {COMMON_ANSWER}{_numbered(example_words[:COMMON])}"
+            + f" {COMMON_ANSWER} {_numbered(example_words[:COMMON])}"
         )
         # As many as the list could ever hold, so that more words begin with the same ones
         most = max(wanted.length, COMMON)
