@@ -34,7 +34,8 @@ class Schedule:
       length are read with the rotation of pretraining, longer ones with the method's.
     - `pose` (arXiv:2309.10400): rows of the original length, each document cut into chunks whose positions are moved
       apart, so that together they cover every distance up to the target length. With `content` "skip" the text
-      between the chunks is skipped too, by draws of its own; with "contiguous" the chunks follow on one another.
+      between the chunks is skipped too, as far as draws of its own say; with "contiguous" the chunks follow on one
+      another.
     """
 
     name: str
@@ -55,10 +56,12 @@ class Schedule:
             torch.as_tensor(row[name], dtype=torch.long) for name in ("input_ids", "position_ids", "documents")
         )
         if self.name == "pose":
+            jumps: list[int] = []  # first tokens of chunks whose text was moved away from that before
             if self.content == "skip":
                 kept = skipped_content(len(ids), self.length, self.chunks, rng)
                 ids, documents = ids[kept], documents[kept]
-            positions = skipped_positions(documents, self.target_length, self.chunks, rng)
+                jumps = (torch.nonzero(kept.diff() > 1).flatten() + 1).tolist()
+            positions = skipped_positions(documents, self.target_length, self.chunks, rng, jumps)
         first = torch.ones_like(documents, dtype=torch.bool)
         first[1:] = documents[1:] != documents[:-1]
         labels = ids.masked_fill(first, IGNORED)  # nothing before it tells the first token of a document
@@ -85,12 +88,14 @@ class Schedule:
         return stacked
 
 
-def cut(length: int, chunks: int, rng: random.Random) -> list[int]:
+def cut(length: int, chunks: int, rng: random.Random, jumps: Sequence[int] = ()) -> list[int]:
     """The sizes of `chunks` chunks of `length` tokens in all, every way to cut equally likely; fewer where it must.
 
-    PoSE's code, which has two chunks alone, cuts the first off at half of the tokens at most.
+    It is cut at the jumps, at most `chunks - 1`, before it is cut elsewhere. PoSE's code, which has two chunks alone,
+    cuts the first off at half of the tokens at most.
     """
-    places = sorted(rng.sample(range(1, length), min(chunks, length) - 1))
+    others = [place for place in range(1, length) if place not in jumps]
+    places = sorted([*jumps, *rng.sample(others, min(chunks, length) - 1 - len(jumps))])
     return [stop - start for start, stop in zip([0, *places], [*places, length], strict=True)]
 
 
@@ -103,12 +108,17 @@ def shifts(room: int, chunks: int, rng: random.Random) -> list[int]:
     return [0, *sorted(rng.randint(0, room) for _ in range(chunks - 1))]
 
 
-def skipped_positions(documents: Tensor, target: int, chunks: int, rng: random.Random) -> Tensor:
-    """[tokens] positions below `target`: each document from 0, its chunks moved apart."""
+def skipped_positions(
+    documents: Tensor, target: int, chunks: int, rng: random.Random, jumps: Sequence[int] = ()
+) -> Tensor:
+    """[tokens] positions below `target`: each document from 0, its chunks moved apart.
+
+    `jumps` are tokens before which text was skipped: a chunk begins there, so that none holds text that was not so.
+    """
     positions = torch.empty_like(documents)
     at = 0
     for size in torch.unique_consecutive(documents, return_counts=True)[1].tolist():
-        sizes = cut(size, chunks, rng)
+        sizes = cut(size, chunks, rng, [jump - at for jump in jumps if at < jump < at + size])
         moved = torch.tensor(shifts(target - size, len(sizes), rng)).repeat_interleave(torch.tensor(sizes))
         positions[at : at + size] = torch.arange(size) + moved
         at += size

@@ -86,6 +86,21 @@ def test_pose_moves_content_and_positions_by_draws_of_their_own() -> None:
     assert gaps == {-1, 0, 1} or gaps == {-1, 1}
 
 
+@pytest.mark.parametrize("sizes", [(TARGET,), (50, TARGET - 50)], ids=["one document", "two"])
+@pytest.mark.parametrize("chunks", [2, 3, 5])
+def test_pose_skips_text_and_positions_at_the_same_places(chunks: int, sizes: tuple[int, ...]) -> None:
+    """As in PoSE's code: a chunk is text that stood side by side, at positions that stand side by side."""
+    pose, both = schedule("pose", chunks=chunks), 0
+    for draw in range(300):
+        made = pose.drawn(row(*sizes), random.Random(draw))
+        for document in made["documents"].unique():
+            own = made["documents"] == document
+            text, positions = (made[name][own].diff() > 1 for name in ("input_ids", "position_ids"))
+            assert int((text | positions).sum()) <= chunks - 1
+            both += int((text & positions).sum())
+    assert both > 100
+
+
 def test_pose_with_contiguous_content_reads_rows_of_its_own_length() -> None:
     pose = schedule("pose", content="contiguous")
     assert pose.source_length == L
