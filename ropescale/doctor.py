@@ -34,7 +34,8 @@ from ropescale.families import (
 )
 from ropescale.geometry import as_float
 from ropescale.patching import bare, extended, patched_rotary
-from ropescale.records import RECORD_FIELD, Record
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.shards import is_table
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
@@ -276,7 +277,7 @@ def _block(
     yield from _theta(where, block, text.get("rope_theta"), legacy=legacy, nested=nested)
     yield from _keys(where, rope_type, block, nested=nested)
     yield from _numbers(where, rope_type, block)
-    if rope_type in ANCHORED:
+    if rope_type in ANCHORED and not text.get(EXPORT_FIELD):  # engines are told lengths in words of their own
         yield from _lengths(where, rope_type, block, text)
 
 
@@ -456,6 +457,8 @@ def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
 
 def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
     """Whether the record and the rest of the config say one thing."""
+    if hasattr(config, EXPORT_FIELD):  # the same rotation, in the words of one engine
+        return
     place = f"{where}: {RECORD_FIELD}"
     try:
         record = saved_record(config)
@@ -541,7 +544,7 @@ def _saved_frequencies(file: Path, expected: Tensor | None) -> Iterator[Finding]
     """Frequencies in one file of weights: engines that read them rotate by these and not by the config."""
     with safe_open(file, framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118  # not a dict
-            if not name.endswith("inv_freq"):
+            if not is_table(name) or not name.endswith("inv_freq"):
                 continue
             live = weights.get_tensor(name)
             remedy = "remove the tensor: Transformers computes it from the config"

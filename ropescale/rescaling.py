@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,7 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.families import text_of
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
-
-WEIGHTS = ".safetensors"  # what may be linked: nobody writes into such a file, it is replaced
-CHUNK = 2**24  # bytes copied between two steps of the progress bar
+from ropescale.shards import INDEX, SAFE, TORCH, bring, index_without, left_out, tables_in
 
 
 def rescale_checkpoint(
@@ -40,7 +36,8 @@ def rescale_checkpoint(
     """A checkpoint with a longer context beside an existing one; returns its folder.
 
     Writes the config that `patch` and `save_pretrained` would write, without loading a weight. Every other file comes
-    along: the limits that would stop a tokenizer or generation at the old length are raised to the new one. The
+    along: the limits that would stop a tokenizer or generation at the old length are raised to the new one, and the
+    rotary tables of the old length that old checkpoints hold among their weights are left out, with a warning. The
     source is only read. The folder is filled under another name and renamed at the end, so a run that is stopped
     leaves nothing that loads.
 
@@ -91,16 +88,15 @@ def rescale_checkpoint(
         if inner is not None and inner.dtype is None:
             inner.dtype = config.dtype
     raised = raised_limits(limits, extension.record.target_length)
-    copied = [file for file in files if not (link and file.suffix == WEIGHTS)]
+    copied = [file for file in files if not (link and _linkable(folder / file))]
     with written_whole(target, sum((folder / file).stat().st_size for file in copied)) as partial:
         partial.mkdir()
-        _bring(files, folder, partial, link=link)
+        tables = _bring(files, folder, partial, link=link)
         for name, values in raised.items():
-            (partial / name).unlink()
-            (partial / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            _write_json(partial / name, values)
         config.save_pretrained(partial)  # last: a folder without it is no checkpoint
-    if extension.warning:
-        warnings.warn(extension.warning, stacklevel=2)
+    for said in filter(None, (extension.warning, left_out(tables))):
+        warnings.warn(said, stacklevel=2)
     return target
 
 
@@ -141,7 +137,7 @@ def files_of(folder: Path) -> list[Path]:
                     f"a folder or to nothing; replace it by what it stands for"
                 )
             found.append(path.relative_to(folder))
-    if not any(path.suffix in (WEIGHTS, ".bin") for path in found):
+    if not any(path.suffix in (SAFE, TORCH) for path in found):
         raise CheckpointError(
             f"source: must hold the weights of the model, got {str(folder)!r} without a .safetensors or .bin file; "
             f"save or download the whole checkpoint"
@@ -159,10 +155,11 @@ def raised_limits(limits: dict[str, dict[str, Any]], target: int) -> dict[str, d
     return raised
 
 
-def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> None:
-    """Every file but the config into the new folder, copied or linked, under a progress bar."""
+def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> dict[str, int]:
+    """Every file but the config into the new folder, copied or linked, under a progress bar; what was left out."""
     total = sum((source / file).stat().st_size for file in files)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    tables: dict[str, int] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("copying", total=total)
         for file in files:
@@ -170,10 +167,20 @@ def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> Non
                 continue
             start, end = (source / file).resolve(), partial / file
             end.parent.mkdir(parents=True, exist_ok=True)
-            if link and file.suffix == WEIGHTS and _linked(start, end):
+            if link and _linkable(start) and _linked(start, end):
                 bar.advance(task, start.stat().st_size)
             else:
-                _copy(start, end, lambda count: bar.advance(task, count))
+                tables |= bring(start, end, lambda count: bar.advance(task, count))
+    if tables:
+        for file in files:
+            if file.name.endswith(INDEX) and "weight_map" in (index := read_json(source / file)):
+                _write_json(partial / file, index_without(index, tables))
+    return tables
+
+
+def _linkable(file: Path) -> bool:
+    """Whether a file may be shared: nobody writes into one of safetensors, it is replaced."""
+    return file.suffix == SAFE and not tables_in(file)
 
 
 def _linked(start: Path, end: Path) -> bool:
@@ -185,9 +192,7 @@ def _linked(start: Path, end: Path) -> bool:
     return True
 
 
-def _copy(start: Path, end: Path, advance: Callable[[int], None]) -> None:
-    with start.open("rb") as read, end.open("wb") as written:
-        while chunk := read.read(CHUNK):
-            written.write(chunk)
-            advance(len(chunk))
-    shutil.copystat(start, end)
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file in the place of the one that was brought along."""
+    path.unlink()
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

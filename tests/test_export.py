@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from exports import checkpoint
-from families import FIXED, LATE, WHOLES, config_of_whole, knobs_for, model_of_whole
+from families import FIXED, LATE, WHOLES, config_of_whole, family, knobs_for, model_of_whole
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -1089,3 +1089,21 @@ def test_smollm2_in_vllm(method: str, tmp_path: Path) -> None:
     assert verdict.exact, str(verdict)
     assert verdict.checks[0].worst < 1e-4
     assert [check.agreed for check in verdict.checks] == [16, 16]
+
+
+@pytest.mark.parametrize("to", ["mlx", "sglang", "transformers", "vllm"])
+@pytest.mark.parametrize("name", ["gpt_neox", "llama", "phi3"])
+def test_the_doctor_finds_nothing_in_what_is_exported(name: str, to: str, tmp_path: Path) -> None:
+    """Whatever words an engine wants for a rotation."""
+    model = family(name)
+    model.save_pretrained(tmp_path / "source")
+    pairs, held = ropescale.read_geometry(model.config).pairs, 0
+    for method in FIXED:
+        out = tmp_path / method
+        try:
+            export(tmp_path / "source", out, to=to, method=method, factor=4, **knobs_for(method, pairs))
+        except ExportError:
+            continue
+        held += 1
+        assert ropescale.diagnose(out) == [], method
+    assert held >= 5

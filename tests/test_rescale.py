@@ -153,15 +153,16 @@ def test_a_rescaled_checkpoint_is_rescaled_again_as_asked(existing: str, source:
 def begun(source: Path, destination: Path) -> multiprocessing.process.BaseProcess:
     """A process that has begun to copy a checkpoint, slowly."""
 
-    def slowly(start: Path, end: Path, advance: Callable[[int], None]) -> None:
+    def slowly(start: Path, end: Path, advance: Callable[[int], None]) -> dict[str, int]:
         for count in range(0, start.stat().st_size, 256):
             with start.open("rb") as read, end.open("ab") as written:
                 read.seek(count)
                 written.write(read.read(256))
             time.sleep(0.002)
+        return {}
 
     def work() -> None:
-        rescaling._copy = slowly
+        rescaling.bring = slowly
         ropescale.rescale_checkpoint(source, destination, factor=4)
 
     job = multiprocessing.get_context("fork").Process(target=work)

@@ -2,17 +2,19 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.checkpoint import size_of
+from ropescale.checkpoint import read_json, size_of
 from ropescale.destinations import written_whole
 from ropescale.export.rotation import Canonical
 from ropescale.export.source import COMPANIONS, INDEX, Source
 from ropescale.export.stated import Stated
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
+from ropescale.shards import bring, index_without, left_out
 from ropescale.version import __version__
 
 ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
@@ -20,6 +22,8 @@ ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
 
 def write(destination: Path, source: Source, stated: Stated, canonical: Canonical, engine: str) -> None:
     """Writes weights, tokenizer and, last, the config, without which no engine loads a folder.
+
+    Rotary tables of the old length among the weights are left out, with a warning.
 
     Raises:
         CheckpointError: a broken source, or a destination that cannot be written.
@@ -30,16 +34,22 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
     size = sum(file.stat().st_size for file in files) if model is None else size_of(model)
     with written_whole(destination, size) as work:
         work.mkdir()
+        tables: dict[str, int] = {}
         for file in files:
-            shutil.copyfile(file, work / file.name)
+            tables |= bring(file, work / file.name)
         if model is not None:
             assert isinstance(model, PreTrainedModel)
             _save_weights(model, work)
         elif len(files) > 1:
             assert source.folder is not None
             shutil.copyfile(source.folder / INDEX, work / INDEX)
+            if tables:
+                index = index_without(read_json(source.folder / INDEX), tables)
+                (work / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         _copy_companions(source, work, canonical.main.target_length)
         (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if said := left_out(tables):
+        warnings.warn(said, stacklevel=3)
 
 
 def _save_weights(model: PreTrainedModel, work: Path) -> None:

@@ -33,7 +33,8 @@ def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
     fields |= {"rope_theta": main.theta}
     form = native_form(main)
     if parameters["rope_type"] != "default":
-        fields["rope_scaling"] = {**parameters, "type": parameters["rope_type"]}
+        # the same in both places: Transformers would drop one that differs
+        fields["rope_scaling"] = fields["rope_parameters"] = {**parameters, "type": parameters["rope_type"]}
     if parameters["rope_type"] == "longrope":
         form = "one divisor per pair (longrope)"
     return Stated(fields=fields, form=form, serves=main.target_length)

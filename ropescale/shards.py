@@ -1,0 +1,135 @@
+"""Files of weights, copied without the rotary tables that old checkpoints hold among them.
+
+Transformers computes the frequencies from the config and passes such tables over, but they are those of the old
+length: an engine that reads them would rotate by them. Every weight is as it was, and none is held in memory.
+"""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SAFE, TORCH = ".safetensors", ".bin"
+INDEX = ".index.json"  # how the name of a file ends that says which weight is in which file
+TABLES = ("inv_freq", "cos_cached", "sin_cached")
+TOWERS = ("audio", "vision", "visual")  # whose rotations are none of the text's
+CHUNK = 2**24  # bytes copied at a time
+LONGEST_HEADER = 10**8  # bytes, by the format
+
+
+def is_table(name: str) -> bool:
+    """Whether a tensor of this name holds what the text's rotary module computes from the config."""
+    *place, last = name.split(".")
+    known = last in TABLES or last.endswith(f"_{TABLES[0]}")
+    return known and not any(tower in part for part in place for tower in TOWERS)
+
+
+def tables_in(file: Path) -> dict[str, int]:
+    """The rotary tables in a file of weights, with their bytes; none where it cannot be read as one."""
+    if file.suffix == SAFE:
+        entries, _ = _header(file)
+        sizes = {name: one["data_offsets"][1] - one["data_offsets"][0] for name, one in entries.items()}
+    elif file.suffix == TORCH:
+        tensors = {name: one for name, one in _unpickled(file).items() if isinstance(one, torch.Tensor)}
+        sizes = {name: one.numel() * one.element_size() for name, one in tensors.items()}
+    else:
+        sizes = {}
+    return {name: size for name, size in sizes.items() if is_table(name)}
+
+
+def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count: None) -> dict[str, int]:
+    """Copy a file, one of weights without its rotary tables; returns those, with their bytes.
+
+    Args:
+        start: the file.
+        end: the copy.
+        advance: told how many bytes were done.
+    """
+    tables = tables_in(start)
+    if tables and start.suffix == TORCH:
+        try:
+            torch.save({name: one for name, one in _unpickled(start).items() if name not in tables}, end)
+        except RuntimeError as error:  # how torch says that a disk is full
+            raise OSError(str(error)) from error
+        advance(start.stat().st_size)
+    else:
+        with start.open("rb") as read, end.open("wb") as written:
+            spans = [(0, start.stat().st_size)] if not tables else _begun(start, written, tables)
+            for begin, stop in spans:
+                read.seek(begin)
+                while begin < stop and (chunk := read.read(min(CHUNK, stop - begin))):
+                    written.write(chunk)
+                    advance(len(chunk))
+                    begin += len(chunk)
+    shutil.copystat(start, end)
+    return tables
+
+
+def index_without(index: dict[str, Any], tables: dict[str, int]) -> dict[str, Any]:
+    """What an index says where these tensors were left out of its files."""
+    metadata = dict(index.get("metadata") or {})
+    if isinstance(metadata.get("total_size"), int):
+        metadata["total_size"] -= sum(tables.values())
+    return {
+        **index,
+        "metadata": metadata,
+        "weight_map": {name: file for name, file in index["weight_map"].items() if name not in tables},
+    }
+
+
+def left_out(tables: dict[str, int]) -> str:
+    """What is said of a copy that is without these tables; nothing of one that had none."""
+    if not tables:
+        return ""
+    return (
+        f"{len(tables)} rotary tables among the weights, {next(iter(tables))!r} first, are those of the old length, "
+        f"and the copy is without them: they are computed from the config"
+    )
+
+
+def _begun(start: Path, written: Any, tables: dict[str, int]) -> list[tuple[int, int]]:
+    """Write the header of a safetensors file without these tensors; returns the spans of its bytes that follow."""
+    entries, data = _header(start)
+    kept = sorted((one["data_offsets"], name, one) for name, one in entries.items() if name not in tables)
+    header: dict[str, Any] = {}
+    spans, place = [], 0
+    for (begin, stop), name, one in kept:
+        header[name] = {**one, "data_offsets": [place, place + stop - begin]}
+        spans.append((data + begin, data + stop))
+        place += stop - begin
+    with start.open("rb") as read:
+        metadata = json.loads(read.read(data)[8:]).get("__metadata__")
+    if metadata is not None:
+        header = {"__metadata__": metadata, **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    written.write(len(text).to_bytes(8, "little") + text)
+    return spans
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """The entries of a safetensors file and where its data begin; no entries where it is none."""
+    with file.open("rb") as read:
+        length = int.from_bytes(read.read(8), "little")
+        if length > min(LONGEST_HEADER, file.stat().st_size - 8):
+            return {}, 0
+        try:
+            header = json.loads(read.read(length))
+            entries = {name: one for name, one in header.items() if name != "__metadata__"}
+            whole = all(0 <= one["data_offsets"][0] <= one["data_offsets"][1] for one in entries.values())
+        except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+            return {}, 0
+    return (entries, 8 + length) if whole else ({}, 0)
+
+
+def _unpickled(file: Path) -> dict[str, Any]:
+    """What torch saved in a file, tensors mapped and not read; nothing where it cannot be mapped."""
+    try:
+        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+        return {}
+    return found if isinstance(found, dict) and all(isinstance(name, str) for name in found) else {}
