@@ -207,8 +207,13 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, as far as a message of one line has room for it."""
-    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".;")
+    """What an error says, as far as a message of one line has room for it: up to the first line that ends a clause."""
+    said = ""
+    for line in (str(error).strip() or repr(error)).splitlines():
+        said = f"{said} {line.strip()}".strip()
+        if not said.endswith(":"):
+            break
+    return said.rstrip(".;")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,21 +7,22 @@ import copy
 import difflib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from ropescale.checkpoint import CONFIG, LIMITS, read_config, read_json, weight_files
+from ropescale.built import built_rotation
+from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json, weight_files
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import (
     LATE_TYPE,
+    LONGROPE_ONLY,
     find_rotaries,
     part_geometry,
     parts_of,
@@ -32,10 +33,12 @@ from ropescale.families import (
     text_of,
     todays_spectrum,
 )
+from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.patching import bare, extended, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.shards import is_table
+from ropescale.unread import unread, unread_shares
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
@@ -62,21 +65,24 @@ NEEDED = {
     "longrope": ("long_factor", "short_factor"),
     "llama3": ("factor", "high_freq_factor", "low_freq_factor"),
 }
+# Names of types that other code has, or had, for one of Transformers
+RENAMED = {"deepseek_yarn": "yarn", "mrope": "default", "su": "longrope"}
+# Entries that other code writes for itself and that change nothing where Transformers computes
+HARMLESS = {"attn_factor": (1,), "extrapolation_factor": (1,), "finetuned": (False, True)}
+# What stands in a config about rotation and length; the rest of it can be read without
+ABOUT_ROTATION = (
+    ORIGINAL,
+    RECORD_FIELD,
+    "max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+)
+# Findings after which nothing can be computed from the entries that they name
+BLOCKING = ("bad-number", "missing-key", "rope-parameters", "unknown-type")
 EXACT = 1e-5  # relative difference of frequencies that float32 arithmetic can make
 HALF = 1e-2  # that rounding to bfloat16 and back can make
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One fault, where it is, and what makes it go."""
-
-    check: str  # its name, the same for every such fault
-    where: str  # the file and the entry, or the module
-    rule: str  # what should be, and what is
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.rule}; {self.remedy}"
 
 
 def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
@@ -111,18 +117,26 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
     raw = read_json(folder / CONFIG)
     if not raw:
         raise CheckpointError(f"{folder}: must hold a {CONFIG}, got none or an empty one; check the path")
-    found = list(_stated(raw))
-    config = None
-    if not found:
+    text = _text(raw)
+    refusal: RopescaleError | None = None
+    config: PreTrainedConfig | None = None
+    try:
         config = text_of(read_config(str(folder), trust_remote_code=False))
         require_family(config)
-        found += _computed(config, CONFIG)
-        if not found:
-            found += _recorded(config, CONFIG)
-    maximum = _text(raw).get("max_position_embeddings")
-    if isinstance(maximum, int):
+    except RopescaleError as error:
+        refusal = error
+    found = list(_stated(text, config))
+    if refusal is None:
+        assert config is not None
+        found += _of_config(config, text, found, CONFIG)
+        found += _recorded(config, CONFIG)
+    elif found:
+        found += _unread_beside(text)
+    else:
+        raise refusal
+    if maximum := _whole(text.get("max_position_embeddings")):
         found += _limits(folder, maximum)
-    found += _weights(folder, config if not found else None)
+    found += _weights(folder, None if refusal or _blocked(found) else config)
     return found
 
 
@@ -134,17 +148,72 @@ def _of_model(model: nn.Module) -> list[Finding]:
             f"first, for instance with ropescale.load(path)"
         )
     config = text_of(config)
-    found = list(_stated(config.to_dict()))
-    if found:
-        return found
     require_family(config)
-    found = list(_computed(config, "config"))
-    if found:
-        return found
+    text = config.to_dict()
+    found = list(_stated(text, config))
+    found += _of_config(config, text, found, "config")
     if patched_rotary(model) is None:
         found += _recorded(config, "config")
-    found += _live(model, config)
+    found += _live(model, config, comparable=not _blocked(found))
     return found
+
+
+def _blocked(found: list[Finding]) -> bool:
+    """Whether something was found after which frequencies cannot be computed."""
+    return any(one.check in BLOCKING or (one.check == "theta-lost" and one.where != "rope_scaling") for one in found)
+
+
+def _of_config(config: PreTrainedConfig, text: dict[str, Any], found: list[Finding], where: str) -> Iterator[Finding]:
+    """What comes of a config that can be read, beside what was found by its own words."""
+    blocked = _blocked(found)
+    if not blocked:
+        computed = list(_computed(config, where))
+        yield from computed
+        blocked = bool(computed)
+    record, pretrained = None, config
+    try:
+        record = saved_record(config)
+        if record is not None:
+            pretrained = copy.deepcopy(config)
+            record.restore(pretrained)
+    except RopescaleError:
+        blocked = True  # the record's own check tells of it
+    if _stating_types(config) and _stating_types(pretrained):
+        yield from unread(text, config, pretrained, record)
+        yield from _unturned(config, text)
+    if not blocked:
+        shares = list(unread_shares(text, config))
+        yield from shares
+        if not shares:
+            yield from _as_built(config, where)
+
+
+def _stating_types(config: PreTrainedConfig) -> bool:
+    """Whether every part of a config states a rotation by a named type."""
+    ropes = [getattr(part.config, "rope_parameters", None) for part in parts_of(config)]
+    return all(isinstance(rope, dict) and isinstance(rope.get("rope_type", ""), str) for rope in ropes)
+
+
+def _unread_beside(text: dict[str, Any]) -> Iterator[Finding]:
+    """What is wrong with a config that Transformers refuses, beside its rotation, which has a fault of its own."""
+    model_type = text.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return
+    rest = {name: value for name, value in text.items() if name not in ABOUT_ROTATION}
+    if maximum := _whole(text.get("max_position_embeddings")):
+        rest["max_position_embeddings"] = maximum
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(rest))
+    except Exception as error:  # config classes raise whatever their own code runs into
+        yield Finding(
+            check="config",
+            where=CONFIG,
+            rule=f"must be one that Transformers reads, got {type(error).__name__}: {first_line(error)}",
+            remedy="write the value that the checkpoint was published with",
+        )
+        return
+    if _stating_types(config):
+        yield from unread(text, config, config, None)
 
 
 def _of_adapter(folder: Path) -> list[Finding]:
@@ -214,30 +283,28 @@ def _text(raw: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) and "rope_parameters" not in raw else raw
 
 
-def _stated(raw: dict[str, Any]) -> Iterator[Finding]:
-    """What is wrong in the config by its own words."""
-    text = _text(raw)
+def _whole(value: Any) -> int | None:
+    """A number of tokens, whether it is written as a whole number or as a float; None where it is neither."""
+    number = as_float(value)
+    return int(number) if number >= 1 and number.is_integer() else None
+
+
+def _stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[Finding]:
+    """What is wrong in the config by its own words; `config` is what Transformers makes of it, if it reads it."""
     maximum = text.get("max_position_embeddings")
     if maximum is not None and (isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1):
         yield Finding(
             check="maximum",
             where="max_position_embeddings",
             rule=f"must be a whole number of tokens, got {shortened(maximum)}",
-            remedy="write the length that the model reads",
+            remedy=f"write {_whole(maximum)}" if _whole(maximum) else "write the length that the model reads",
         )
-        return
     parameters, legacy = text.get("rope_parameters"), text.get("rope_scaling")
-    if parameters and legacy and parameters != legacy:
-        yield Finding(
-            check="theta-lost",
-            where="rope_scaling",
-            rule=f"must not stand beside rope_parameters, which Transformers 5 then drops with their rope_theta, got "
-            f"{shortened(legacy)} beside {shortened(parameters)}",
-            remedy="move its entries into rope_parameters and remove rope_scaling",
-        )
-        return
-    key = "rope_parameters" if parameters else "rope_scaling"
-    rope = parameters or legacy or {}
+    both = parameters and legacy and parameters != legacy
+    if both:
+        yield from _two_dicts(parameters, legacy, text.get("rope_theta"))
+    key = "rope_parameters" if parameters and not both else "rope_scaling"
+    rope = legacy if both else parameters or legacy or {}
     if not isinstance(rope, dict):
         yield Finding(
             check="rope-parameters",
@@ -246,32 +313,67 @@ def _stated(raw: dict[str, Any]) -> Iterator[Finding]:
             remedy="restore the config of the checkpoint",
         )
         return
+    about = dict(text)
+    if config is not None and text.get("rope_theta") == getattr(type(config), "rope_theta", None):
+        about.pop("rope_theta", None)  # a field that some classes write into every config, whatever rotates
     nested = bool(rope) and all(one is None or isinstance(one, dict) for one in rope.values())
     for label, block in (rope if nested else {"": rope}).items():
         if block:
             where = f"{key}.{label}" if label else key
-            yield from _block(where, block, text, nested=nested, legacy=not parameters)
+            rope_type = _type(block, label, text, config)
+            yield from _block(where, block, rope_type, about, nested=nested, legacy=not parameters or bool(both))
+
+
+def _two_dicts(parameters: Any, legacy: Any, top: Any) -> Iterator[Finding]:
+    """Two places for one thing: Transformers takes rope_scaling, and the theta that goes with it."""
+    before = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+    after = legacy.get("rope_theta", top) if isinstance(legacy, dict) else top
+    lost = before is not None and before != after
+    yield Finding(
+        check="theta-lost" if lost else "two-scalings",
+        where="rope_scaling",
+        rule=f"must not stand beside rope_parameters, which Transformers 5 then drops"
+        f"{' with their rope_theta' if lost else ''}, got {shortened(legacy)} beside {shortened(parameters)}",
+        remedy="move its entries into rope_parameters and remove rope_scaling",
+    )
+
+
+def _type(block: dict[str, Any], label: str, text: dict[str, Any], config: PreTrainedConfig | None) -> Any:
+    """The type that Transformers takes a block for: some families read other names than those of Transformers."""
+    stated = block.get("rope_type", block.get("type", "default"))
+    if config is not None and isinstance(getattr(config, "rope_parameters", None), dict):
+        for part in parts_of(config):
+            taken = rope_type_of(part.config)
+            if label in ("", part.label) and isinstance(taken, str) and taken in READ:
+                return taken
+    if text.get("model_type") in LONGROPE_ONLY and stated == "yarn":
+        return "longrope"
+    return stated
 
 
 def _block(
-    where: str, block: dict[str, Any], text: dict[str, Any], *, nested: bool, legacy: bool
+    where: str, block: dict[str, Any], rope_type: Any, text: dict[str, Any], *, nested: bool, legacy: bool
 ) -> Iterator[Finding]:
-    """What is wrong with the rope parameters of one part."""
-    rope_type = block.get("rope_type", block.get("type", "default"))
-    if block.get("type", rope_type) != rope_type:
+    """What is wrong with the rope parameters of one part, which Transformers takes for `rope_type`."""
+    if "rope_type" in block and block.get("type", block["rope_type"]) not in (block["rope_type"], rope_type):
         yield Finding(
             check="two-types",
             where=f"{where}.type",
-            rule=f"must agree with rope_type, which alone counts, got {block['type']!r} beside {rope_type!r}",
+            rule=f"must agree with rope_type, which alone counts, got {shortened(block['type'])} beside "
+            f"{shortened(block['rope_type'])}",
             remedy="remove the one that is wrong",
         )
     if not isinstance(rope_type, str) or rope_type not in READ:
-        near = difflib.get_close_matches(str(rope_type), READ, n=1)
+        known = RENAMED.get(rope_type) if isinstance(rope_type, str) else None
+        near = [known] if known else difflib.get_close_matches(str(rope_type), READ, n=1)
         yield Finding(
             check="unknown-type",
             where=f"{where}.rope_type",
-            rule=f"must be one of {', '.join(sorted(READ))}, got {shortened(rope_type)}",
-            remedy=f"write {near[0]!r} if that is meant" if near else "restore the config of the checkpoint",
+            rule=f"must be one of {', '.join(sorted(READ))}, got {shortened(rope_type)}"
+            + (", another name, with which Transformers does not load this family" if known else ""),
+            remedy=f"write {near[0]!r}" + ("" if known else " if that is meant")
+            if near
+            else "restore the config of the checkpoint",
         )
         return
     yield from _theta(where, block, text.get("rope_theta"), legacy=legacy, nested=nested)
@@ -322,11 +424,17 @@ def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) ->
             )
     known = {name for names in READ.values() for name in names}
     for name, value in block.items():
-        if name in read or name in FAMILY_KEYS or value is None:
+        if name in read or name in FAMILY_KEYS or value is None or value in HARMLESS.get(name, ()):
+            continue
+        if name == ORIGINAL and "llama_4_scaling_beta" in block:  # queries grow beyond it, whatever the type
+            continue
+        if name == "attn_factor" and rope_type == "yarn" and as_float(value) > 0:
+            yield _attn_factor(where, block)
             continue
         near = [other for other in difflib.get_close_matches(name, read, n=1, cutoff=0.7) if other not in block]
-        near = ["attention_factor"] if name == "attn_factor" else near
         instead = f"rename it to {near[0]}" if near and name not in known else "remove it"
+        if name == "factor" and not {"rope_type", "type"} & set(block):
+            instead = "write the rope_type that it belongs to ('linear', 'dynamic', 'yarn')"
         yield Finding(
             check="ignored-key",
             where=f"{where}.{name}",
@@ -337,12 +445,16 @@ def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) ->
     if rope_type != "yarn":
         return
     scales = [name for name in ("mscale", "mscale_all_dim") if block.get(name)]
-    if len(scales) == 1:
+    if len(scales) == 1 and block.get("attention_factor") is None:
+        # DeepSeek's own code takes 1 for mscale and 0 for mscale_all_dim where they are not stated
+        over = _sharpened(block, block.get("mscale") or 1.0)
+        under = _sharpened(block, block.get("mscale_all_dim") or 0.0)
         yield Finding(
             check="ignored-key",
             where=f"{where}.{scales[0]}",
-            rule="must come with its fellow (mscale and mscale_all_dim), got one alone, which Transformers ignores",
-            remedy="state both, or attention_factor instead",
+            rule="must come with its fellow (mscale and mscale_all_dim), got one alone, which Transformers ignores in "
+            "the attention factor",
+            remedy=f"state both, or write attention_factor {_written(over / under)}, as DeepSeek's code reads it",
         )
     if nested and block.get("truncate") is False:
         yield Finding(
@@ -352,6 +464,36 @@ def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) ->
             "for elsewhere",
             remedy="remove it, or patch with ropescale, which states the frequencies pair by pair",
         )
+
+
+def _sharpened(block: dict[str, Any], mscale: Any) -> float:
+    """YaRN's attention factor, 0.1 mscale ln(factor) + 1."""
+    factor = as_float(block.get("factor"))
+    return 0.1 * as_float(mscale) * math.log(factor) + 1 if 1 < factor < math.inf else 1.0
+
+
+def _written(number: float) -> str:
+    """A number as a config holds it, a float, without the last bits of the arithmetic."""
+    return repr(float(f"{number:.10g}"))
+
+
+def _attn_factor(where: str, block: dict[str, Any]) -> Finding:
+    """A multiplier on YaRN's own attention factor, which Transformers' attention_factor replaces as a whole."""
+    own = _sharpened(block, 1.0)
+    if block.get("mscale") and block.get("mscale_all_dim"):
+        own = _sharpened(block, block["mscale"]) / _sharpened(block, block["mscale_all_dim"])
+    meant = own * as_float(block["attn_factor"])
+    stated = block.get("attention_factor")
+    return Finding(
+        check="ignored-key",
+        where=f"{where}.attn_factor",
+        rule=f"must be stated as attention_factor, got {shortened(block['attn_factor'])}, which multiplies yarn's own "
+        f"attention factor ({own:.10g}) where it is read, as in the YaRN code and vLLM, and which Transformers "
+        f"ignores: it takes {own if stated is None else as_float(stated):.10g}",
+        remedy=f"write attention_factor {_written(meant)} in its place"
+        if stated is None
+        else f"remove it if {shortened(stated)} is meant, or write attention_factor {_written(meant)}",
+    )
 
 
 def _numbers(where: str, rope_type: str, block: dict[str, Any]) -> Iterator[Finding]:
@@ -372,9 +514,10 @@ def _numbers(where: str, rope_type: str, block: dict[str, Any]) -> Iterator[Find
     if block.get("attention_factor") is not None and not 0 < as_float(block["attention_factor"]) < math.inf:
         yield wrong("attention_factor", "a number above 0")
     for low, high in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
+        # equal bounds are a step in the place of a ramp, as Kimi K2 and Llama 4 Scout have it
         both = block.get(low) is not None and block.get(high) is not None
-        if both and not 0 < as_float(block[low]) < as_float(block[high]):
-            yield wrong(high, f"a number above {low} ({shortened(block[low])})")
+        if both and not 0 < as_float(block[low]) <= as_float(block[high]) < math.inf:
+            yield wrong(high, f"a number of at least {low} ({shortened(block[low])})")
     for name in ("short_factor", "long_factor"):
         if rope_type == "longrope" and block.get(name) is not None:
             values = block[name]
@@ -386,17 +529,21 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
     """Whether original length, maximum and factor say one thing."""
     top, inner = text.get(ORIGINAL), block.get(ORIGINAL)
     maximum = text.get("max_position_embeddings")
-    original = inner if top is None else top
-    if original is None:
+    factor = as_float(block.get("factor"))
+    stated = [value for value in (top, inner) if value is not None]
+    if not stated:
+        reached = as_float(maximum)
+        before = f": {maximum} if that was left as it was, {reached / factor:g} if the factor is in it"
         yield Finding(
             check="original-length",
             where=f"{where}.{ORIGINAL}",
             rule=f"must be stated for rope_type {rope_type!r}, got none: Transformers takes max_position_embeddings "
             f"({shortened(maximum)}) for the length before scaling",
-            remedy="write the length that the model was pretrained for",
+            remedy="write the length that the model was pretrained for"
+            + (before if factor > 1 and math.isfinite(reached) else ""),
         )
         return
-    if top is not None and inner is not None and top != inner:
+    if len(stated) == 2 and top != inner:
         yield Finding(
             check="original-length",
             where=ORIGINAL,
@@ -404,27 +551,34 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
             f"{shortened(inner)}",
             remedy="write the length that the model was pretrained for in both places",
         )
-        return
-    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
-        yield Finding(
-            check="original-length",
-            where=f"{where}.{ORIGINAL}",
-            rule=f"must be a whole number of tokens, got {shortened(original)}",
-            remedy="write the length that the model was pretrained for",
-        )
-        return
-    factor = as_float(block.get("factor"))
-    if not isinstance(maximum, int) or not factor > 1:
-        return
+    for name, value in ((ORIGINAL, top), (f"{where}.{ORIGINAL}", inner)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            whole = _whole(value)
+            yield Finding(
+                check="original-length",
+                where=name,
+                rule=f"must be a whole number of tokens, got {shortened(value)}",
+                remedy=f"write {whole}" if whole else "write the length that the model was pretrained for",
+            )
+    lengths = [length for value in stated if (length := _whole(value))]
+    at_fault = [_maximum(rope_type, length, factor, _whole(maximum)) for length in lengths]
+    if at_fault and None not in at_fault:
+        yield from at_fault[:1]  # type: ignore[misc]
+
+
+def _maximum(rope_type: str, original: int, factor: float, maximum: int | None) -> Finding | None:
+    """Whether the maximum is what this original length and factor make."""
+    if maximum is None or not 1 < factor < math.inf:
+        return None
     reached = round(factor * original)
     if maximum < original:
         rule, remedy = f"must be at least the original length ({original}), got {maximum}", f"write {reached}"
     elif maximum == original:
         rule = (
             f"must be factor {factor:g} times the original length ({original}), got the original length itself: "
-            f"generation and evaluation stop there"
+            f"generation and evaluation stop there, unless the original length was left out and this was filled in"
         )
-        remedy = f"write {reached}"
+        remedy = f"write {reached}, or {ORIGINAL} {maximum / factor:g} if the factor is in the maximum already"
     elif rope_type != "llama3" and maximum > reached + 1 and maximum >= 1.01 * reached:
         # Llama 3.1 is published with factor 8, 8,192 tokens before and 131,072 after
         rule = (
@@ -436,9 +590,9 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
         rule = f"must be factor {factor:g} times the original length ({original}), which is {reached}, got {maximum}"
         remedy = f"write {reached}, or the factor that was meant ({maximum / original:g})"
     else:
-        return
+        return None
     check = "double-scaling" if maximum > reached else "maximum"
-    yield Finding(check=check, where="max_position_embeddings", rule=rule, remedy=remedy)
+    return Finding(check=check, where="max_position_embeddings", rule=rule, remedy=remedy)
 
 
 def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
@@ -447,12 +601,67 @@ def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
         require_supported(config)
         for part in parts_of(config):
             # whatever the original length: not every type needs one to compute from
-            part_geometry(part, original_length=config.max_position_embeddings, existing="replace")
+            part_geometry(part, original_length=_whole(config.max_position_embeddings), existing="replace")
             if rope_type_of(part.config) != LATE_TYPE:
                 todays_spectrum(part)
     except RopescaleError as error:
         rule, _, remedy = str(error).rpartition("; ")
         yield Finding(check="rope-parameters", where=where, rule=rule, remedy=remedy)
+
+
+def _unturned(config: PreTrainedConfig, text: dict[str, Any]) -> Iterator[Finding]:
+    """A rotation that is stated for layers that do not rotate."""
+    reason = unrotated(config)
+    if not reason:
+        return
+    scaled = {rope_type_of(part.config) for part in parts_of(config)} - {"default"}
+    if not scaled and "rope_theta" not in text:
+        return  # the default that Transformers writes into every config
+    yield Finding(
+        check="no-rotation",
+        where="rope_theta" if not scaled else "rope_parameters",
+        rule=f"must act on layers that rotate, got {reason}: no layer has positions from a rotation, and nothing of "
+        f"it is used",
+        remedy="remove it, and for a longer context write max_position_embeddings alone",
+    )
+
+
+def unrotated(config: PreTrainedConfig) -> str:
+    """The entry by which no layer of a config rotates, as it stands there; empty where layers rotate."""
+    if getattr(config, "alibi", False):
+        return "alibi true"
+    kind = getattr(config, "position_embedding_type", None)
+    if config.model_type.startswith("granite") and kind not in (None, "rope"):
+        return f"position_embedding_type {kind!r}"
+    if getattr(config, "use_mem_rope", True) is False:
+        return "use_mem_rope false"
+    return ""
+
+
+def _as_built(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
+    """Whether Transformers builds the rotation that the config states."""
+    for part in parts_of(config):
+        if rope_type_of(part.config) == LATE_TYPE:
+            continue
+        try:
+            built = built_rotation(part)
+        except RopescaleError as error:
+            rule, _, remedy = str(error).rpartition("; ")
+            yield Finding(check="rope-parameters", where=where, rule=rule, remedy=remedy)
+            continue
+        if built is None:
+            continue
+        inv_freq, attention_factor = todays_spectrum(part)
+        fault = _unlike(built[0], inv_freq)
+        if not fault and abs(built[1] - attention_factor) > EXACT * attention_factor:
+            fault = f"attention factor {built[1]:g} in the place of {attention_factor:g}"
+        if fault:
+            yield Finding(
+                check="rope-parameters",
+                where=f"{where}: {part.label or 'rope_parameters'}",
+                rule=f"must state the rotation that Transformers builds for {config.model_type}, got {fault}",
+                remedy="remove the entries that this family does not read",
+            )
 
 
 def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
@@ -564,8 +773,8 @@ def _saved_frequencies(file: Path, expected: Tensor | None) -> Iterator[Finding]
                 )
 
 
-def _live(model: nn.Module, config: Any) -> Iterator[Finding]:
-    """What the rotary module of a loaded model holds, beside its config."""
+def _live(model: nn.Module, config: Any, *, comparable: bool) -> Iterator[Finding]:
+    """What the rotary module of a loaded model holds, beside its config; `comparable`: where that can be computed."""
     parts = parts_of(config)
     reload = "load the model again with from_pretrained, or ropescale.load if it was saved patched"
     try:
@@ -580,8 +789,6 @@ def _live(model: nn.Module, config: Any) -> Iterator[Finding]:
         name = f"{part.prefix}inv_freq"
         where = f"{rotary.name}.{name}"
         live: Tensor = getattr(rotary.module, name)
-        spectrum, attention_factor = todays_spectrum(part)
-        spectrum = spectrum.to(live.device)
         if live.dtype != torch.float32:
             yield Finding(
                 check="low-precision",
@@ -589,7 +796,11 @@ def _live(model: nn.Module, config: Any) -> Iterator[Finding]:
                 rule=f"must be float32, got {live.dtype}: a cast after loading rounded it, and phases drift",
                 remedy="load with from_pretrained(dtype=...) in the place of the cast, which keeps it float32",
             )
-        elif fault := _unlike(live, spectrum):
+        if not comparable:
+            continue
+        spectrum, attention_factor = todays_spectrum(part)
+        spectrum = spectrum.to(live.device)
+        if live.dtype == torch.float32 and (fault := _unlike(live, spectrum)):
             rounded = live.shape == spectrum.shape and bool(((live - spectrum).abs() <= HALF * spectrum).all())
             uninitialised = not bool(torch.isfinite(live).all()) or not bool(live.any())
             yield Finding(
