@@ -126,11 +126,10 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
     except RopescaleError as error:
         refusal = error
     found = list(_stated(text, config))
-    if refusal is None:
-        assert config is not None
+    if config is not None and refusal is None:
         found += _of_config(config, text, found, CONFIG)
-        found += _recorded(config, CONFIG)
-    elif found:
+        found += _recorded(config, CONFIG) if _stating_types(config) else ()
+    elif found or refusal is None:
         found += _unread_beside(text)
     else:
         raise refusal
@@ -152,7 +151,7 @@ def _of_model(model: nn.Module) -> list[Finding]:
     text = config.to_dict()
     found = list(_stated(text, config))
     found += _of_config(config, text, found, "config")
-    if patched_rotary(model) is None:
+    if patched_rotary(model) is None and _stating_types(config):
         found += _recorded(config, "config")
     found += _live(model, config, comparable=not _blocked(found))
     return found
@@ -341,12 +340,10 @@ def _two_dicts(parameters: Any, legacy: Any, top: Any) -> Iterator[Finding]:
 def _type(block: dict[str, Any], label: str, text: dict[str, Any], config: PreTrainedConfig | None) -> Any:
     """The type that Transformers takes a block for: some families read other names than those of Transformers."""
     stated = block.get("rope_type", block.get("type", "default"))
-    if config is not None and isinstance(getattr(config, "rope_parameters", None), dict):
-        for part in parts_of(config):
-            taken = rope_type_of(part.config)
-            if label in ("", part.label) and isinstance(taken, str) and taken in READ:
-                return taken
-    if text.get("model_type") in LONGROPE_ONLY and stated == "yarn":
+    for part in parts_of(config) if config is not None and _stating_types(config) else ():
+        if label in ("", part.label) and rope_type_of(part.config) in READ:
+            return rope_type_of(part.config)
+    if str(text.get("model_type")) in LONGROPE_ONLY and stated == "yarn":
         return "longrope"
     return stated
 
@@ -533,7 +530,7 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
     stated = [value for value in (top, inner) if value is not None]
     if not stated:
         reached = as_float(maximum)
-        before = f": {maximum} if that was left as it was, {reached / factor:g} if the factor is in it"
+        before = f": {maximum} if that was left as it was, {reached / max(factor, 1):g} if the factor is in it"
         yield Finding(
             check="original-length",
             where=f"{where}.{ORIGINAL}",
@@ -562,13 +559,14 @@ def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, 
             )
     lengths = [length for value in stated if (length := _whole(value))]
     at_fault = [_maximum(rope_type, length, factor, _whole(maximum)) for length in lengths]
-    if at_fault and None not in at_fault:
-        yield from at_fault[:1]  # type: ignore[misc]
+    faults = [fault for fault in at_fault if fault is not None]
+    if faults and len(faults) == len(at_fault):  # where two lengths are stated, one that agrees is enough
+        yield faults[0]
 
 
 def _maximum(rope_type: str, original: int, factor: float, maximum: int | None) -> Finding | None:
     """Whether the maximum is what this original length and factor make."""
-    if maximum is None or not 1 < factor < math.inf:
+    if maximum is None or not (factor > 1 and factor * original < math.inf):
         return None
     reached = round(factor * original)
     if maximum < original:

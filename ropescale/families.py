@@ -226,7 +226,10 @@ def parts_of(config: PreTrainedConfig) -> list[Part]:
     rope: Any = getattr(config, "rope_parameters", None)
     labels: list[str] = []
     if isinstance(rope, dict) and all(entry is None or isinstance(entry, dict) for entry in rope.values()):
-        used = set(getattr(config, "layer_types", None) or ())
+        layer_types = getattr(config, "layer_types", None)
+        used = (
+            {one for one in layer_types if isinstance(one, str)} if isinstance(layer_types, (list, tuple)) else set()
+        )
         # some families name their rotations otherwise than their layers
         used = used.intersection(rope) or set(getattr(config, "_rope_type_labels", ()))
         labels = sorted(used.intersection(label for label in rope if rope[label] is not None))
@@ -500,12 +503,12 @@ def todays_spectrum(part: Part) -> tuple[Tensor, float]:
         # of a copy, because these functions write what is missing into the config
         stated = copy.deepcopy(stating(config, part.in_whole(rope, part.whole.rope_parameters)))
         inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](stated, layer_type=part.label or None)
-    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return inv_freq, float(attention_factor)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{config.model_type}: rope_parameters must be complete for rope_type {rope_type!r}, got "
             f"{shortened(rope)} ({type(error).__name__}: {error}); repair the config"
         ) from error
-    return inv_freq, float(attention_factor)
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
@@ -514,15 +517,21 @@ def head_dim_of(config: PreTrainedConfig) -> int:
     Raises:
         UnsupportedModelError: the config states neither.
     """
-    stated = getattr(config, "head_dim", None)
-    if stated:
-        return int(stated)
-    if not config.num_attention_heads:
+    try:
+        stated = getattr(config, "head_dim", None)
+        if stated:
+            return int(stated)
+        if config.num_attention_heads:
+            return int(config.hidden_size // config.num_attention_heads)
+    except Exception as error:  # numbers that are none, and what a config raises for an entry that differs by layer
         raise UnsupportedModelError(
-            f"{config.model_type}: num_attention_heads must be at least 1, got {config.num_attention_heads!r}; "
-            f"repair the config"
-        )
-    return int(config.hidden_size // config.num_attention_heads)
+            f"{config.model_type}: head_dim must be one whole number for layers that share a rotation, got "
+            f"{type(error).__name__}: {shortened(str(error))}; repair the config"
+        ) from error
+    raise UnsupportedModelError(
+        f"{config.model_type}: num_attention_heads must be at least 1, got {config.num_attention_heads!r}; "
+        f"repair the config"
+    )
 
 
 def uses_sliding_window(config: PreTrainedConfig) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import family
+from families import config_of, family
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ropescale
 from ropescale import cli
@@ -365,3 +367,91 @@ def test_the_command_line_says_it_in_one_line(verb: str, tmp_path: Path, capsys:
     assert said.out == ""
     assert said.err.startswith("ropescale: ")
     assert len(said.err.splitlines()) == 1
+
+
+# Values of every kind in every entry that is about positions
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 2**20),
+    st.floats(),
+    st.sampled_from(["", "4", "yarn", "su", "mrope", "longrope", "llama3", "linear", "default", "ropescale"]),
+    st.lists(st.floats(0.5, 4.0), max_size=8),
+    st.dictionaries(st.sampled_from(["factor", "rope_type", "rope_theta", "full_attention"]), st.floats(), max_size=2),
+)
+BLOCKS = st.dictionaries(
+    st.sampled_from(
+        [
+            "rope_type",
+            "type",
+            "rope_theta",
+            "factor",
+            "original_max_position_embeddings",
+            "attention_factor",
+            "attn_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "short_factor",
+            "long_factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "truncate",
+            "partial_rotary_factor",
+            "mrope_section",
+            "full_attention",
+            "sliding_attention",
+        ]
+    ),
+    VALUES,
+    max_size=6,
+)
+ENTRIES = st.dictionaries(
+    st.sampled_from(
+        [
+            "max_position_embeddings",
+            "original_max_position_embeddings",
+            "rope_theta",
+            "partial_rotary_factor",
+            "rotary_pct",
+            "head_dim",
+            "hidden_size",
+            "num_attention_heads",
+            "layer_types",
+            "sliding_window",
+            "model_type",
+            "text_config",
+            "ropescale",
+            "rope_ratio",
+            "rope_condense_ratio",
+            "dual_chunk_attention_config",
+            "attn_config",
+            "alibi",
+            "model_max_length",
+            "use_mem_rope",
+        ]
+    ),
+    VALUES,
+    max_size=3,
+)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma4_text", "deepseek_v3", "phi3", "dbrx", "falcon"])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entries=ENTRIES, block=BLOCKS, key=st.sampled_from(["rope_parameters", "rope_scaling", None]))
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_a_config_says_the_answer_is_in_words(
+    name: str, entries: dict[str, Any], block: dict[str, Any], key: str | None, tmp_path: Path
+) -> None:
+    values = {**config_of(name).to_dict(), **entries, **({key: block} if key else {})}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    for verb in ("doctor", "inspect"):
+        try:
+            found = VERBS[verb](tmp_path)
+        except RopescaleError as error:
+            worded(error)
+            continue
+        said = [str(one) for one in found] if verb == "doctor" else [part.facts() for part in found[1]]
+        assert not any("\n" in str(one) for one in said)

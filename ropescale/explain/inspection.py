@@ -101,7 +101,8 @@ class Inspection:
                 live = float(self.today.inv_freq[pair])
                 stretch = number(base / live) if live else number(math.inf)
             turns = base * one.original_length / (2 * math.pi)
-            found.append([str(pair), number(2 * math.pi / base), number(turns), stretch])
+            wavelength = 2 * math.pi / base if base else math.inf
+            found.append([str(pair), number(wavelength), number(turns), stretch])
         return found
 
 
