@@ -644,10 +644,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
         facts = Table("", "", "", title=of, show_header=False)
         for fact, (value, said) in part.facts().items():
             facts.add_row(fact, value, said)
-        pairs = Table("pair", "tokens per turn", "turns over the original length", "slowed today by")
+        pairs = Table("pair", "tokens per turn", f"turns over the {part.span}", "slowed today by")
         for row in part.rows():
             pairs.add_row(*row)
-        console.print(facts, pairs, markup=False)
+        console.print(facts, *([pairs] if part.rows() else []), markup=False)
+    console.print("facts of the config; what a patch does is proven on the loaded model", markup=False)
     return 0
 
 
@@ -658,7 +659,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for finding in found:
         print(f"{finding.check}: {finding}")
     if not found:
-        print(f"{arguments.path}: nothing found")
+        print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
     return 1 if found else 0
 
 

@@ -32,6 +32,7 @@ from ropescale.families import (
     saved_record,
     text_of,
     todays_spectrum,
+    unrotated,
 )
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
@@ -622,18 +623,6 @@ def _unturned(config: PreTrainedConfig, text: dict[str, Any]) -> Iterator[Findin
         f"it is used",
         remedy="remove it, and for a longer context write max_position_embeddings alone",
     )
-
-
-def unrotated(config: PreTrainedConfig) -> str:
-    """The entry by which no layer of a config rotates, as it stands there; empty where layers rotate."""
-    if getattr(config, "alibi", False):
-        return "alibi true"
-    kind = getattr(config, "position_embedding_type", None)
-    if config.model_type.startswith("granite") and kind not in (None, "rope"):
-        return f"position_embedding_type {kind!r}"
-    if getattr(config, "use_mem_rope", True) is False:
-        return "use_mem_rope false"
-    return ""
 
 
 def _as_built(config: PreTrainedConfig, where: str) -> Iterator[Finding]:

@@ -534,6 +534,18 @@ def head_dim_of(config: PreTrainedConfig) -> int:
     )
 
 
+def unrotated(config: PreTrainedConfig) -> str:
+    """The entry by which no layer of a config rotates, as it stands there; empty where layers rotate."""
+    if getattr(config, "alibi", False):
+        return "alibi true"
+    kind = getattr(config, "position_embedding_type", None)
+    if config.model_type.startswith("granite") and kind not in (None, "rope"):
+        return f"position_embedding_type {kind!r}"
+    if getattr(config, "use_mem_rope", True) is False:
+        return "use_mem_rope false"
+    return ""
+
+
 def uses_sliding_window(config: PreTrainedConfig) -> bool:
     """Whether some layer looks at a window only, which needs no longer context than it had."""
     layer_types = getattr(config, "layer_types", None)

@@ -295,7 +295,8 @@ def test_a_planted_fault_is_found_and_its_remedy_makes_it_go(
     fault.cure(checkpoint)
     assert ropescale.diagnose(checkpoint) == []
     assert cli.main(["doctor", str(checkpoint)]) == 0
-    assert capsys.readouterr().out == f"{checkpoint}: nothing found\n"
+    said = f"{checkpoint}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model\n"
+    assert capsys.readouterr().out == said
 
 
 def test_an_old_config_without_a_theta_has_the_default_of_its_family(checkpoint: Path) -> None:

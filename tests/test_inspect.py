@@ -9,8 +9,9 @@ from families import config_of, family
 
 import ropescale
 from ropescale import cli
-from ropescale.errors import AlreadyScaledError, InvalidArgumentError
+from ropescale.errors import InvalidArgumentError
 from ropescale.explain import inspection, plot
+from ropescale.explain.drawing import number
 
 LONGROPE = {
     "rope_type": "longrope",
@@ -84,11 +85,23 @@ def test_what_a_scaling_implies(rope: dict, said: str, tmp_path: Path) -> None:
     assert ('existing="compose" goes on from 256' in found.implied) == ("two lists" not in said)
 
 
-def test_a_scaling_from_an_unknown_length_asks_for_it(tmp_path: Path) -> None:
+def test_a_scaling_from_an_unknown_length_is_told_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     model = written(tmp_path, "llama", rope_parameters=rope, max_position_embeddings=256)
-    with pytest.raises(AlreadyScaledError, match="must say from what length it was scaled"):
-        inspection.inspected(model)
+    _, (found,) = inspection.inspected(model)
+    facts = found.facts()
+    assert facts["original length"] == (
+        "not stated",
+        "--original-length states it; 64 if the maximum is the one that factor 4 made",
+    )
+    assert facts["maximum today"] == ("256", "tokens")
+    assert facts["slowest wavelength"][1].endswith("times the maximum today")
+    assert "starts again from original_length, which it asks for" in found.implied
+    assert found.rows()[0][2] == number(256 / (2 * math.pi))
+    assert cli.main(["inspect", model]) == 0
+    assert "turns over the maximum today" in capsys.readouterr().out
     _, (found,) = inspection.inspected(model, original_length=64)
     assert found.facts()["original length"] == ("64", "tokens, from argument")
 
@@ -102,6 +115,78 @@ def test_each_layer_type_is_a_part_of_its_own(tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "gemma3_text, full_attention layers" in printed
     assert "gemma3_text, sliding_attention layers" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "theta"),
+    [
+        # Gemma 3 4B: linear in the layers that read everything
+        (
+            "gemma3_text",
+            {
+                "num_hidden_layers": 6,
+                "max_position_embeddings": 131072,
+                "sliding_window": 1024,
+                "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+            },
+            (1e6, 1e4),
+        ),
+        # OLMo 3: yarn from 8,192 tokens there, and the same theta in both
+        (
+            "olmo3",
+            {
+                "num_hidden_layers": 4,
+                "max_position_embeddings": 65536,
+                "sliding_window": 4096,
+                "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+                "rope_parameters": {
+                    "full_attention": {
+                        "rope_type": "yarn",
+                        "rope_theta": 5e5,
+                        "factor": 8.0,
+                        "original_max_position_embeddings": 8192,
+                    },
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+                },
+            },
+            (5e5, 5e5),
+        ),
+    ],
+    ids=["Gemma 3 4B", "OLMo 3"],
+)
+def test_each_layer_type_has_figures_of_its_own(
+    name: str, changes: dict, theta: tuple[float, float], tmp_path: Path
+) -> None:
+    _, (full, local) = inspection.inspected(written(tmp_path, name, **changes))
+    types = changes["layer_types"]
+    assert [int(part.facts()["layers"][0]) for part in (full, local)] == [1, len(types) - 1]
+    assert (full.geometry.theta, local.geometry.theta) == theta
+    assert full.scaled_by
+    assert not local.scaled_by
+    assert "original length" in full.facts()
+    assert local.facts()["window"][0] == f"{changes['sliding_window']:,}"
+    assert "original length" not in local.facts()
+    assert local.rows()[0][2] == number(changes["sliding_window"] / (2 * math.pi))
+    slowed = {part.label: part.rows()[-1][3] for part in (full, local)}
+    assert slowed == {"full_attention": "8", "sliding_attention": "1"}
+
+
+def test_layers_that_do_not_rotate_have_no_wavelengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = written(tmp_path, "granitemoehybrid", position_embedding_type="nope")
+    _, (found,) = inspection.inspected(model)
+    facts = found.facts()
+    assert facts["rotation"][0] == "none"
+    assert facts["rotation"][1].startswith("position_embedding_type 'nope': no layer rotates")
+    assert "theta" not in facts
+    assert found.rows() == []
+    assert cli.main(["inspect", model]) == 0
+    printed = capsys.readouterr().out
+    assert "tokens per turn" not in printed
+    assert "facts of the config; what a patch does is proven on the loaded model" in printed
 
 
 def test_the_command_line_prints_facts_and_pairs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,14 @@
 """What a checkpoint's config says about positions: its geometry, its wavelengths, and what scaling it has already."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
 
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
+from ropescale.errors import AlreadyScaledError
 from ropescale.explain import theory
 from ropescale.explain.drawing import number
 from ropescale.families import (
@@ -22,8 +23,9 @@ from ropescale.families import (
     scaling,
     text_of,
     todays_spectrum,
+    unrotated,
 )
-from ropescale.geometry import Geometry
+from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.spectrum import Spectrum
 
 ROWS = 9  # pairs shown of each part
@@ -52,9 +54,12 @@ class Inspection:
     """What the config says about the layers of one part."""
 
     label: str  # the layer type; empty where all layers share one rotation
-    geometry: Geometry  # as pretrained
-    source: str  # where the original length was read
+    geometry: Geometry  # as pretrained; of the maximum of today where the config does not say from what it was scaled
+    source: str  # where the original length was read; empty where the config does not state it
     maximum: int  # tokens: max_position_embeddings of today
+    window: int  # tokens that these layers look back; 0 where they read the whole context
+    unrotated: str  # the entry by which no layer rotates; empty where layers do
+    factor: float  # that today's scaling states; 1 where it states none
     scaled_by: str  # in words; empty where nothing is scaled
     implied: str  # a sentence
     today: Spectrum | None  # None where attention does what no frequencies say
@@ -62,34 +67,73 @@ class Inspection:
     def facts(self) -> dict[str, tuple[str, str]]:
         """Name -> value, and what it says."""
         one = self.geometry
+        layers = (number(one.layers), self.label or "one rotation for all")
+        if self.unrotated:
+            return {
+                "rotation": ("none", f"{self.unrotated}: no layer rotates, and theta and scaling are not used"),
+                "layers": layers,
+                "maximum today": (
+                    number(self.maximum),
+                    "tokens; for a longer context max_position_embeddings alone is raised",
+                ),
+            }
         wavelength = 2 * math.pi / theory.frequencies(one)
         slow = theory.pairs_without_a_turn(one)
         longest = float(wavelength.max())
         return {
             "theta": (number(one.theta), "the base of the series of frequencies"),
             "pairs": (number(one.pairs), f"turning {one.rotary_dim} of a head's {one.head_dim} elements"),
-            "layers": (number(one.layers), self.label or "one rotation for all"),
-            "original length": (number(one.original_length), f"tokens, from {self.source}"),
-            "maximum today": (
-                number(self.maximum),
-                f"tokens, {number(self.maximum / one.original_length)} times the original length",
-            ),
+            "layers": layers,
+            **self._lengths(),
             "fastest wavelength": (number(float(wavelength.min())), "tokens per turn, as pretrained"),
             "slowest wavelength": (
                 number(longest),
-                f"tokens per turn, {number(longest / one.original_length)} original lengths",
+                f"tokens per turn, {number(longest / one.original_length)} times the {self.span}",
             ),
             "pairs without a full turn": (
                 f"{len(slow)} of {one.pairs}",
-                f"from pair {slow[0]} on: within the original length they never come round"
-                if slow
-                else "all come round",
+                f"from pair {slow[0]} on: within the {self.span} they never come round" if slow else "all come round",
             ),
             "scaled already": (self.scaled_by or "no", self.implied),
         }
 
+    @property
+    def span(self) -> str:
+        """What turns are counted over, in words: what these layers see of a text, as far as it is known."""
+        return "window" if self.window else "original length" if self.source else "maximum today"
+
+    def _lengths(self) -> dict[str, tuple[str, str]]:
+        if self.window:
+            return {
+                "window": (number(self.window), "tokens: these layers see no further, however long the text is"),
+                "maximum today": (number(self.maximum), "tokens, for the layers that read the whole context"),
+            }
+        original = self.geometry.original_length
+        if not self.source:
+            factor = self.factor
+            by_factor = f"; {number(self.maximum / factor)} if the maximum is the one that factor {factor:g} made"
+            return {
+                "original length": (
+                    "not stated",
+                    "--original-length states it" + (by_factor if factor > 1 else ""),
+                ),
+                "maximum today": (number(self.maximum), "tokens"),
+            }
+        return {
+            "original length": (number(original), f"tokens, from {self.source}"),
+            "maximum today": (
+                number(self.maximum),
+                f"tokens, {number(self.maximum / original)} times the original length",
+            ),
+        }
+
     def rows(self) -> list[list[str]]:
-        """Some pairs from the fastest to the slowest: pair, wavelength, turns over the original length, stretch."""
+        """Some pairs from the fastest to the slowest: pair, wavelength, turns over what the layers see, stretch.
+
+        None where no layer rotates.
+        """
+        if self.unrotated:
+            return []
         one = self.geometry
         inv_freq = theory.frequencies(one)
         chosen = sorted({round(i) for i in torch.linspace(0, one.pairs - 1, min(ROWS, one.pairs)).tolist()})
@@ -112,7 +156,6 @@ def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTra
     Raises:
         CheckpointError: no checkpoint there.
         UnsupportedModelError: not a family of this version.
-        AlreadyScaledError: the config does not say from what length it was scaled, and `original_length` is not given.
         InvalidArgumentError: `original_length` is no length.
     """
     config = text_of(read_config(resolve(model), trust_remote_code=False))
@@ -122,20 +165,43 @@ def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTra
 
 def _inspection(part: Part, original_length: int | None) -> Inspection:
     config = part.config
-    geometry = part_geometry(part, original_length=original_length, existing="replace")
-    today = None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part))
+    try:
+        geometry = part_geometry(part, original_length=original_length, existing="replace")
+        source = read_original_length(config, original_length)[1]
+    except AlreadyScaledError:  # scaled, and the config does not say from what length
+        geometry = part_geometry(part, original_length=config.max_position_embeddings, existing="replace")
+        source = ""
+    window = _window(part)
+    geometry = replace(geometry, layers=_layers(part), original_length=window or geometry.original_length)
+    factor = as_float(config.rope_parameters.get("factor"))
     return Inspection(
         label=part.label,
         geometry=geometry,
-        source=read_original_length(config, original_length)[1],
+        source=source,
         maximum=config.max_position_embeddings,
+        window=window,
+        unrotated=unrotated(config),
+        factor=factor if math.isfinite(factor) else 1.0,
         scaled_by=scaling(config),
-        implied=_implied(part, geometry),
-        today=today,
+        implied=_implied(part, geometry, known=bool(source)),
+        today=None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part)),
     )
 
 
-def _implied(part: Part, geometry: Geometry) -> str:
+def _layers(part: Part) -> int:
+    """How many layers are of this part."""
+    types = getattr(part.whole, "layer_types", None) or ()
+    own = sum(one == part.label for one in types)
+    return own or int(part.config.num_hidden_layers)  # where rotations are named otherwise than layers
+
+
+def _window(part: Part) -> int:
+    """How many tokens the layers of this part look back; 0 where they read the whole context."""
+    window = getattr(part.config, "sliding_window", None)
+    return window if "sliding" in part.label and isinstance(window, int) and 0 < window <= LONGEST else 0
+
+
+def _implied(part: Part, geometry: Geometry, *, known: bool) -> str:
     """What the scaling of today means, and where a further one would start."""
     config = part.config
     rope = config.rope_parameters
@@ -149,7 +215,9 @@ def _implied(part: Part, geometry: Geometry) -> str:
         return IMPLIED["default"]
     switching = rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")
     said = SWITCHING if switching else IMPLIED.get(rope_type, "Transformers alone knows")
-    start = f'existing="replace" starts again from {geometry.original_length:,} tokens'
+    start = 'existing="replace" starts again from original_length, which it asks for'
+    if known:
+        start = f'existing="replace" starts again from {geometry.original_length:,} tokens'
     if not switching and rope_type != "dynamic":
         start += f', existing="compose" goes on from {config.max_position_embeddings:,}'
     return f"{said}; {start}"
