@@ -28,13 +28,13 @@ from transformers import (
 )
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
-from ropescale.checkpoint import FINDING, added_parameters, from_weights, located, read_json, size_of
+from ropescale.checkpoint import FINDING, added_parameters, from_weights, located, raise_limits, read_json, size_of
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
 from ropescale.heads import class_of
-from ropescale.patching import bare, patched_rotary, repatch, unpatch
+from ropescale.patching import bare, patched_rotary, record, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
 
 if TYPE_CHECKING:
@@ -202,8 +202,10 @@ def merge(
         work.mkdir()
         model.save_pretrained(work)
         if tokenizer is not None:
-            tokenizer.model_max_length = text_of(model.config).max_position_embeddings
             tokenizer.save_pretrained(work)
+        done = record(model)
+        assert done is not None
+        raise_limits(work, done.before["max_position_embeddings"], done.target_length)
         for name in PROCESSOR_FILES:
             if file := _file(adapter, name, {}) or _file(source, name, {}):
                 shutil.copy(file, work / name)
@@ -351,7 +353,7 @@ def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
     def facts(one: Record) -> dict[str, Any]:
-        plain = dataclasses.replace(one, versions={}, original_length_source="").to_dict()
+        plain = dataclasses.replace(one, versions={}, original_length_source="", generation={}).to_dict()
         plain["before"].pop(RECORD_FIELD, None)
         return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
 

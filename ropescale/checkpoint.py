@@ -18,15 +18,14 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleErr
 from ropescale.families import saved_record, text_of
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
-from ropescale.patching import repatch
+from ropescale.limits import GENERATION, LIMITS, outdated
+from ropescale.patching import lower_limits, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 CONFIG = "config.json"
-# Files beside the config that say where a text ends, and the entry that does
-LIMITS = {"generation_config.json": "max_length", "tokenizer_config.json": "model_max_length"}
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
@@ -103,6 +102,7 @@ def from_weights(path: str, config: PreTrainedConfig, loader: Any, keywords: dic
     record.restore(text)
     found = _read(path, config, loader, keywords)
     model = found.model
+    lower_limits(model, record)
     try:
         repatch(model, record)
     except CheckpointError:
@@ -237,6 +237,27 @@ def read_json(path: Path) -> dict[str, Any]:
             f"checkpoint"
         )
     return values
+
+
+def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
+    """Raise the limits in the files of a folder that would stop a text before its new maximum.
+
+    Args:
+        folder: of a checkpoint in the making.
+        before: the maximum that the limits were written for, in tokens.
+        target: the new maximum, in tokens.
+
+    Returns:
+        Those of generation, as they were.
+    """
+    old: dict[str, Any] = {}
+    for name in LIMITS:
+        settings = read_json(folder / name)
+        if found := outdated(name, settings, before, target):
+            text = json.dumps({**settings, **dict.fromkeys(found, target)}, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+            old |= found if name == GENERATION else {}
+    return old
 
 
 def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

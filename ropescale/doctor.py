@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ropescale.built import built_rotation
-from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json, weight_files
+from ropescale.checkpoint import CONFIG, first_line, read_config, read_json, weight_files
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import (
@@ -36,6 +36,7 @@ from ropescale.families import (
 )
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
+from ropescale.limits import LIMITS, outdated
 from ropescale.patching import bare, extended, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.shards import is_table
@@ -135,7 +136,7 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
     else:
         raise refusal
     if maximum := _whole(text.get("max_position_embeddings")):
-        found += _limits(folder, maximum)
+        found += _limits(folder, text, maximum)
     found += _weights(folder, None if refusal or _blocked(found) else config)
     return found
 
@@ -695,11 +696,15 @@ def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
             )
 
 
-def _limits(folder: Path, maximum: int) -> Iterator[Finding]:
+def _limits(folder: Path, text: dict[str, Any], maximum: int) -> Iterator[Finding]:
     """Files beside the config that stop a text before its maximum."""
-    for name, limit in LIMITS.items():
-        value = read_json(folder / name).get(limit)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < maximum:
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    before = text.get(ORIGINAL) or (rope.get(ORIGINAL) if isinstance(rope, dict) else None)
+    if isinstance(text.get(RECORD_FIELD), dict):
+        before = text[RECORD_FIELD].get("original_length")
+    for name in LIMITS:
+        settings = read_json(folder / name)
+        for limit, value in outdated(name, settings, before if isinstance(before, int) else maximum, maximum).items():
             yield Finding(
                 check="short-limit",
                 where=f"{name}: {limit}",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import transformers
@@ -46,6 +46,7 @@ from ropescale.injection.probe import Probe
 from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
 from ropescale.injection.softmax import Sharpening
+from ropescale.limits import GENERATION, MAX_LENGTH, outdated
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
@@ -75,6 +76,11 @@ class Extension:
         for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():
             setattr(config, name, value)
 
+    def raising(self, settings: dict[str, Any], before: int) -> Self:
+        """The same, with those of the settings of generation in its record that stop a text at the old maximum."""
+        old = outdated(GENERATION, settings, before, self.record.target_length)
+        return dataclasses.replace(self, record=dataclasses.replace(self.record, generation=old))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -102,7 +108,8 @@ def patch(
 
     The frequencies of the rotary module are replaced by those of `method` (float32, also in a bf16 model, and also
     when the model is cast later); `config.rope_parameters`, `config.max_position_embeddings` and a record in
-    `config.ropescale` follow, so that `save_pretrained` saves the extension. No weight is read or written. Whatever
+    `config.ropescale` follow, so that `save_pretrained` saves the extension; so does a `max_length` of
+    `generation_config` that is the old maximum. No weight is read or written. Whatever
     can fail fails before the first change; afterwards the module's cos and sin are compared with the expected ones,
     and a difference rolls everything back.
 
@@ -152,6 +159,7 @@ def unpatch(model: AnyModel) -> AnyModel:
         )
     take_out_late(rotary)
     take_out_sharpening(rotary)
+    lower_limits(bare(model), rotary.__dict__[RECORD_FIELD])
     rotary.__dict__.pop(RECORD_FIELD).restore(text_of(config_of(model)))
     for module in bare(model).modules():
         if substitution := substitution_in(module):
@@ -275,6 +283,8 @@ def planned(
     extension = extended(
         text, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
     )
+    limit = getattr(getattr(base, "generation_config", None), MAX_LENGTH, None)
+    extension = extension.raising({MAX_LENGTH: limit}, text.max_position_embeddings)
     parts = [turn.part for turn in extension.turns]
     rotaries = find_rotaries(base, parts)
     for rotary in rotaries:
@@ -423,6 +433,8 @@ def commit(plan: Plan) -> None:
             module.__dict__[LATE_FIELD] = probe.put()
         module.__dict__[RECORD_FIELD] = extension.record
         extension.write(text)
+        for name in extension.record.generation:
+            setattr(plan.model.generation_config, name, extension.record.target_length)
         for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
             verify(rotary, extension, text, substitution.device)
     except BaseException:
@@ -430,9 +442,17 @@ def commit(plan: Plan) -> None:
         take_out_sharpening(module)
         module.__dict__.pop(RECORD_FIELD, None)
         extension.record.restore(text)
+        lower_limits(plan.model, extension.record)
         for substitution in substitutions:
             substitution.undo()
         raise
+
+
+def lower_limits(model: Any, done: Record) -> None:
+    """Put the limits of generation back that a patch raised, where nobody has set others meanwhile."""
+    for name, value in done.generation.items():
+        if getattr(getattr(model, "generation_config", None), name, None) == done.target_length:
+            setattr(model.generation_config, name, value)
 
 
 def take_out_late(rotary: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ropescale.errors import CheckpointError, RopescaleError, shortened
@@ -27,7 +27,10 @@ FIELD_TYPES = {
     "before": dict,
     "added": list,
     "versions": dict,
+    "generation": dict,
 }
+
+LATER = frozenset({"generation"})  # fields that records of earlier versions do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class Record:
     before: dict[str, Any]
     added: tuple[str, ...]
     versions: dict[str, str]
+    generation: dict[str, int] = field(default_factory=dict)  # limits of generation that were raised, as they were
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -65,15 +69,16 @@ class Record:
             CheckpointError: not a record, or one of a later version with fields that this one does not know.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
-            missing = sorted(known - set(values)) if isinstance(values, dict) else sorted(known)
+        needed = known - LATER
+        if not isinstance(values, dict) or not needed <= set(values) <= known:
+            missing = sorted(needed - set(values)) if isinstance(values, dict) else sorted(needed)
             extra = sorted(set(values) - known) if isinstance(values, dict) else []
             raise CheckpointError(
                 f"config: the ropescale record must hold the fields of version {__version__}, got "
                 f"missing {missing} and unknown {extra}; load with the version of ropescale that saved it"
             )
         for name, kind in FIELD_TYPES.items():
-            if not isinstance(values[name], kind):
+            if name in values and not isinstance(values[name], kind):
                 raise CheckpointError(
                     f"config: {name} of the ropescale record must be a {kind.__name__}, got "
                     f"{shortened(values[name])}; the record was edited: restore the file that ropescale saved"

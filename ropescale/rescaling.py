@@ -10,11 +10,12 @@ import huggingface_hub
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ropescale.checkpoint import CONFIG, LIMITS, first_line, read_config, read_json
+from ropescale.checkpoint import CONFIG, first_line, raise_limits, read_config, read_json
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.families import text_of
+from ropescale.limits import GENERATION, LIMITS
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
 from ropescale.shards import INDEX, SAFE, TORCH, bring, index_without, left_out, tables_in
@@ -80,20 +81,20 @@ def rescale_checkpoint(
             f"method: must be one of fixed frequencies, which a config states, got {extension.record.method!r}, which "
             f"acts in attention and is tried on a loaded model; load, patch and save it with save_pretrained"
         )
-    limits = {name: read_json(folder / name) for name in LIMITS}
+    settings = {name: read_json(folder / name) for name in LIMITS}  # before anything is copied: one may be damaged
     files = files_of(folder)
+    before = text.max_position_embeddings
+    extension = extension.raising(settings[GENERATION], before)
     extension.write(text)
     for name in config.sub_configs:  # as loading a model does
         inner = getattr(config, name, None)
         if inner is not None and inner.dtype is None:
             inner.dtype = config.dtype
-    raised = raised_limits(limits, extension.record.target_length)
     copied = [file for file in files if not (link and _linkable(folder / file))]
     with written_whole(target, sum((folder / file).stat().st_size for file in copied)) as partial:
         partial.mkdir()
         tables = _bring(files, folder, partial, link=link)
-        for name, values in raised.items():
-            _write_json(partial / name, values)
+        raise_limits(partial, before, extension.record.target_length)
         config.save_pretrained(partial)  # last: a folder without it is no checkpoint
     for said in filter(None, (extension.warning, left_out(tables))):
         warnings.warn(said, stacklevel=2)
@@ -145,16 +146,6 @@ def files_of(folder: Path) -> list[Path]:
     return found
 
 
-def raised_limits(limits: dict[str, dict[str, Any]], target: int) -> dict[str, dict[str, Any]]:
-    """The files whose limit would stop a text before `target` tokens, with that limit raised."""
-    raised = {}
-    for name, limit in LIMITS.items():
-        value = limits[name].get(limit)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < target:
-            raised[name] = {**limits[name], limit: target}
-    return raised
-
-
 def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> dict[str, int]:
     """Every file but the config into the new folder, copied or linked, under a progress bar; what was left out."""
     total = sum((source / file).stat().st_size for file in files)
@@ -174,7 +165,8 @@ def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> dic
     if tables:
         for file in files:
             if file.name.endswith(INDEX) and "weight_map" in (index := read_json(source / file)):
-                _write_json(partial / file, index_without(index, tables))
+                text = json.dumps(index_without(index, tables), indent=2, ensure_ascii=False)
+                (partial / file).write_text(text + "\n", encoding="utf-8")
     return tables
 
 
@@ -190,9 +182,3 @@ def _linked(start: Path, end: Path) -> bool:
     except OSError:  # another device, or a file system without links: a copy does as well
         return False
     return True
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file in the place of the one that was brought along."""
-    path.unlink()
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Checkpoints in folders, written whole or not at all."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -8,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.checkpoint import read_json, size_of
+from ropescale.checkpoint import raise_limits, read_json, size_of
 from ropescale.destinations import written_whole
 from ropescale.export.rotation import Canonical
 from ropescale.export.source import COMPANIONS, INDEX, Source
@@ -46,7 +47,13 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
             if tables:
                 index = index_without(read_json(source.folder / INDEX), tables)
                 (work / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        _copy_companions(source, work, canonical.main.target_length)
+        _copy_companions(source, work)
+        record, original = canonical.record, canonical.main.original_length
+        before = original if record is None else record.before.get("max_position_embeddings", original)
+        generation = raise_limits(work, before, canonical.main.target_length)  # engines cap what they serve by them
+        if record is not None:
+            record = dataclasses.replace(record, generation=generation or record.generation)
+            config[RECORD_FIELD] = json.loads(json.dumps(record.to_dict()))
         (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if said := left_out(tables):
         warnings.warn(said, stacklevel=3)
@@ -58,20 +65,14 @@ def _save_weights(model: PreTrainedModel, work: Path) -> None:
     (work / "config.json").unlink()
 
 
-def _copy_companions(source: Source, work: Path, length: int) -> None:
-    """Tokenizer and generation settings, with the tokenizer's limit raised: engines cap what they serve by it."""
+def _copy_companions(source: Source, work: Path) -> None:
+    """Tokenizer and generation settings."""
     if source.tokenizer is not None:
         source.tokenizer.save_pretrained(work)
     elif source.folder is not None:
         for name in COMPANIONS:
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, work / name)
-    path = work / "tokenizer_config.json"
-    if path.is_file():
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings.get("model_max_length", length) < length:
-            settings["model_max_length"] = length
-            path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:
@@ -88,6 +89,4 @@ def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str)
     config[EXPORT_FIELD] = label
     if source.live is not None:  # a model that was built, not loaded, does not say what it is
         config["architectures"] = [type(source.model()).__name__]
-    if canonical.record is not None:
-        config[RECORD_FIELD] = json.loads(json.dumps(canonical.record.to_dict()))
     return config

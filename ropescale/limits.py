@@ -1,0 +1,28 @@
+"""Limits of length that stand beside a config: where a tokenizer or generation stops a text.
+
+They are raised with the maximum by whatever extends a model, on disk or live. A tokenizer's limit is one of positions
+whatever it says. One of generation is where it is the maximum or above: a smaller one is a length that somebody chose.
+"""
+
+from typing import Any
+
+TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
+MAX_LENGTH = "max_length"
+# The files, and the entry of each that is a limit
+LIMITS = {GENERATION: MAX_LENGTH, TOKENIZER: "model_max_length"}
+
+
+def outdated(file: str, settings: dict[str, Any], before: int, target: int) -> dict[str, Any]:
+    """The limit in one of these files that would stop a text before its new maximum, as it is; empty if it would not.
+
+    Args:
+        file: one of `LIMITS`.
+        settings: what the file holds.
+        before: the maximum that the limit was written for, in tokens.
+        target: the new maximum, in tokens.
+    """
+    name = LIMITS[file]
+    value = settings.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value >= target:
+        return {}
+    return {name: value} if file == TOKENIZER or value >= before else {}
