@@ -71,6 +71,8 @@ NEEDED = {
 RENAMED = {"deepseek_yarn": "yarn", "mrope": "default", "su": "longrope"}
 # Entries that other code writes for itself and that change nothing where Transformers computes
 HARMLESS = {"attn_factor": (1,), "extrapolation_factor": (1,), "finetuned": (False, True)}
+# Beside HunYuan's alpha, which raises theta alone: entries that it is published with, at what changes nothing
+HARMLESS_BESIDE_ALPHA = {"beta_fast": (32,), "beta_slow": (1,), "mscale": (1,), "mscale_all_dim": (1,)}
 # What stands in a config about rotation and length; the rest of it can be read without
 ABOUT_ROTATION = (
     ORIGINAL,
@@ -354,7 +356,7 @@ def _block(
     where: str, block: dict[str, Any], rope_type: Any, text: dict[str, Any], *, nested: bool, legacy: bool
 ) -> Iterator[Finding]:
     """What is wrong with the rope parameters of one part, which Transformers takes for `rope_type`."""
-    if "rope_type" in block and block.get("type", block["rope_type"]) not in (block["rope_type"], rope_type):
+    if "rope_type" in block and block.get("type") not in (None, block["rope_type"], rope_type):
         yield Finding(
             check="two-types",
             where=f"{where}.type",
@@ -422,10 +424,12 @@ def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) ->
                 remedy="write it as the checkpoint was published or trained",
             )
     known = {name for names in READ.values() for name in names}
+    harmless = HARMLESS | HARMLESS_BESIDE_ALPHA if "alpha" in block else HARMLESS
     for name, value in block.items():
-        if name in read or name in FAMILY_KEYS or value is None or value in HARMLESS.get(name, ()):
+        if name in read or name in FAMILY_KEYS or value is None or value in harmless.get(name, ()):
             continue
-        if name == ORIGINAL and "llama_4_scaling_beta" in block:  # queries grow beyond it, whatever the type
+        # queries grow beyond it, and PhiMoE changes factors at it, whatever the type
+        if name == ORIGINAL and ("llama_4_scaling_beta" in block or "short_mscale" in block):
             continue
         if name == "attn_factor" and rope_type == "yarn" and as_float(value) > 0:
             yield _attn_factor(where, block)
@@ -629,7 +633,8 @@ def _unturned(config: PreTrainedConfig, text: dict[str, Any]) -> Iterator[Findin
 def _as_built(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
     """Whether Transformers builds the rotation that the config states."""
     for part in parts_of(config):
-        if rope_type_of(part.config) == LATE_TYPE:
+        # by alpha the module of HunYuan works out a theta of its own, which is no fault of the config
+        if rope_type_of(part.config) == LATE_TYPE or "alpha" in part.config.rope_parameters:
             continue
         try:
             built = built_rotation(part)

@@ -153,6 +153,7 @@ def unread_shares(text: dict[str, Any], config: PreTrainedConfig) -> Iterator[Fi
     heads = {part.label: (head_dim_of(part.config), rotated_pairs(part)) for part in parts}
     if any(pairs is None for _, pairs in heads.values()):
         return
+    stated["rotary_dim"] = as_float(text.get("rotary_dim")) / heads[parts[0].label][0]
     for name, share in stated.items():
         if not 0 < share <= 1 or any(math.ceil(int(size * share) / 2) == pairs for size, pairs in heads.values()):
             continue

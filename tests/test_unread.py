@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from families import config_of, family, model_of
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 import ropescale
 from ropescale.families import FAMILIES, text_of
@@ -194,6 +194,12 @@ ENTRIES = {
         today=series(elements=4),
         meant=series(elements=8),
     ),
+    "rotary_dim in a Llama": Entry(
+        config={**LLAMA, "rotary_dim": 8},
+        where="rotary_dim",
+        says="else remove it",
+        cure={"rotary_dim": None},
+    ),
     "a share of the head in a family that turns all of it": Entry(
         config={**LLAMA, "partial_rotary_factor": 0.5},
         where="partial_rotary_factor",
@@ -276,6 +282,27 @@ READ: dict[str, dict[str, Any]] = {
     "Qwen2.5-1M within its original length": {
         **LLAMA,
         "dual_chunk_attention_config": {"chunk_size": 4096, "original_max_position_embeddings": 4096},
+    },
+    "MiniMax M2 reads rotary_dim": {**LLAMA, "model_type": "minimax_m2", "head_dim": 16, "rotary_dim": 8},
+    # what training programs write
+    "linear, as axolotl has it": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "dynamic, as LLaMA-Factory has it": {**LLAMA, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "yarn, as LLaMA-Factory has it": {**LLAMA, "rope_scaling": {**YARN, "type": None, "rope_type": "yarn"}},
+    "both names of the type": {**LLAMA, "rope_scaling": {**YARN, "rope_type": "yarn"}},
+    "a theta inside and beside": {**LLAMA, "rope_theta": 5e5, "rope_scaling": {**YARN, "rope_theta": 5e5}},
+    "HunYuan's alpha": {
+        **LLAMA,
+        "model_type": "hunyuan_v1_dense",
+        "head_dim": 16,
+        "rope_scaling": {
+            "type": "dynamic",
+            "alpha": 1000.0,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
     },
     "Kimi K2's equal bounds": {**QWEN3, "rope_scaling": {**YARN, "beta_fast": 1.0, "beta_slow": 1.0}},
     "Llama 4 Scout's equal bounds": {
@@ -437,7 +464,7 @@ def test_an_original_length_that_was_filled_in_is_not_doubled(tmp_path: Path) ->
 # Every family
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(CONFIG_MAPPING)))
 def test_a_config_of_every_family_is_read_as_transformers_builds_it(name: str, tmp_path: Path) -> None:
     config: PreTrainedConfig = config_of(name)
     config.save_pretrained(tmp_path)
