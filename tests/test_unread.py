@@ -3,6 +3,7 @@
 What Transformers does is measured on a model built from the config; what the entry means is computed here.
 """
 
+import itertools
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from families import config_of, family, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 import ropescale
-from ropescale.families import FAMILIES, text_of
+from ropescale.families import FAMILIES, parts_of, text_of, todays_spectrum
 
 SMALL = {
     "hidden_size": 64,
@@ -283,7 +284,6 @@ READ: dict[str, dict[str, Any]] = {
         **LLAMA,
         "dual_chunk_attention_config": {"chunk_size": 4096, "original_max_position_embeddings": 4096},
     },
-    "MiniMax M2 reads rotary_dim": {**LLAMA, "model_type": "minimax_m2", "head_dim": 16, "rotary_dim": 8},
     # what training programs write
     "linear, as axolotl has it": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
     "dynamic, as LLaMA-Factory has it": {**LLAMA, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
@@ -464,20 +464,59 @@ def test_an_original_length_that_was_filled_in_is_not_doubled(tmp_path: Path) ->
 # Every family
 
 
+def agrees(config: PreTrainedConfig) -> bool:
+    """Whether this Transformers rotates by what the config says, as measured on a model."""
+    text = text_of(config)
+    if not parts_of(text)[0].label and any(isinstance(one, dict) for one in text.rope_parameters.values()):
+        return False  # one rotation for all layers, where the config states one for each type
+    buffers = dict(model_of(config).named_buffers())
+    for part in parts_of(text):
+        expected = todays_spectrum(part)[0]
+        held = [one for name, one in buffers.items() if name.endswith(f".{part.prefix}inv_freq")]
+        if not any(one.shape == expected.shape and torch.allclose(one, expected, rtol=1e-5) for one in held):
+            return False
+    return True
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES.intersection(CONFIG_MAPPING)))
-def test_a_config_of_every_family_is_read_as_transformers_builds_it(name: str, tmp_path: Path) -> None:
-    config: PreTrainedConfig = config_of(name)
-    config.save_pretrained(tmp_path)
-    assert [str(one) for one in ropescale.diagnose(tmp_path)] == []
+def test_a_config_of_every_family_is_clean_where_transformers_rotates_by_it(name: str, tmp_path: Path) -> None:
+    """Old versions turn whole heads in families where later ones turn a share, or know one rotation for all layers."""
+    config_of(name).save_pretrained(tmp_path)
+    found = ropescale.diagnose(tmp_path)
+    assert (found == []) == agrees(config_of(name)), [str(one) for one in found]
 
 
-@pytest.mark.parametrize("name", ["llama", "olmo3", "deepseek_v3", "stablelm", "phi3", "gemma3_text"])
-@pytest.mark.parametrize("method", ["yarn", "ntk"])
-def test_what_is_saved_patched_and_patched_again_is_clean(name: str, method: str, tmp_path: Path) -> None:
-    model = ropescale.patch(model_of(config_of(name)), method, factor=4)
+def test_a_share_stated_by_its_size_is_found_where_a_version_does_not_read_it(tmp_path: Path) -> None:
+    values = {**LLAMA, "model_type": "minimax_m2", "head_dim": 16, "rotary_dim": 8}
+    folder = written(tmp_path, values)
+    inv_freq = measured(folder)[0]
+    found = [one.where for one in ropescale.diagnose(folder)]
+    assert (found, len(inv_freq)) in (([], 4), (["rotary_dim"], 8))
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(CONFIG_MAPPING)))
+def test_what_is_patched_saved_and_loaded_again_is_clean(name: str, tmp_path: Path) -> None:
+    if not agrees(config_of(name)):
+        return  # which the test above tells of
+    model = ropescale.patch(model_of(config_of(name)), "linear", factor=4)
     assert ropescale.diagnose(model) == []
     model.save_pretrained(tmp_path)
     assert [str(one) for one in ropescale.diagnose(tmp_path)] == []
     again = ropescale.load(tmp_path)
     assert ropescale.diagnose(again) == []
     assert ropescale.diagnose(ropescale.unpatch(again)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *itertools.product(("llama", "deepseek_v3", "glm", "phi3", "phimoe"), ("yarn", "ntk")),
+        *itertools.product(("llama", "glm"), ("dynamic_ntk", "rerope")),
+    ],
+)
+def test_other_methods_saved_and_loaded_again_are_clean(name: str, method: str, tmp_path: Path) -> None:
+    model = ropescale.patch(model_of(config_of(name)), method, factor=4)
+    assert ropescale.diagnose(model) == []
+    model.save_pretrained(tmp_path)
+    assert [str(one) for one in ropescale.diagnose(tmp_path)] == []
+    assert ropescale.diagnose(ropescale.load(tmp_path)) == []
