@@ -113,9 +113,9 @@ class Bench:
         self.path = resolve(options.model)
         self.model: PreTrainedModel | None = None
         if options.backend == "vllm":
-            self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             config = AutoConfig.from_pretrained(self.path)
             require_language_model(config, options.model)
+            self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             self._saved = saved_record(text_of(config))
             self.original_length = self._original_length(config)
         else:

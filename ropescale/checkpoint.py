@@ -140,8 +140,13 @@ def located(path_or_name: str | Path, from_pretrained: dict[str, Any]) -> tuple[
             f"load: path_or_name must be a path, a hub id or a short name, got {type(path_or_name).__name__}; "
             f"a model that is loaded already is patched with ropescale.patch(model)"
         )
+    if from_pretrained.get("output_loading_info"):
+        raise InvalidArgumentError(
+            "output_loading_info: must be left out, since a model alone is returned, got True; what does not fit is "
+            "named in an error or a warning"
+        )
     path = resolve(str(path_or_name))
-    keywords = dict(from_pretrained)
+    keywords = {name: value for name, value in from_pretrained.items() if name != "output_loading_info"}
     config = keywords.pop("config", None)
     if config is None:
         finding = {name: keywords[name] for name in FINDING if name in keywords}

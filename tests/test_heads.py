@@ -31,7 +31,7 @@ from ropescale import cli
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, UnsupportedModelError
+from ropescale.errors import CheckpointError, InvalidArgumentError, UnsupportedModelError
 from ropescale.evals.engine import RopescaleLM
 from ropescale.export import export, verify
 from ropescale.heads import class_of
@@ -258,6 +258,12 @@ def test_weights_that_are_missing_below_the_head_are_an_error(kind: str, patched
     drop(tmp_path, "layers.1.mlp")
     with pytest.raises(CheckpointError, match=r"the weights must be complete, got none for .*mlp.* \(3 missing\)"):
         ropescale.load(tmp_path)
+
+
+def test_a_model_alone_is_returned() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^output_loading_info: must be left out, since a model alone is"):
+        ropescale.load("tiny", output_loading_info=True)
+    assert ropescale.load("tiny", output_loading_info=False) is not None
 
 
 @pytest.fixture(scope="module", params=["decoder", "sequences"])
