@@ -153,10 +153,7 @@ def unpatch(model: AnyModel) -> AnyModel:
     """
     rotary = patched_rotary(model)
     if rotary is None:
-        raise NotPatchedError(
-            f"model: must be patched to be unpatched, got an unpatched {type(bare(model)).__name__}; "
-            f"call ropescale.patch(model) first, or load a saved one with ropescale.load(path)"
-        )
+        raise _not_patched(model)
     take_out_late(rotary)
     take_out_sharpening(rotary)
     lower_limits(bare(model), rotary.__dict__[RECORD_FIELD])
@@ -165,6 +162,21 @@ def unpatch(model: AnyModel) -> AnyModel:
         if substitution := substitution_in(module):
             substitution.undo()
     return model
+
+
+def _not_patched(model: nn.Module) -> NotPatchedError:
+    """The error for a model that has nothing to take out, in words that tell what it is."""
+    name, saved = type(bare(model)).__name__, record(model)
+    if saved is not None:
+        return NotPatchedError(
+            f"model: must be patched to be unpatched, got a {name} that Transformers alone loaded from a checkpoint "
+            f"saved with {saved.method!r} ({saved.target_length} tokens); load it with ropescale.load(path), and "
+            f"unpatch that"
+        )
+    return NotPatchedError(
+        f"model: must be patched to be unpatched, got an unpatched {name}; call ropescale.patch(model) first, or load "
+        f"a saved one with ropescale.load(path)"
+    )
 
 
 def repatch(model: AnyModel, saved: Record) -> AnyModel:

@@ -31,7 +31,7 @@ from ropescale import cli
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, InvalidArgumentError, UnsupportedModelError
+from ropescale.errors import CheckpointError, InvalidArgumentError, NotPatchedError, UnsupportedModelError
 from ropescale.evals.engine import RopescaleLM
 from ropescale.export import export, verify
 from ropescale.heads import class_of
@@ -111,6 +111,19 @@ def test_the_head_comes_back_under_a_method_that_acts_in_attention(name: str, ki
     assert torch.equal(output(loaded), expected)
     assert not torch.equal(expected, before)
     assert torch.equal(output(ropescale.unpatch(loaded)), before)
+
+
+def test_what_transformers_alone_loaded_is_not_unpatched_but_the_remedy_is_named(tmp_path: Path) -> None:
+    before = output(model := built("llama", "sequences"))
+    ropescale.patch(model, "yarn", factor=4).save_pretrained(tmp_path)
+    native = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(
+        NotPatchedError,
+        match=r"a LlamaForSequenceClassification that Transformers alone loaded from a checkpoint saved with 'yarn' "
+        r"\(256 tokens\); load it with ropescale\.load\(path\), and unpatch that",
+    ):
+        ropescale.unpatch(native)
+    assert torch.equal(output(ropescale.unpatch(ropescale.load(tmp_path))), before)
 
 
 def test_labels_problem_dtype_device_map_and_a_longer_vocabulary_come_along(tmp_path: Path) -> None:
