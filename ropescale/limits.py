@@ -1,15 +1,16 @@
-"""Limits of length that stand beside a config: where a tokenizer or generation stops a text.
+"""Limits of length that stand beside a config: where a tokenizer, generation or an embedding stops a text.
 
 They are raised with the maximum by whatever extends a model, on disk or live. A tokenizer's limit is one of positions
-whatever it says. One of generation is where it is the maximum or above: a smaller one is a length that somebody chose.
+whatever it says. Another is one where it is the maximum or above: a smaller one is a length that somebody chose.
 """
 
 from typing import Any
 
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
+EMBEDDING = "sentence_bert_config.json"  # of sentence-transformers; vLLM reads it too
 MAX_LENGTH = "max_length"
 # The files, and the entry of each that is a limit
-LIMITS = {GENERATION: MAX_LENGTH, TOKENIZER: "model_max_length"}
+LIMITS = {EMBEDDING: "max_seq_length", GENERATION: MAX_LENGTH, TOKENIZER: "model_max_length"}
 
 
 def outdated(file: str, settings: dict[str, Any], before: int, target: int) -> dict[str, Any]:

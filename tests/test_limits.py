@@ -191,3 +191,24 @@ def test_without_a_ceiling_the_limit_is_the_config_s(method: str) -> None:
 def test_what_is_no_number_is_no_limit(value: Any) -> None:
     assert outdated(GENERATION, {"max_length": value}, 64, 256) == {}
     assert outdated(TOKENIZER, {"model_max_length": value}, 64, 256) == {}
+
+
+def test_an_embedding_model_keeps_its_pooling_and_reads_to_its_new_length(tmp_path: Path) -> None:
+    """As sentence-transformers saves one: beside the config stand the pooling and a length of its own."""
+    source = saved(tmp_path / "source")
+    decoder = family("llama").model
+    decoder.save_pretrained(source)
+    modules = [{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    (source / "modules.json").write_text(json.dumps(modules))
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": false}')
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    ropescale.rescale_checkpoint(source, tmp_path / "rescaled", "yarn", factor=4)
+    export(source, tmp_path / "exported", to="vllm", method="yarn", factor=4)
+    for folder in (tmp_path / "rescaled", tmp_path / "exported"):
+        settings = json.loads((folder / "sentence_bert_config.json").read_text())
+        assert settings == {"max_seq_length": 256, "do_lower_case": False}
+        for file in ("modules.json", "1_Pooling/config.json"):
+            assert (folder / file).read_bytes() == (source / file).read_bytes()
+        assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaModel"]
+        assert ropescale.diagnose(folder) == []

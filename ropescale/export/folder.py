@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ropescale.checkpoint import raise_limits, read_json, size_of
 from ropescale.destinations import written_whole
 from ropescale.export.rotation import Canonical
-from ropescale.export.source import COMPANIONS, INDEX, Source
+from ropescale.export.source import COMPANIONS, INDEX, POOLING, Source
 from ropescale.export.stated import Stated
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.shards import bring, index_without, left_out
@@ -66,13 +66,19 @@ def _save_weights(model: PreTrainedModel, work: Path) -> None:
 
 
 def _copy_companions(source: Source, work: Path) -> None:
-    """Tokenizer and generation settings."""
+    """Tokenizer and generation settings, and the pooling of an embedding model."""
     if source.tokenizer is not None:
         source.tokenizer.save_pretrained(work)
     elif source.folder is not None:
         for name in COMPANIONS:
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, work / name)
+    for pattern in POOLING if source.folder is not None else ():
+        for file in sorted(source.folder.glob(pattern)):
+            if file.is_file():
+                end = work / file.relative_to(source.folder)
+                end.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, end)
 
 
 def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:

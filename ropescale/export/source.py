@@ -36,6 +36,8 @@ COMPANIONS = (
     "tokenizer_config.json",
     "vocab.json",
 )
+# What sentence-transformers keeps beside them of an embedding model: how states become one vector, and to what length
+POOLING = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "[0-9]_*/*")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -244,7 +246,9 @@ def local_folder(name: str) -> Path:
         )
     read_config(name)  # says in words what is wrong with a name that is neither
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS]))
+        return Path(
+            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS, *POOLING])
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
