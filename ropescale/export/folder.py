@@ -69,16 +69,15 @@ def _copy_companions(source: Source, work: Path) -> None:
     """Tokenizer and generation settings, and the pooling of an embedding model."""
     if source.tokenizer is not None:
         source.tokenizer.save_pretrained(work)
-    elif source.folder is not None:
-        for name in COMPANIONS:
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, work / name)
-    for pattern in POOLING if source.folder is not None else ():
-        for file in sorted(source.folder.glob(pattern)):
-            if file.is_file():
-                end = work / file.relative_to(source.folder)
-                end.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, end)
+    if source.folder is None:
+        return
+    names = COMPANIONS if source.tokenizer is None else ()
+    found = [source.folder / name for name in names]
+    for file in [*found, *(file for pattern in POOLING for file in sorted(source.folder.glob(pattern)))]:
+        if file.is_file():
+            end = work / file.relative_to(source.folder)
+            end.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, end)
 
 
 def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:
