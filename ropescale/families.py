@@ -226,17 +226,19 @@ def parts_of(config: PreTrainedConfig) -> list[Part]:
     rope: Any = getattr(config, "rope_parameters", None)
     labels: list[str] = []
     if isinstance(rope, dict) and all(entry is None or isinstance(entry, dict) for entry in rope.values()):
-        layer_types = getattr(config, "layer_types", None)
-        used = (
-            {one for one in layer_types if isinstance(one, str)} if isinstance(layer_types, (list, tuple)) else set()
-        )
         # some families name their rotations otherwise than their layers
-        used = used.intersection(rope) or set(getattr(config, "_rope_type_labels", ()))
+        types, named = (getattr(config, name, None) for name in ("layer_types", "_rope_type_labels"))
+        used = _names(types).intersection(rope) or _names(named)
         labels = sorted(used.intersection(label for label in rope if rope[label] is not None))
         labels.sort(key=lambda label: label not in GLOBAL)
     return [Part(label, stating(of_layers(config, label), rope[label]), config) for label in labels] or [
         Part("", config, config)
     ]
+
+
+def _names(entry: Any) -> set[str]:
+    """The names in a list of a config; none where it is no list."""
+    return {one for one in entry if isinstance(one, str)} if isinstance(entry, (list, set, tuple)) else set()
 
 
 def of_layers(config: PreTrainedConfig, label: str) -> PreTrainedConfig:

@@ -175,6 +175,12 @@ def test_each_layer_type_has_figures_of_its_own(
     assert slowed == {"full_attention": "8", "sliding_attention": "1"}
 
 
+def test_layers_that_share_a_rotation_and_look_back_less_are_counted(tmp_path: Path) -> None:
+    types = ["sliding_attention", "full_attention"]
+    _, (found,) = inspection.inspected(written(tmp_path, "gpt_oss", layer_types=types, sliding_window=48))
+    assert found.facts()["layers"] == ("2", "one rotation for all; 1 of them look back 48 tokens")
+
+
 def test_layers_that_do_not_rotate_have_no_wavelengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = written(tmp_path, "granitemoehybrid", position_embedding_type="nope")
     _, (found,) = inspection.inspected(model)

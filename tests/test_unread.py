@@ -436,6 +436,18 @@ def test_a_config_edited_after_loading_is_told_with_its_length() -> None:
     assert torch.equal(model.model.rotary_emb.inv_freq, before)  # which is what the second and third say
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_of_two_scalings_the_old_name_counts_and_theta_is_lost_unless_it_is_there(kept: bool, tmp_path: Path) -> None:
+    scaling = {"rope_type": "linear", "factor": 4.0, **({"rope_theta": 1e6} if kept else {})}
+    values = {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_scaling": scaling}
+    folder = written(tmp_path, values)
+    torch.testing.assert_close(measured(folder)[0], series(1e6 if kept else 1e4, factor=4), rtol=1e-5, atol=0)
+    assert [one.check for one in ropescale.diagnose(folder)] == ["two-scalings" if kept else "theta-lost"]
+    written(folder, {**LLAMA, "rope_parameters": {**scaling, "rope_theta": 1e6}})
+    assert ropescale.diagnose(folder) == []
+    torch.testing.assert_close(measured(folder)[0], series(1e6, factor=4), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", ["max_position_embeddings", "original_max_position_embeddings"])
 def test_a_length_that_is_written_as_a_float_is_that_length(name: str, tmp_path: Path) -> None:
     values = {**LLAMA, "rope_scaling": dict(YARN)}

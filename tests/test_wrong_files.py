@@ -439,7 +439,9 @@ ENTRIES = st.dictionaries(
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma4_text", "deepseek_v3", "phi3", "dbrx", "falcon"])
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(entries=ENTRIES, block=BLOCKS, key=st.sampled_from(["rope_parameters", "rope_scaling", None]))
 @pytest.mark.filterwarnings("ignore")
 def test_whatever_a_config_says_the_answer_is_in_words(

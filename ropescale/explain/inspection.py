@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
-from ropescale.errors import AlreadyScaledError
+from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortened
 from ropescale.explain import theory
 from ropescale.explain.drawing import number
 from ropescale.families import (
@@ -58,6 +58,7 @@ class Inspection:
     source: str  # where the original length was read; empty where the config does not state it
     maximum: int  # tokens: max_position_embeddings of today
     window: int  # tokens that these layers look back; 0 where they read the whole context
+    narrow: str  # how many of the layers that share this rotation look back less, in words; empty where none does
     unrotated: str  # the entry by which no layer rotates; empty where layers do
     factor: float  # that today's scaling states; 1 where it states none
     scaled_by: str  # in words; empty where nothing is scaled
@@ -67,7 +68,7 @@ class Inspection:
     def facts(self) -> dict[str, tuple[str, str]]:
         """Name -> value, and what it says."""
         one = self.geometry
-        layers = (number(one.layers), self.label or "one rotation for all")
+        layers = (number(one.layers), self.label or f"one rotation for all{self.narrow}")
         if self.unrotated:
             return {
                 "rotation": ("none", f"{self.unrotated}: no layer rotates, and theta and scaling are not used"),
@@ -165,6 +166,12 @@ def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTra
 
 def _inspection(part: Part, original_length: int | None) -> Inspection:
     config = part.config
+    maximum = getattr(config, "max_position_embeddings", None)
+    if isinstance(maximum, bool) or not isinstance(maximum, int):
+        raise UnsupportedModelError(
+            f"{config.model_type}: max_position_embeddings must be a whole number of tokens, got "
+            f"{shortened(maximum)}; repair the config"
+        )
     try:
         geometry = part_geometry(part, original_length=original_length, existing="replace")
         source = read_original_length(config, original_length)[1]
@@ -174,17 +181,24 @@ def _inspection(part: Part, original_length: int | None) -> Inspection:
     window = _window(part)
     geometry = replace(geometry, layers=_layers(part), original_length=window or geometry.original_length)
     factor = as_float(config.rope_parameters.get("factor"))
+    today = None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part))
+    if today is not None and len(today.inv_freq) != geometry.pairs:
+        raise UnsupportedModelError(
+            f"{config.model_type}: rope_parameters must state one frequency for each of {geometry.pairs} pairs, got "
+            f"{len(today.inv_freq)}; repair the config"
+        )
     return Inspection(
         label=part.label,
         geometry=geometry,
         source=source,
         maximum=config.max_position_embeddings,
         window=window,
+        narrow=_narrow(part),
         unrotated=unrotated(config),
         factor=factor if math.isfinite(factor) else 1.0,
         scaled_by=scaling(config),
         implied=_implied(part, geometry, known=bool(source)),
-        today=None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part)),
+        today=today,
     )
 
 
@@ -193,6 +207,15 @@ def _layers(part: Part) -> int:
     types = getattr(part.whole, "layer_types", None) or ()
     own = sum(one == part.label for one in types)
     return own or int(part.config.num_hidden_layers)  # where rotations are named otherwise than layers
+
+
+def _narrow(part: Part) -> str:
+    """How many layers look back a window only, where all share one rotation."""
+    window = getattr(part.whole, "sliding_window", None)
+    narrow = sum(one == "sliding_attention" for one in getattr(part.whole, "layer_types", None) or ())
+    if part.label or not narrow or not isinstance(window, int):
+        return ""
+    return f"; {narrow} of them look back {window:,} tokens"
 
 
 def _window(part: Part) -> int:
