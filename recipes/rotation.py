@@ -4,35 +4,56 @@ with (LongRoPE2, arXiv:2502.20082, section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ropescale.errors import InvalidArgumentError
+from ropescale.families import parts_of, text_of
 from ropescale.injection.rotation import substitution_in
-from ropescale.patching import LATE_FIELD, patched_rotary
+from ropescale.injection.softmax import Sharpening
+from ropescale.patching import LATE_FIELD, SOFTMAX_FIELD, bare, config_of, patched_rotary, record
+from ropescale.records import Record
+
+QUERIES = ("q_b_proj", "q_proj")  # the last linear layer on the way to queries, by name, in latent attention
 
 
 class MixedRotation:
-    """The rotary module of a patched model, told for which tokens to turn as before the patch.
+    """A patched model, told for which tokens to turn, and to weigh scores, as before the patch.
 
-    A method that acts in attention and is let in here leaves queries within the original length alone by itself, so
-    there is nothing to mix.
+    A method that acts in attention has nothing here to mix: it is let in where it leaves queries within the original
+    length alone by itself.
+
+    Raises:
+        InvalidArgumentError: a method that acts in attention and does not.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        rotary = patched_rotary(model)
-        assert rotary is not None
-        self._rotary = rotary
+        first, done = patched_rotary(model), record(model)
+        assert first is not None
+        assert done is not None
         self._short: Tensor | None = None  # [batch, n] bool
-        if LATE_FIELD not in rotary.__dict__:
-            rotary.register_forward_hook(self._mixed, with_kwargs=True)
+        if LATE_FIELD in first.__dict__:
+            _require_untouched(first, done, parts_of(text_of(config_of(model)))[0].prefix)
+            return
+        self._before = copy.deepcopy(text_of(config_of(model)))
+        done.restore(self._before)
+        for rotary in bare(model).modules():
+            if substitution_in(rotary) is not None:
+                rotary.register_forward_hook(self._mixed, with_kwargs=True)
+        sharpening = first.__dict__.get(SOFTMAX_FIELD)
+        if isinstance(sharpening, Sharpening):
+            for layer, original in zip(sharpening.layers, sharpening.originals, strict=True):
+                queries = next(getattr(layer, name) for name in QUERIES if hasattr(layer, name))
+                queries.register_forward_hook(self._weighed(original / layer.scaling))  # type: ignore[operator]
 
     @contextmanager
     def keeping(self, short: Tensor) -> Iterator[None]:
-        """Within the block, these tokens [batch, n] are rotated as in pretraining."""
+        """Within the block, forward and backward, these tokens [batch, n] are read as in pretraining."""
         self._short = short
         try:
             yield
@@ -40,11 +61,56 @@ class MixedRotation:
             self._short = None
 
     def _mixed(self, rotary: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], waves: Any) -> Any:
+        """Cos and sin [batch, n, elements], or both as one complex tensor, chosen token by token."""
         if self._short is None:
             return waves
         substitution = substitution_in(rotary)
         assert substitution is not None
+        config = rotary.__dict__.get("config")
         with substitution.lifted():
-            pretrained = type(rotary).forward(rotary, *inputs, **named)
+            if config is not None:
+                rotary.__dict__["config"] = self._before  # what some work their frequencies out from
+            try:
+                pretrained = type(rotary).forward(rotary, *inputs, **named)
+            finally:
+                if config is not None:
+                    rotary.__dict__["config"] = config
+        one = waves if isinstance(waves, Tensor) else waves[0]
+        if one.shape[1] != self._short.shape[1]:
+            raise InvalidArgumentError(
+                f"schedule: mixed_window chooses the rotation token by token, got {self._before.model_type}, which "
+                f"rotates summaries of several tokens too; use full_length"
+            )
         short = self._short[..., None]
+        if isinstance(waves, Tensor):
+            return torch.where(short, pretrained, waves)
         return tuple(torch.where(short, before, after) for before, after in zip(pretrained, waves, strict=True))
+
+    def _weighed(self, ratio: float) -> Callable[..., Tensor | None]:
+        """A hook that gives queries of short documents the softmax scale of pretraining: theirs times `ratio`."""
+
+        def weighed(layer: nn.Module, inputs: tuple[Any, ...], queries: Tensor) -> Tensor | None:
+            if self._short is None:
+                return None
+            return torch.where(self._short[..., None], queries * ratio, queries)
+
+        return weighed
+
+
+def _require_untouched(rotary: nn.Module, done: Record, prefix: str) -> None:
+    """Refuse what acts in attention and rotates queries within the original length otherwise than pretraining did."""
+    substitution = substitution_in(rotary)
+    assert substitution is not None
+    pretrained = substitution.originals[f"{prefix}inv_freq"]
+    factor = substitution.attributes[f"{prefix}attention_scaling"]
+    positions = torch.tensor([0, done.original_length // 2, done.original_length - 1], device=pretrained.device)
+    found, factors = rotary.__dict__[LATE_FIELD].guide.late.spectra(positions)
+    alike = torch.allclose(found, pretrained.to(found).expand_as(found), rtol=1e-6, atol=0)
+    if alike and torch.allclose(factors, torch.full_like(factors, factor), rtol=1e-6):
+        return
+    raise InvalidArgumentError(
+        f"schedule: mixed_window needs a method that leaves documents within the original length "
+        f"({done.original_length}) as in pretraining, got {done.method!r}{' with log_n' if done.log_n else ''}, which "
+        f"rotates them in attention by other frequencies or another attention factor; leave out what makes it act in "
+        f"attention (short_factor, unscaled_prefix, log_n), or use full_length"
+    )

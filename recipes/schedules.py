@@ -21,7 +21,7 @@ from ropescale.recipes.loss import IGNORED
 SCHEDULES = ("full_length", "mixed_window", "pose", "recalibrate")
 CONTENTS = ("contiguous", "skip")
 SHORT = "short"  # key of a batch: tokens of documents that fit into the original length
-SAME = "same_document"  # key of a batch: which pairs of tokens may see one another
+DOCUMENTS = "documents"  # key of a batch: which document of its row each token is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class Schedule:
       apart, so that together they cover every distance up to the target length. With `content` "skip" the text
       between the chunks is skipped too, as far as draws of its own say; with "contiguous" the chunks follow on one
       another.
+
+    A sliding window counts the tokens of a document, not their positions, as in a row of its own: a model that is
+    trained with it sees as many tokens near a jump as elsewhere.
     """
 
     name: str
@@ -65,25 +68,23 @@ class Schedule:
         first = torch.ones_like(documents, dtype=torch.bool)
         first[1:] = documents[1:] != documents[:-1]
         labels = ids.masked_fill(first, IGNORED)  # nothing before it tells the first token of a document
-        made = {"input_ids": ids, "position_ids": positions, "documents": documents, "labels": labels}
+        made = {"input_ids": ids, "position_ids": positions, DOCUMENTS: documents, "labels": labels}
         if self.name == "mixed_window":
             sizes = documents.bincount()
             made[SHORT] = (sizes <= self.original_length)[documents]
         return made
 
     def batch(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A batch for the model: rows stacked, and a mask where positions alone would be misread.
+        """A batch: rows stacked, with `documents` where a row holds several, which only a `Separation` reads.
 
-        Positions that begin again are read by Transformers as documents that must not see one another, if there is
-        no mask. It reads the jumps of `pose` so too, which would blind every chunk to those before it: rows of one
-        document therefore get a mask of ones, and rows of several `same_document`, from which the mask is made.
+        Rows of one document need none of it. Transformers takes jumps of positions for the beginnings of documents
+        where there is no mask, which would blind every chunk of `pose` to those before it, so these get a mask of
+        ones.
         """
         stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        documents = stacked.pop("documents")
-        if self.name == "pose":
-            if bool((documents[:, -1] > 0).any()):
-                stacked[SAME] = documents[:, None, :, None] == documents[:, None, None, :]
-            else:
+        if not bool((stacked[DOCUMENTS][:, -1] > 0).any()):
+            documents = stacked.pop(DOCUMENTS)
+            if self.name == "pose":
                 stacked["attention_mask"] = torch.ones_like(documents)
         return stacked
 

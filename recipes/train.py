@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from ropescale.adapters import add_record
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
+from ropescale.evals.forward import place_of
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record, text_of
@@ -44,6 +46,7 @@ from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.parallel import Machines, refuse_combinations
+from ropescale.recipes.proof import alone
 from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.trainer import RecipeTrainer, whole
 from ropescale.recipes.tuning import loading, tuned
@@ -101,6 +104,8 @@ def run(recipe: Recipe, command: str) -> Run:
         )
     if "unpatched" not in told:
         told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
+    tried = measure.windows[0].to(place_of(model))
+    unpatched = alone(model, tried, packed=recipe.data.packing) if schedule.name == "mixed_window" else None
     ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
     trained = tuned(model, options)
     parameters = {"trained": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
@@ -117,7 +122,12 @@ def run(recipe: Recipe, command: str) -> Run:
         trainer = RecipeTrainer(
             recipe, trained, draws=draws, schedule=schedule, yardstick=measure, tokenizer=tokenizer
         )
+        proof = trainer.proven(tried, unpatched)
+        told["proof"] = asdict(proof)
+        if first:
+            console.print(f"tried: {proof.said()}", highlight=False, soft_wrap=True)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.separation.undo()
     told["seconds"] = round(told.get("seconds", 0.0) + time.monotonic() - began, 1)
     told |= {"chunked_loss": chunked, "steps": trainer.state.global_step, "log": trainer.state.log_history}
     told["tokens"] = trainer.state.global_step * (count // training.max_steps) * schedule.length
@@ -263,7 +273,7 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
 
 def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> None:
     """Refuse rows whose mask an attention implementation cannot be given."""
-    if schedule.name == "pose" and attention in ("flex_attention", "flash_attention_2", "flash_attention_3"):
+    if schedule.name == "pose" and attention is not None and "flash" in attention:
         packed = next((number for number, row in enumerate(rows) if max(row["documents"]) > 0), None)
         if packed is not None:
             raise InvalidArgumentError(

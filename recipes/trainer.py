@@ -24,12 +24,15 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
-from ropescale.errors import CheckpointError, RopescaleError
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.patching import bare
 from ropescale.recipes.evaluation import Yardstick, flat
 from ropescale.recipes.options import Recipe
+from ropescale.recipes.parallel import Machines
+from ropescale.recipes.proof import Proof, proven
 from ropescale.recipes.rotation import MixedRotation
-from ropescale.recipes.schedules import SAME, SHORT, Draws, Schedule
+from ropescale.recipes.schedules import DOCUMENTS, SHORT, Draws, Schedule
+from ropescale.recipes.separation import Separation
 from ropescale.recipes.tuning import unpack
 from ropescale.recipes.ulysses import Ulysses
 
@@ -64,7 +67,32 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             self.add_callback(Bar())
         self._staging = False
         self._ulysses = Ulysses(model, recipe.options.ulysses) if recipe.options.ulysses > 1 else None
+        self.separation = Separation(model)
+        shards = Machines.launched(recipe.training, ulysses=recipe.options.ulysses).shards_of_a_row
+        if self.separation.stateful and shards > 1:
+            raise InvalidArgumentError(
+                f"rows: layers that carry a state from token to token need whole rows, got "
+                f"{type(self.separation.stateful[0]).__name__} and rows cut among {shards} processes, which would "
+                f"each begin anew; do not cut rows"
+            )
+        self._schedule = schedule
         self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
+
+    def proven(self, ids: Tensor, unpatched: list[Tensor] | None) -> Proof:
+        """What a few short passes show of this model before it is trained; `unpatched` as `proof.alone` gave it.
+
+        Raises:
+            InvalidArgumentError: something that would silently be trained otherwise.
+        """
+        return proven(
+            self.model,
+            self._schedule,
+            ids,
+            separation=self.separation,
+            mixed=self._mixed,
+            before=unpatched,
+            packed=self.recipe.data.packing,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """Draws have their order already."""
@@ -84,30 +112,35 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, with the mask and the rotation that a schedule asked for."""
-        inputs = dict(inputs)
-        same, short = inputs.pop(SAME, None), inputs.pop(SHORT, None)
-        if self._ulysses is not None:
-            # Trainer counts the labels of every process, which here are the same ones
-            loss: Tensor = super().compute_loss(model, self._ulysses.part(inputs), *args, **kwargs)
-            return loss * self.args.world_size
-        if same is not None:
-            inputs["attention_mask"] = causal_mask(same, next(model.parameters()).dtype)
-        if short is None or self._mixed is None:
+        """Trainer's, of a row that several processes share where they do."""
+        if self._ulysses is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        with self._mixed.keeping(short):
-            return super().compute_loss(model, inputs, *args, **kwargs)
+        # Trainer counts the labels of every process, which here are the same ones
+        loss: Tensor = super().compute_loss(model, self._ulysses.part(inputs), *args, **kwargs)
+        return loss * self.args.world_size
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Trainer's.
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's, with documents kept apart and the rotation that a schedule asked for, forward and backward.
+
+        Backward too, since checkpointed layers are run again there.
 
         Raises:
             RopescaleError: the loss is not a number.
         """
         if self.recipe.options.tuning == "qlora":
             unpack(self.model)
-        with nullcontext() if self._ulysses is None else self._ulysses.sharing():
-            loss: Tensor = super().training_step(*args, **kwargs)
+        inputs = dict(inputs)
+        documents, short = (
+            None if one is None else one.to(self.args.device)
+            for one in (inputs.pop(DOCUMENTS, None), inputs.pop(SHORT, None))
+        )
+        if self._ulysses is None:
+            apart, shared = self.separation.keeping(documents), nullcontext()
+        else:  # whose attention reads boundaries from positions
+            apart, shared = self.separation.keeping(None), self._ulysses.sharing()
+        rotated = nullcontext() if self._mixed is None or short is None else self._mixed.keeping(short)
+        with apart as more, shared, rotated:
+            loss: Tensor = super().training_step(model, {**inputs, **more}, *args, **kwargs)
         if not bool(loss.isfinite()):
             raise RopescaleError(self._not_a_number("the loss", float(loss)))
         return loss
@@ -248,13 +281,6 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # as above
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the bar as it is."""
         self._progress.stop()
-
-
-def causal_mask(same: Tensor, dtype: torch.dtype) -> Tensor:
-    """[batch, 1, n, n] to be added to scores: 0 where a token may see another one, else the lowest number."""
-    n = same.shape[-1]
-    seen = same & torch.ones(n, n, dtype=torch.bool, device=same.device).tril()
-    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 @contextmanager
