@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting
 from ropescale.families import text_of, uses_sliding_window
-from ropescale.patching import bare, config_of
+from ropescale.patching import bare, config_of, patched_rotary
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Schedule
 from ropescale.recipes.separation import Separation, carries_state
@@ -228,7 +228,7 @@ class _Trial:
                 embedded.append(vectors.detach().requires_grad_())
                 return embedded[-1]
 
-            embedding: Any = bare(self.model).get_input_embeddings()
+            embedding: Any = bare(self.model).get_input_embeddings()  # type: ignore[operator]
             hook = embedding.register_forward_hook(followed)
             try:
                 logits = self._read(self.batch)
@@ -324,7 +324,7 @@ class _Trial:
 def _watched(model: nn.Module, kinds: dict[int, str]) -> Iterator[dict[int, tuple[str, Tensor, Tensor]]]:
     """Within the block, what these layers of the decoder are given and make: by number, with their type."""
     seen: dict[int, tuple[str, Tensor, Tensor]] = {}
-    layers: Any = getattr(bare(model).get_decoder(), "layers", []) if kinds else []  # type: ignore[operator]
+    layers = _layers(model)
 
     def watching(number: int, kind: str) -> Any:
         def watched(layer: nn.Module, args: Any, kwargs: dict[str, Any], made: Any) -> None:
@@ -346,10 +346,22 @@ def _watched(model: nn.Module, kinds: dict[int, str]) -> Iterator[dict[int, tupl
             hook.remove()
 
 
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the decoder, in their order: the list beside its rotary module, or the next one above."""
+    rotary, whole = patched_rotary(model), bare(model)
+    name = next(name for name, module in whole.named_modules() if module is rotary)
+    while name:
+        name = name.rpartition(".")[0]
+        for child in whole.get_submodule(name).children():
+            if isinstance(child, nn.ModuleList):
+                return list(child)
+    return []
+
+
 def _documents(ids: Tensor, packed: bool) -> list[Tensor]:
     """The documents that are tried."""
     sizes = SIZES if packed else SIZES[1:2]
-    return list(ids[: sum(sizes)].split(sizes))
+    return list(torch.split(ids[: sum(sizes)], list(sizes)))
 
 
 def _logits(model: nn.Module, input_ids: Tensor, **given: Any) -> Tensor:

@@ -29,7 +29,7 @@ class MixedRotation:
     length alone by itself.
 
     Raises:
-        InvalidArgumentError: a method that acts in attention and does not.
+        InvalidArgumentError: a method that acts in attention and does not, or layers whose queries are not found.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,9 +47,15 @@ class MixedRotation:
                 rotary.register_forward_hook(self._mixed, with_kwargs=True)
         sharpening = first.__dict__.get(SOFTMAX_FIELD)
         if isinstance(sharpening, Sharpening):
-            for layer, original in zip(sharpening.layers, sharpening.originals, strict=True):
-                queries = next(getattr(layer, name) for name in QUERIES if hasattr(layer, name))
-                queries.register_forward_hook(self._weighed(original / layer.scaling))  # type: ignore[operator]
+            layers: list[Any] = list(sharpening.layers)
+            for layer, original in zip(layers, sharpening.originals, strict=True):
+                name = next((name for name in QUERIES if hasattr(layer, name)), None)
+                if name is None:
+                    raise InvalidArgumentError(
+                        f"schedule: mixed_window gives queries of short documents the softmax scale of pretraining, "
+                        f"got {type(layer).__name__} without {' or '.join(QUERIES)}; use full_length"
+                    )
+                getattr(layer, name).register_forward_hook(self._weighed(original / layer.scaling))
 
     @contextmanager
     def keeping(self, short: Tensor) -> Iterator[None]:
@@ -81,7 +87,7 @@ class MixedRotation:
                 f"schedule: mixed_window chooses the rotation token by token, got {self._before.model_type}, which "
                 f"rotates summaries of several tokens too; use full_length"
             )
-        short = self._short[..., None]
+        short = self._short[..., None].to(one.device)
         if isinstance(waves, Tensor):
             return torch.where(short, pretrained, waves)
         return tuple(torch.where(short, before, after) for before, after in zip(pretrained, waves, strict=True))
@@ -92,7 +98,7 @@ class MixedRotation:
         def weighed(layer: nn.Module, inputs: tuple[Any, ...], queries: Tensor) -> Tensor | None:
             if self._short is None:
                 return None
-            return torch.where(self._short[..., None], queries * ratio, queries)
+            return torch.where(self._short[..., None].to(queries.device), queries * ratio, queries)
 
         return weighed
 

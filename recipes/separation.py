@@ -124,10 +124,12 @@ def _apart(own: Callable[..., Any], documents: Tensor, slots: Tensor) -> Callabl
         if named.get("kv_length") != documents.shape[1]:  # of other tokens than those of the rows
             return own(mask_function=mask_function, **named)
         _require_whole(named.get("batch_size"), documents)
+        place = named.get("device", documents.device)  # of the model's beginning, which may be spread over several
+        number, slot = documents.to(place), slots.to(place)
 
         def within(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            same = documents[batch, query] == documents[batch, key]
-            return same & mask_function(batch, head, slots[batch, query], slots[batch, key])
+            seen: Tensor = mask_function(batch, head, slot[batch, query], slot[batch, key])
+            return seen & (number[batch, query] == number[batch, key])
 
         return own(mask_function=within, **{**named, "allow_is_causal_skip": False})
 

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,14 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             None if one is None else one.to(self.args.device)
             for one in (inputs.pop(DOCUMENTS, None), inputs.pop(SHORT, None))
         )
-        if self._ulysses is None:
-            apart, shared = self.separation.keeping(documents), nullcontext()
-        else:  # whose attention reads boundaries from positions
-            apart, shared = self.separation.keeping(None), self._ulysses.sharing()
-        rotated = nullcontext() if self._mixed is None or short is None else self._mixed.keeping(short)
-        with apart as more, shared, rotated:
-            loss: Tensor = super().training_step(model, {**inputs, **more}, *args, **kwargs)
+        with ExitStack() as stack:
+            if self._ulysses is not None:  # whose attention reads boundaries from positions
+                stack.enter_context(self._ulysses.sharing())
+            else:
+                inputs |= stack.enter_context(self.separation.keeping(documents))
+            if self._mixed is not None and short is not None:
+                stack.enter_context(self._mixed.keeping(short))
+            loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         if not bool(loss.isfinite()):
             raise RopescaleError(self._not_a_number("the loss", float(loss)))
         return loss

@@ -45,9 +45,12 @@ def test_labels_leave_out_what_nothing_tells() -> None:
     assert made["position_ids"].tolist() == [0, 1, 2, 0, 1]
 
 
-def test_packed_rows_get_no_mask_so_that_transformers_reads_their_boundaries() -> None:
+def test_rows_of_several_documents_say_which_and_others_do_not() -> None:
     full = schedule("full_length")
-    assert set(full.batch([full.drawn(row(20, 12), random.Random(0))])) == {"input_ids", "position_ids", "labels"}
+    made = full.batch([full.drawn(row(*sizes), random.Random(0)) for sizes in ((20, 12), (32,))])
+    assert made["documents"].tolist() == [[0] * 20 + [1] * 12, [0] * 32]
+    assert "attention_mask" not in made
+    assert set(full.batch([full.drawn(row(32), random.Random(0))])) == {"input_ids", "position_ids", "labels"}
 
 
 @pytest.mark.parametrize("chunks", [2, 3, 5])
@@ -114,8 +117,7 @@ def test_pose_begins_every_document_of_a_row_anew_and_keeps_them_apart() -> None
     assert made["position_ids"].max() < TARGET
     batch = pose.batch([made])
     assert "attention_mask" not in batch
-    assert batch["same_document"].shape == (1, 1, L, L)
-    assert not batch["same_document"][0, 0, 25, 5]
+    assert batch["documents"].tolist() == [[0] * 20 + [1] * 12]
     assert pose.batch([pose.drawn(row(L), random.Random(1))])["attention_mask"].tolist() == [[1] * L]
 
 

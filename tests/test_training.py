@@ -76,6 +76,9 @@ def test_a_run_tells_what_it_changed_and_how_it_was_made(finished: dict[str, Any
         assert all(1 < value < 100 for value in finished[when]["perplexity"].values())
         assert list(finished[when]["passkey_by_depth"]["256"]) == ["0", "0.25", "0.5", "0.75", "1"]
     assert finished["before"]["perplexity"] != finished["after"]["perplexity"]
+    assert finished["proof"]["separate"]
+    assert finished["proof"]["chunks"]
+    assert finished["proof"]["alone"] < 1e-4
     losses = [entry["loss"] for entry in finished["log"] if "loss" in entry]
     assert len(losses) == STEPS
     assert all(math.isfinite(loss) for loss in losses)
@@ -298,6 +301,19 @@ def test_mixed_window_reads_short_documents_with_the_rotation_of_pretraining(mon
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
         assert torch.equal(model(input_ids=ids).logits[0], expected[1])  # and outside as patched
+
+
+def test_a_model_whose_documents_see_one_another_is_not_trained(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain_causal(**given: Any) -> Tensor:
+        length = given["inputs_embeds"].shape[1]
+        return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.create_causal_mask", plain_causal)
+    monkeypatch.setattr(RecipeTrainer, "train", lambda self, **given: pytest.fail("a step was taken"))
+    with pytest.raises(
+        InvalidArgumentError, match=r"^packing: documents of a row must not see one another, got llama"
+    ):
+        run("full_length", place / "leaking")
 
 
 def refused(*given: str) -> str:
