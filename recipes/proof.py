@@ -130,6 +130,8 @@ class _Trial:
         sizes: dict[str, Any],  # of its windows otherwise
     ) -> None:
         self.sizes = sizes
+        # float32 throughout: weights in 4 bits are multiplied by kernels of fewer digits
+        self.exact = all(one.dtype == torch.float32 for one in model.parameters())
         self.model, self.separation, self.mixed, self.before = model, separation, mixed, before
         self.config: Any = text_of(config_of(model))
         self.attention = separation.attention
@@ -205,13 +207,14 @@ class _Trial:
     def _difference(self, found: Tensor, reference: Tensor) -> float:
         """How far logits are from others, of the largest."""
         by_token = (found.float() - reference.float()).abs().amax(-1) / reference.float().abs().max()
-        return float(by_token.max() if found.dtype == torch.float32 else by_token.median())
+        return float(by_token.max() if self.exact else by_token.median())
 
     def _dependences(self) -> tuple[Tensor, bool, int, bool]:
         """The row's logits; whether its last document is without gradient at the others, in how many layers windows
         hold, and whether a later chunk sees an earlier one.
 
-        Where attention has no backward (flex attention on a CPU), tokens are exchanged for others instead.
+        Where attention or weights have no backward (flex attention, packed 4 bits on a CPU), tokens are exchanged for
+        others instead, and what only a gradient shows is not claimed.
         """
         ids = self.batch["input_ids"]
         if self.attention == "flex_attention" and ids.device.type == "cpu":
@@ -237,14 +240,16 @@ class _Trial:
             last = self.documents == self.documents[-1]
             vectors = embedded[0]
             gradient = _gradient(logits[last].float().logsumexp(-1).sum(), vectors)[0].abs().amax(-1)
-            separate = self.packed
-            if separate:
-                self._require_separate(float(gradient[~last].max()))
-            if self.jump is not None:
+            # none at all: weights in 4 bits that were packed for a CPU pass no gradients
+            follows = bool(gradient[last].any())
+            if self.packed:
+                self._require_separate(float(gradient[~last].max()) if follows else self._moved(logits.detach()))
+            chunks = follows and self.jump is not None
+            if follows and self.jump is not None:
                 later = logits[self.jump + 1 :].float().logsumexp(-1).sum()
                 self._require_seen(float(_gradient(later, vectors)[0, self.jump].abs().max()))
-            windows = self._windows(seen)
-        return logits.detach(), separate, windows, self.jump is not None
+            windows = self._windows(seen) if follows else 0
+        return logits.detach(), self.packed, windows, chunks
 
     def _moved(self, logits: Tensor) -> float:
         """How far the last document's logits move when the tokens before it are others; 0 within rounding."""
@@ -254,7 +259,7 @@ class _Trial:
         ids = self.batch["input_ids"]
         others = torch.where(last, ids, ids.roll(3, 1).flip(1))
         moved = self._difference(self._read({**self.batch, "input_ids": others})[last], logits[last])
-        return moved if moved > self._tolerance(logits.dtype) else 0.0
+        return moved if moved > self._tolerance else 0.0
 
     def _windowed(self) -> dict[int, str]:
         """Layers that read a window or a chunk alone, by number, and their type."""
@@ -286,8 +291,9 @@ class _Trial:
                     )
         return len(seen)
 
-    def _tolerance(self, dtype: torch.dtype) -> float:
-        return TOLERANCE if dtype == torch.float32 else TOLERANCE_HALF
+    @property
+    def _tolerance(self) -> float:
+        return TOLERANCE if self.exact else TOLERANCE_HALF
 
     def _require_separate(self, size: float) -> None:
         if size:
@@ -306,7 +312,7 @@ class _Trial:
             )
 
     def _require_alike(self, differences: dict[bool, list[float]]) -> None:
-        tolerance = self._tolerance(next(self.model.parameters()).dtype)
+        tolerance = self._tolerance
         if (worst := max(differences[True], default=0.0)) > tolerance:
             raise InvalidArgumentError(
                 f"schedule: mixed_window must read short documents as before the patch, got {self.config.model_type} "
