@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -108,13 +109,21 @@ def added(model: LlamaForCausalLM) -> dict[str, torch.nn.Parameter]:
     return {name: one for name, one in model.named_parameters() if ".ropescale." in name}
 
 
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+
+
+def over(past: Any) -> dict[str, Any]:
+    """The keyword by which this version of Transformers takes a cache."""
+    return {CACHE: past}
+
+
 def prompts(rows: int = 1, length: int = LENGTH) -> Tensor:
     return torch.randint(3, 97, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
 def read(model: LlamaForCausalLM, pieces: Any, past: Any, **given: Any) -> Tensor:
     """Logits of all pieces, one after another over a cache."""
-    return torch.cat([model(piece, past_key_values=past, **given).logits for piece in pieces], dim=1)
+    return torch.cat([model(piece, **over(past), **given).logits for piece in pieces], dim=1)
 
 
 def apart(one: Tensor, other: Tensor) -> float:
@@ -394,7 +403,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) 
                 rows[:, first:last],
                 attention_mask=mask[:, :last],
                 position_ids=positions[:, first:last],
-                past_key_values=cached,
+                **over(cached),
             ).logits
         )
     stepwise = torch.cat(pieces, dim=1)
@@ -461,9 +470,9 @@ def test_jumping_positions_are_read_without_a_cache_and_refused_over_one() -> No
     jumped = model(ids, attention_mask=ones, position_ids=far, use_cache=False).logits
     assert apart(jumped, model(ids, attention_mask=ones, position_ids=near, use_cache=False).logits) > 0.1
     past = DynamicCache(config=model.config)
-    model(ids[:, :5], past_key_values=past)
+    model(ids[:, :5], **over(past))
     with pytest.raises(RopescaleError) as refusal:
-        model(ids[:, :2], past_key_values=past, position_ids=torch.tensor([[5, 9]]))
+        model(ids[:, :2], **over(past), position_ids=torch.tensor([[5, 9]]))
     assert str(refusal.value) == (
         "position_ids: must be contiguous over a cache with rerope, got jumps; leave position_ids out, or read "
         "without a cache"
@@ -481,7 +490,7 @@ def test_gradients_of_both_computations_agree(case: str) -> None:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if compute == "pairs":
             past = DynamicCache(config=model.config)
-            loss = torch.cat([model(one, past_key_values=past).logits for one in ids.split(1, 1)], 1).square().mean()
+            loss = torch.cat([model(one, **over(past)).logits for one in ids.split(1, 1)], 1).square().mean()
         else:
             loss = model(ids, use_cache=False).logits.square().mean()
         loss.backward()
@@ -618,8 +627,8 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
         whole = model(ids).logits
         past, rows = None, []  # the first step makes the cache that this family wants
         for piece in (ids[:, :70], *ids[:, 70:].split(1, dim=1)):
-            step = model(piece, past_key_values=past, use_cache=True)
-            past = step.past_key_values
+            step = model(piece, **over(past), use_cache=True)
+            past = step[CACHE]
             rows.append(step.logits)
         found = torch.cat(rows, dim=1)
         assert apart(found, whole) < 1e-5 * max(10.0, float(whole.abs().max()))
@@ -725,9 +734,8 @@ def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
     compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
     assert apart(compiled(ids, use_cache=False).logits, whole) < TOLERANCE
     cache = StaticCache(config=model.config, max_cache_len=64)
-    model(ids[:, :40], past_key_values=cache)
+    model(ids[:, :40], **over(cache))
     steps = [
-        compiled(ids[:, at : at + 1], past_key_values=cache, position_ids=torch.tensor([[at]])).logits
-        for at in range(40, 60)
+        compiled(ids[:, at : at + 1], **over(cache), position_ids=torch.tensor([[at]])).logits for at in range(40, 60)
     ]
     assert apart(torch.cat(steps, dim=1), whole[:, 40:]) < TOLERANCE

@@ -6,6 +6,7 @@ rotates them where it reads them. A hook before the decoder tells it where the t
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ropescale.errors import RopescaleError
 from ropescale.injection.kernels import Call, attend
+from ropescale.injection.places import cache_among, placed
 from ropescale.injection.reading import NOTHING, Late, Reading
 from ropescale.methods.late import Sizes
 
@@ -77,8 +79,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 class Guide:
     """A hook before the decoder: tells attention where the tokens of a call stand."""
 
-    def __init__(self, late: Late):
+    def __init__(self, late: Late, order: tuple[str, ...]):
         self.late = late
+        self.order = order  # the names of the decoder's arguments
 
     def __call__(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         config: Any = decoder.config
@@ -87,50 +90,50 @@ class Guide:
                 f"attention: must stay {NAME!r} while {self.late.name} is patched in, got "
                 f"{config._attn_implementation!r}; call ropescale.unpatch(model) before set_attn_implementation"
             )
+        kwargs = {**kwargs, **dict(zip(self.order, args, strict=False))}
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
-            tokens = kwargs.get("input_ids", args[0] if args else None)
+            tokens = kwargs.get("input_ids")
         kinds = kwargs.get("token_type_ids")
         if kinds is not None and not torch.compiler.is_compiling() and bool(kinds.any()):
             raise RopescaleError(
                 f"token_type_ids: must be absent or zero with {self.late.name}, which reads backwards only, got "
                 f"tokens of another type; leave them out, or call ropescale.unpatch(model) first"
             )
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs.values())
         past: int | Tensor = 0 if cache is None else cache.get_seq_length()
         if isinstance(past, Tensor):
             # a static cache counts in place, and layers ask later than this
             past = past.clone() if torch.compiler.is_compiling() else int(past)
-        positions = kwargs.get("position_ids")
-        if positions is not None and positions.dim() != 2:
-            raise RopescaleError(
-                f"position_ids: must be [batch, tokens] with {self.late.name}, got {list(positions.shape)}; text has "
-                f"one position a token"
-            )
-        if positions is None:
-            assert tokens is not None
-            positions = (torch.arange(tokens.shape[1], device=tokens.device) + past)[None]
-            kwargs["position_ids"] = positions
-        elif cache is not None and not torch.compiler.is_compiling() and past:
-            self._require_contiguous(positions)
+        if tokens is None:
+            return (), kwargs  # the decoder says what is missing
+        places = placed(kwargs, tokens.shape[1], past, tokens.device, cached=cache is not None, name=self.late.name)
+        positions = kwargs["position_ids"] = places.queries
         shared: Any = decoder._modules.get(NAME) or NOTHING
         added = self.late.method.embedding(positions, config.hidden_size, shared)
         if added is not None:
             if kwargs.get("inputs_embeds") is None:
                 embed: Any = decoder.get_input_embeddings()  # type: ignore[operator]
                 kwargs["inputs_embeds"] = embed(tokens)
-                args = (None, *args[1:]) if args else args
                 kwargs.pop("input_ids", None)
             kwargs["inputs_embeds"] = kwargs["inputs_embeds"] + added.to(kwargs["inputs_embeds"])
-        kwargs[NAME] = Reading(self.late, positions, past, shared)
-        return args, kwargs
+        kwargs[NAME] = Reading(self.late, positions, past, shared, places.slots)
+        return (), kwargs
 
-    def _require_contiguous(self, positions: Tensor) -> None:
-        if bool((positions.diff(dim=-1) != 1).any()):
-            raise RopescaleError(
-                f"position_ids: must be contiguous over a cache with {self.late.name}, got jumps; leave "
-                f"position_ids out, or read without a cache"
-            )
+
+def implementations(config: Any) -> list[tuple[Any, str | None]]:
+    """A config and those within it, whole before parts, each with the attention function that it names."""
+    found = [(config, config._attn_implementation)]
+    for key in config.sub_configs:
+        if (part := getattr(config, key, None)) is not None:
+            found += implementations(part)
+    return found
+
+
+def put_back(before: list[tuple[Any, str | None]]) -> None:
+    """Undo a change of attention function, which Transformers writes into every part."""
+    for config, implementation in before:
+        config._attn_implementation = implementation
 
 
 class Recorder:
@@ -164,9 +167,9 @@ class LateRotation:
         """`sizes` shape the parameters that the method adds; None for a method that adds none."""
         self.decoder = decoder
         self.layers = list(layouts)
-        self.guide = Guide(late)
+        self.guide = Guide(late, tuple(inspect.signature(decoder.forward).parameters))
         config: Any = decoder.config
-        self.before: str = config._attn_implementation
+        self.before = implementations(config)
         rotating = [layer for layer, layout in layouts.items() if layout is not None]
         self.owners = [] if sizes is None else [decoder] if late.method.shared else rotating
         for owner in self.owners:
@@ -183,7 +186,7 @@ class LateRotation:
     def undo(self) -> None:
         """Put back what was there before."""
         self._hook.remove()
-        self.decoder.config._attn_implementation = self.before  # type: ignore[union-attr]
+        put_back(self.before)
         for layer in self.layers:
             layer.__dict__.pop(LAYOUT, None)
         for owner in self.owners:

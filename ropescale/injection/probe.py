@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
 from ropescale.injection.kernels import LAYOUTS, rotated
-from ropescale.injection.late import NAME, LateRotation, Recorder
+from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
 from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 from ropescale.spectrum import Spectrum
@@ -177,12 +177,12 @@ class Probe:
 @contextmanager
 def _attending(config: Any, implementation: str) -> Iterator[None]:
     """A model whose layers attend with another function for a while."""
-    before = config._attn_implementation
+    before = implementations(config)
     config._attn_implementation = implementation
     try:
         yield
     finally:
-        config._attn_implementation = before
+        put_back(before)
 
 
 @contextmanager

@@ -77,11 +77,19 @@ class Late:
 class Reading:
     """One forward pass: where queries and keys stand, and what follows from that, worked out once for all layers."""
 
-    def __init__(self, late: Late, positions: Tensor, past: int | Tensor, added: Added = NOTHING):
+    def __init__(
+        self,
+        late: Late,
+        positions: Tensor,
+        past: int | Tensor,
+        added: Added = NOTHING,
+        places: Tensor | None = None,
+    ):
         self.late = late
         self.added = added  # the parameters that all layers share
         self.positions = positions  # [batch or 1, n] int64, of the queries
         self.past = past  # tokens in the cache before this call
+        self.places = places  # [batch, tokens so far] positions of all tokens, where padding sets them apart
         self.n = positions.shape[1]
         self.masks: dict[Any, Any] = {}  # flex attention's, of those who use it
         self._regions: list[Region] | None = None
@@ -95,20 +103,32 @@ class Reading:
         A cache keeps one key per slot: from the start where it has room left (static), else up to the newest (dynamic,
         and the windows of sliding layers). Without a cache keys stand where queries stand, contiguous or not.
         """
-        if isinstance(self.past, int) and self.past == 0 and slots == self.n:
-            return self.positions
+        device = self.positions.device
+        if self.places is None and self._first_call and slots >= self.n:
+            if slots == self.n:
+                return self.positions
+            room = torch.arange(1, slots - self.n + 1, device=device)
+            return torch.cat((self.positions, self.positions[:, -1:] + room), dim=1)
         seen = self.past + self.n
         dropped = (seen - slots).clamp(min=0) if isinstance(seen, Tensor) else max(seen - slots, 0)
-        index = torch.arange(slots, device=self.positions.device) + dropped
-        return index - (seen - 1) + self.positions[:, -1:]
+        index = torch.arange(slots, device=device) + dropped
+        if self.places is None:
+            return index - (seen - 1) + self.positions[:, -1:]
+        last = self.places.shape[1] - 1  # room behind it goes on counting
+        return self.places[:, index.clamp(max=last)] + (index - last).clamp(min=0)
+
+    @property
+    def _first_call(self) -> bool:
+        """Whether nothing is known to be cached."""
+        return isinstance(self.past, int) and self.past == 0
 
     def contiguous(self, slots: int) -> bool:
-        """Whether slots are known to stand side by side; without a cache positions may jump."""
+        """Whether slots are known to stand side by side: positions may jump, and padding may part them."""
         if torch.compiler.is_compiling():  # a graph cannot ask
             return False
-        if not (isinstance(self.past, int) and self.past == 0 and slots == self.n):
+        if self.places is None and not self._first_call:
             return True
-        return bool((self.positions.diff(dim=1) == 1).all())
+        return bool((self.keys(slots).diff(dim=1) == 1).all())
 
     def regions(self) -> list[Region] | None:
         """Those of the method that queries may meet; None where only pairs say what it does."""
