@@ -26,6 +26,7 @@ from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum, theta_inv_freq
 
 EXISTING = ("compose", "error", "replace")
+UNSCALED = "unscaled"  # the method that raises the limit alone
 LAYERS = ("all", "global")
 GLOBAL = (
     "compress",
@@ -154,6 +155,20 @@ FAMILIES = frozenset(
     }
 )
 
+# Families that rotate in layers of a window alone; those that read the whole context have no positions
+LOCAL_ROTATION = frozenset({"afmoe", "cohere2", "cohere2_moe", "exaone4", "exaone_moe", "flint", "kolibri1"})
+# The entry that limits what layers of a type see; layers of RECURRENT types see no context by attention
+WINDOWS = {
+    "chunked_attention": "attention_chunk_size",
+    "hybrid_sliding": "sliding_window",
+    "sliding_attention": "sliding_window",
+}
+RECURRENT = frozenset({"conv", "linear_attention", "mamba"})
+# Families that build a rotary module also where no layer rotates
+BUILT_ANYWAY = frozenset({"falcon", "llama4_text", "smollm3"})
+# Families whose "dynamic" with an alpha is one theta, that of pretraining: theta x alpha^(d / (d - 2)), fixed
+BY_ALPHA = frozenset({"hunyuan_v1_dense", "hunyuan_v1_moe"})
+
 # What has a rotary embedding and is not patched, and why
 REFUSED = {
     "blt": "a patcher, an encoder and a decoder beside the model itself, each with a rotation and lengths of its own",
@@ -177,7 +192,8 @@ RECOMPUTING = frozenset({"phimoe"})
 LATE_TYPE = "ropescale"
 # Of rope_parameters: what says which elements rotate, and by which of an image's coordinates; and by how much queries
 # grow with their position
-KEPT_KEYS = ("llama_4_scaling_beta", "mrope_interleaved", "mrope_section", "partial_rotary_factor")
+ANCHORED = "llama_4_scaling_beta"
+KEPT_KEYS = (ANCHORED, "mrope_interleaved", "mrope_section", "partial_rotary_factor")
 
 
 def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
@@ -352,7 +368,7 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
     places = (
         # composed: the length it started from was somebody's extended one
         ("record", done.original_length if done and done.existing != "compose" else None),
-        ("rope_parameters", rope.get("original_max_position_embeddings")),
+        ("rope_parameters", None if filled_in(config) else rope.get("original_max_position_embeddings")),
         ("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)),
         ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
     )
@@ -363,6 +379,39 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
         f"{config.model_type}: the config must state max_position_embeddings, got "
         f"{getattr(config, 'max_position_embeddings', None)!r}; pass original_length"
     )
+
+
+def filled_in(config: PreTrainedConfig) -> bool:
+    """Whether the original length in `rope_parameters` is one that Transformers wrote, for want of a stated one.
+
+    It writes the maximum of today, and writes it last: a maximum that `factor` has extended already, or one that
+    nobody raised, and there is no telling which.
+    """
+    rope = config.rope_parameters
+    return bool(
+        rope
+        and rope_type_of(config) in ("llama3", "longrope", "yarn")
+        and list(rope)[-1] == "original_max_position_embeddings"
+        and rope["original_max_position_embeddings"] == getattr(config, "max_position_embeddings", None)
+        and getattr(config, "original_max_position_embeddings", None) is None
+        and as_float(rope.get("factor")) > 1
+    )
+
+
+def reach_of(config: PreTrainedConfig) -> int:
+    """The tokens that a scaled config reaches: its maximum, or what its scaling says where that is more.
+
+    Model cards have people state a scaling and leave the maximum as it was; Vicuna states its reach as
+    `max_sequence_length`.
+    """
+    reaches = [config.max_position_embeddings, getattr(config, "max_sequence_length", None)]
+    original, factor = (
+        as_float(config.rope_parameters.get(name)) for name in ("original_max_position_embeddings", "factor")
+    )
+    # what counts queries from there is stated as the original length, also where a scaling has another
+    if 0 < original * factor <= LONGEST and not filled_in(config) and ANCHORED not in config.rope_parameters:
+        reaches.append(round(original * factor))
+    return max(reach for reach in reaches if isinstance(reach, int) and reach <= LONGEST)
 
 
 def read_geometry(
@@ -415,15 +464,9 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
             )
-        if softmax_factor(config) != 1:
-            raise AlreadyScaledError(
-                f"{config.model_type}: a base must leave the softmax scale alone, got mscale_all_dim="
-                f"{shortened(rope['mscale_all_dim'])}, which belongs to the scaling of today; pass "
-                f'existing="replace"'
-            )
         live, attention_factor = todays_spectrum(part)
         inv_freq = tuple(live.tolist())
-        length = config.max_position_embeddings if original_length is None else original_length
+        length = reach_of(config) if original_length is None else original_length
     else:
         if done := saved_record(config):
             # a scaled theta looks like a pretrained one: only the record tells what it was
@@ -452,7 +495,7 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
         inv_freq, rotary_dim = tuple(todays_spectrum(part)[0].tolist()), head_dim
     return Geometry(
         rotary_dim=rotary_dim,
-        theta=float(rope["rope_theta"]),
+        theta=theta_of(config),
         original_length=length,
         head_dim=head_dim,
         layers=config.num_hidden_layers,
@@ -476,7 +519,23 @@ def scaling(config: PreTrainedConfig) -> str:
     if done := saved_record(config):
         return f"a ropescale record of {done.method!r}"
     rope_type = rope_type_of(config)
-    return "" if rope_type == "default" or pretrained_proportional(config) else f"rope_type {rope_type!r}"
+    as_pretrained = rope_type == "default" or pretrained_proportional(config) or by_alpha(config)
+    return "" if as_pretrained else f"rope_type {rope_type!r}"
+
+
+def by_alpha(config: PreTrainedConfig) -> bool:
+    """Whether this part states its pretrained theta by an alpha, which Transformers' type of that name knows not."""
+    rope = config.rope_parameters
+    return config.model_type in BY_ALPHA and rope_type_of(config) == "dynamic" and as_float(rope.get("alpha")) > 0
+
+
+def theta_of(config: PreTrainedConfig) -> float:
+    """The base of the series of frequencies that this part was pretrained with."""
+    theta = float(config.rope_parameters["rope_theta"])
+    if not by_alpha(config):
+        return theta
+    dim = head_dim_of(config)
+    return float(theta * config.rope_parameters["alpha"] ** (dim / (dim - 2)))
 
 
 def pretrained_proportional(config: PreTrainedConfig) -> bool:
@@ -498,9 +557,9 @@ def todays_spectrum(part: Part) -> tuple[Tensor, float]:
     """
     config = part.config
     rope, rope_type = config.rope_parameters, rope_type_of(config)
-    if rope_type == "default":
+    if rope_type == "default" or by_alpha(config):
         rotary_dim = int(head_dim_of(config) * rope.get("partial_rotary_factor", 1.0))
-        return theta_inv_freq(rope["rope_theta"], rotary_dim), 1.0
+        return theta_inv_freq(theta_of(config), rotary_dim), 1.0
     try:
         # of a copy, because these functions write what is missing into the config
         stated = copy.deepcopy(stating(config, part.in_whole(rope, part.whole.rope_parameters)))
@@ -545,15 +604,117 @@ def unrotated(config: PreTrainedConfig) -> str:
         return f"position_embedding_type {kind!r}"
     if getattr(config, "use_mem_rope", True) is False:
         return "use_mem_rope false"
+    stated = getattr(config, "no_rope_layers", None)
+    if isinstance(stated, (list, tuple)) and stated and not any(stated):
+        return "no_rope_layers all 0"
     return ""
 
 
-def uses_sliding_window(config: PreTrainedConfig) -> bool:
-    """Whether some layer looks at a window only, which needs no longer context than it had."""
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types:
-        return "sliding_attention" in layer_types
-    return bool(getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None))
+@dataclass(frozen=True)
+class Layer:
+    """What one attention layer does with positions, by its config."""
+
+    window: int  # tokens that it looks back; 0 where it reads the whole context
+    rotates: bool
+
+    def reads_beyond(self, length: int) -> bool:
+        """Whether it sees distances beyond `length` tokens."""
+        return not 0 < self.window <= length
+
+
+def layers_of(config: PreTrainedConfig) -> list[Layer]:
+    """The attention layers of a model, in order; those of recurrent or convolutional types are left out."""
+    count = config.num_hidden_layers
+    types = getattr(config, "layer_types", None)
+    if not isinstance(types, (list, tuple)) or not types:
+        windowed = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+        types = ["sliding_attention" if windowed else "full_attention"] * count
+    rotating = getattr(config, "no_rope_layers", None)
+    if not isinstance(rotating, (list, tuple)) or len(rotating) != len(types):
+        rotating = [1] * len(types)
+    found = []
+    for index, kind in enumerate(types):
+        if kind in RECURRENT:
+            continue
+        entry = getattr(config, WINDOWS[kind], None) if kind in WINDOWS else None
+        window = entry if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0 else 0
+        rotates = bool(rotating[index]) and not unrotated(config)
+        if config.model_type in LOCAL_ROTATION:
+            rotates = rotates and (kind == "sliding_attention" or rotates_everywhere(config, index))
+        found.append(Layer(window, rotates))
+    return found
+
+
+def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
+    """Whether a layer that reads the whole context rotates in a family where such layers mostly do not."""
+    if config.model_type in ("exaone4", "exaone_moe", "kolibri1"):
+        return getattr(config, "sliding_window", None) is None
+    if config.model_type == "cohere2_moe":  # its dense layers at the beginning
+        return config.mlp_layer_types[index] == "dense" and config.prefix_dense_sliding_window_pattern == 1
+    return False
+
+
+def require_effect(config: PreTrainedConfig, method: str, length: int, layers: str) -> str:
+    """What a rescaled rotation changes that was not meant, in words; empty where there is nothing to say.
+
+    Of models whose layers share one rotation. A layer of a window within the original length sees no distance that
+    it was not pretrained for, so rescaling it helps nothing.
+
+    Raises:
+        UnsupportedModelError: no layer rotates.
+        InvalidArgumentError: none of the layers that read the whole context rotates, and not all layers were meant.
+    """
+    scales = method != UNSCALED
+    found = layers_of(config)
+    reason = unrotated(config)
+    if not reason and found and not any(layer.rotates for layer in found):
+        reason = f"layer_types {', '.join(sorted(set(config.layer_types)))}, of which none rotates in this family"
+    anyway = config.model_type in BUILT_ANYWAY | LOCAL_ROTATION
+    if reason and (scales or not anyway):
+        remedy = (
+            f"scale nothing and raise the limit alone: method {UNSCALED!r}"
+            if anyway
+            else "scale nothing and write a larger max_position_embeddings into the config, which is all it needs"
+        )
+        raise UnsupportedModelError(
+            f"{config.model_type}: layers must rotate for {method} to act, got {reason}; {remedy}"
+        )
+    if not scales or parts_of(config)[0].label:
+        return ""
+    far = [layer for layer in found if layer.reads_beyond(length)]
+    local = [layer for layer in found if layer.rotates and not layer.reads_beyond(length)]
+    if not local:
+        return ""
+    window = max(layer.window for layer in local)
+    if not far:
+        return (
+            f"{config.model_type}: every layer looks at a window of at most {window} tokens, within the original "
+            f"length of {length}: {method} rescales them, and no distance in them grows with the context; method "
+            f"{UNSCALED!r} raises the limit alone"
+        )
+    if any(layer.rotates for layer in far):
+        return (
+            f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
+            f"{method} rescales all of them"
+        )
+    if layers != "all":
+        raise InvalidArgumentError(
+            f"layers: must be 'all' to rescale a {config.model_type} by {method}, whose layers that read the whole "
+            f"context do not rotate, got {layers!r}, which leaves those of a window of {window} tokens, where no "
+            f'distance grows; scale nothing and raise the limit alone: method "{UNSCALED}"'
+        )
+    return (
+        f"{config.model_type}: only layers of a window of {window} tokens rotate, so {method} rescales those, and the "
+        f"layers that read the whole context stay as they are"
+    )
+
+
+def limit_fields(config: PreTrainedConfig, length: int) -> dict[str, Any]:
+    """The fields by which a config states how far it reaches."""
+    fields: dict[str, Any] = {"max_position_embeddings": length}
+    if getattr(config, "use_long_context", False):  # Zamba 2's class writes a maximum of its own over the stated one
+        fields["use_long_context"] = False
+    return fields
 
 
 def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
@@ -564,6 +725,8 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         UnsupportedModelError: a config that cannot state it.
     """
     config = part.config
+    if stated_already(part, method, geometry):
+        return {"rope_parameters": copy.deepcopy(config.rope_parameters)}
     parameters = method.rope_parameters(geometry)
     if not isinstance(parameters, dict) or "rope_type" not in parameters:
         raise InvalidArgumentError(
@@ -575,7 +738,17 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     longrope_only = config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope")
     if unread or longrope_only:
         parameters = method.pairwise_rope_parameters(geometry)
-    parameters |= kept_parameters(config)
+    kept = kept_parameters(config)
+    if kept.get("original_max_position_embeddings", geometry.original_length) != geometry.original_length:
+        # what counts queries from there stays, and a type that counts turns from there would be another
+        parameters = method.pairwise_rope_parameters(geometry)
+    parameters |= kept
+    if geometry.inv_freq and softmax_factor(config) != 1:
+        # of the scaling in place, whose softmax scale stays; what states pairs one by one does not read this factor
+        parameters |= {
+            "factor": config.rope_parameters["factor"],
+            "mscale_all_dim": config.rope_parameters["mscale_all_dim"],
+        }
     if pretrained_proportional(config) and method.name == "linear" and not method.resonance and method.factor != 1:
         # the one scaling that Transformers has for it
         parameters = {**config.rope_parameters, "factor": method.factor}
@@ -597,9 +770,25 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         # its class copies this entry to the top level when it reads a config
         parameters["original_max_position_embeddings"] = geometry.original_length
         fields["original_max_position_embeddings"] = geometry.original_length
-    if "llama_4_scaling_beta" in parameters:
-        parameters["original_max_position_embeddings"] = geometry.original_length
     return fields
+
+
+def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
+    """Whether a base that is scaled already states the spectrum of `method`, whatever the maximum.
+
+    Stated otherwise it would lose its last bits, which far positions multiply.
+    """
+    rope = part.config.rope_parameters
+    # without these Transformers works a factor out from the maximum, which a patch writes
+    fixed = {"longrope": "attention_factor", "proportional": "rope_theta"}.get(rope_type_of(part.config), "factor")
+    if not geometry.inv_freq or rope.get(fixed) is None:
+        return False
+    spectrum, (inv_freq, attention_factor) = method.spectrum(geometry), todays_spectrum(part)
+    return (
+        isinstance(spectrum, Spectrum)
+        and torch.equal(spectrum.inv_freq, inv_freq)
+        and spectrum.attention_factor == attention_factor
+    )
 
 
 def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
@@ -613,7 +802,7 @@ def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
             f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
             f"in attention, got one that refuses other types than its own; use a method of fixed frequencies"
         )
-    theta = config.rope_parameters["rope_theta"]
+    theta = theta_of(config)
     return {"rope_parameters": {"rope_type": LATE_TYPE, "rope_theta": theta, **kept_parameters(config)}}
 
 
@@ -624,8 +813,9 @@ def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     if rope_type_of(config) == "proportional":  # which pairs rotate is stated by the frequencies
         kept.pop("partial_rotary_factor", None)
     # what scales queries by their position counts from the original length, whatever the type
-    if "llama_4_scaling_beta" in kept:
-        kept["original_max_position_embeddings"] = read_original_length(config)[0]
+    if ANCHORED in kept:
+        stated = config.rope_parameters.get("original_max_position_embeddings")
+        kept["original_max_position_embeddings"] = read_original_length(config)[0] if stated is None else stated
     return kept
 
 
@@ -767,7 +957,7 @@ def require_matching(rotary: Rotary, part: Part) -> None:
             f"{config.model_type}: the rotary module {rotary.name!r} must have {len(expected)} pairs as the config "
             f"says, got {tuple(live.shape)}; load the model from this config"
         )
-    if rope_type_of(config) in ("dynamic", "longrope"):
+    if rope_type_of(config) in ("dynamic", "longrope") and not by_alpha(config):
         return  # the buffer holds what the last call needed
     # a model that was cast to bf16 after loading holds rounded frequencies; the patch replaces them by exact ones
     tolerance = 1e-5 if live.dtype == torch.float32 else 1e-2

@@ -29,16 +29,17 @@ from ropescale.families import (
     find_rotaries,
     find_softmax,
     late_spelling,
+    limit_fields,
     part_geometry,
     read_geometry,
     read_original_length,
+    require_effect,
     require_matching,
     require_supported,
     rescaled_parts,
     saved_record,
     spelling,
     text_of,
-    uses_sliding_window,
 )
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.late import LateRotation
@@ -339,13 +340,14 @@ def extended(
     parts = rescaled_parts(config, layers)
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
+    warning = require_effect(config, chosen.name, geometry.original_length, layers)
     late = late_of(chosen, geometry, log_n=log_n)
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
             f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
             f"of their own, got {layers!r}; leave it out"
         )
-    fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, "max_position_embeddings": target}
+    fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, **limit_fields(config, target)}
     turns = []
     for part in parts:
         if late is None:
@@ -383,12 +385,6 @@ def extended(
             "transformers": transformers.__version__,
         },
     )
-    warning = ""
-    if uses_sliding_window(config) and not parts[0].label:
-        warning = (
-            f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
-            f"{chosen.name} rescales all of them"
-        )
     return Extension(turns, fields, done, warning, late)
 
 

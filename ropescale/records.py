@@ -13,7 +13,14 @@ RECORD_FIELD = "ropescale"  # where a config keeps the record
 EXPORT_FIELD = "ropescale_export"  # where a config says for which engine it was written
 # every config field that a patch may change
 CONFIG_FIELDS = frozenset(
-    {"head_dim", "max_position_embeddings", "original_max_position_embeddings", "rope_parameters", RECORD_FIELD}
+    {
+        "head_dim",
+        "max_position_embeddings",
+        "original_max_position_embeddings",
+        "rope_parameters",
+        "use_long_context",
+        RECORD_FIELD,
+    }
 )
 FIELD_TYPES = {
     "method": str,

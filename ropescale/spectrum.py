@@ -139,6 +139,8 @@ def blended_by_turns(base: Tensor, factor: float, low: float, high: float, geome
     """
     wavelength = 2 * math.pi / base
     kept_or_slowed = torch.where(wavelength > geometry.original_length / low, base / factor, base)
+    if low == high:  # nothing lies between
+        return kept_or_slowed
     keep = (geometry.original_length / wavelength - low) / (high - low)
     blend = (1 - keep) * kept_or_slowed / factor + keep * kept_or_slowed
     between = ~(wavelength < geometry.original_length / high) * ~(wavelength > geometry.original_length / low)

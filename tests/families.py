@@ -179,7 +179,8 @@ FACTS: dict[str, dict[str, Any]] = {
         },
     },
     "falcon_h1": {**STATE_SPACE, "mamba_d_ssm": 128},
-    "flint": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 48},
+    # its layers that read the whole context do not rotate; the window lets the others see beyond the original length
+    "flint": {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 256},
     "gemma3n_text": {
         **BY_TYPE,
         "num_kv_shared_layers": 0,

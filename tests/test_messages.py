@@ -312,7 +312,7 @@ ARGUMENTS = [
         "beta_fast below beta_slow",
         patching("yarn", factor=4, beta_fast=1, beta_slow=32),
         InvalidArgumentError,
-        "yarn: beta_slow must be below beta_fast (1), got 32; lower beta_slow or raise beta_fast",
+        "yarn: beta_slow must be at most beta_fast (1), got 32; lower beta_slow or raise beta_fast",
     ),
     Wrong(
         "a list that does not fit the head",
@@ -356,10 +356,10 @@ KNOBS = [
         f"unknown method 'by_part'; did you mean 'by_parts'? available: {METHODS}",
     ),
     Wrong(
-        "equal betas",
-        made("yarn", beta_fast=1),
+        "a beta_slow a little too large",
+        made("yarn", beta_fast=1, beta_slow=1.5),
         InvalidArgumentError,
-        "yarn: beta_slow must be below beta_fast (1), got 1; lower beta_slow or raise beta_fast",
+        "yarn: beta_slow must be at most beta_fast (1), got 1.5; lower beta_slow or raise beta_fast",
     ),
     at_least("a beta of zero", "yarn", "beta_slow", 0, f"of {TURNS}"),
     Wrong(
@@ -384,17 +384,17 @@ KNOBS = [
     at_least("an attention factor of zero", "yarn", "attention_factor", 0, "above 0"),
     at_least("a negative mscale", "yarn", "mscale", -0.5, "of at least 0"),
     Wrong(
-        "alpha equal to beta",
-        made("by_parts", alpha=32),
+        "alpha above beta",
+        made("by_parts", alpha=33),
         InvalidArgumentError,
-        "by_parts: alpha must be below beta (32), got 32; lower alpha or raise beta",
+        "by_parts: alpha must be at most beta (32), got 33; lower alpha or raise beta",
     ),
     at_least("a negative alpha", "by_parts", "alpha", -1, "above 0"),
     Wrong(
         "a low frequency factor above the high one",
         made("llama3", low_freq_factor=5),
         InvalidArgumentError,
-        "llama3: low_freq_factor must be below high_freq_factor (4), got 5; lower low_freq_factor or raise "
+        "llama3: low_freq_factor must be at most high_freq_factor (4), got 5; lower low_freq_factor or raise "
         "high_freq_factor",
     ),
     Wrong(

@@ -18,6 +18,7 @@ from ropescale.methods.rotation.ntk_mixed import NTKMixed
 from ropescale.methods.rotation.power import Power
 from ropescale.methods.rotation.proportional import Proportional
 from ropescale.methods.rotation.truncated import Truncated
+from ropescale.methods.rotation.unscaled import Unscaled
 from ropescale.methods.rotation.yarn import YaRN
 from ropescale.methods.score.alibi import ALiBi
 from ropescale.methods.score.cope import CoPE
@@ -62,6 +63,7 @@ __all__ = [
     "Sinusoidal",
     "Streaming",
     "Truncated",
+    "Unscaled",
     "YaRN",
     "get_method",
     "list_methods",

@@ -28,9 +28,9 @@ class NTKByParts(Method, name="by_parts"):
         super().__post_init__()
         self.require_number("alpha", above=0)
         self.require_number("beta", above=0)
-        if self.alpha >= self.beta:
+        if self.alpha > self.beta:
             raise InvalidArgumentError(
-                f"by_parts: alpha must be below beta ({self.beta:g}), got {self.alpha:g}; lower alpha or raise beta"
+                f"by_parts: alpha must be at most beta ({self.beta:g}), got {self.alpha:g}; lower alpha or raise beta"
             )
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:

@@ -15,7 +15,8 @@ from ropescale.spectrum import blended_by_turns
 class Llama3(Method, name="llama3"):
     """Llama 3.1 scaling: the function of by_parts, with bounds found by grid search.
 
-    Meta llama-models, `apply_scaling`. Published with factor 8 over 8,192 tokens.
+    Meta llama-models, `apply_scaling`. Published with factor 8 over 8,192 tokens;
+    Llama 4 Scout has equal bounds, which leave nothing between.
     """
 
     low_freq_factor: float = 1.0  # turns over the original length, up to which a pair is slowed by the whole factor
@@ -25,9 +26,9 @@ class Llama3(Method, name="llama3"):
         super().__post_init__()
         self.require_number("low_freq_factor", above=0)
         self.require_number("high_freq_factor", above=0)
-        if self.low_freq_factor >= self.high_freq_factor:
+        if self.low_freq_factor > self.high_freq_factor:
             raise InvalidArgumentError(
-                f"llama3: low_freq_factor must be below high_freq_factor ({self.high_freq_factor:g}), got "
+                f"llama3: low_freq_factor must be at most high_freq_factor ({self.high_freq_factor:g}), got "
                 f"{self.low_freq_factor:g}; lower low_freq_factor or raise high_freq_factor"
             )
 

@@ -22,6 +22,8 @@ class YaRN(Method, name="yarn"):
     the authors' to Transformers, vLLM and DeepSeek, ramps over the pair index. `ramp` chooses: "pairs" (released
     code), "turns" (the paper), or "wavelength" (pair ramp, but blending wavelengths instead of frequencies).
 
+    Equal bounds, as Kimi K2 has them, leave no ramp but the pairs that rounding gives.
+
     The attention factor is `attention_factor` where given; else m(mscale) / m(mscale_all_dim) where both are given
     and not 0; else m(1), with m(x) = 0.1 x ln(factor) + 1.
     """
@@ -38,9 +40,9 @@ class YaRN(Method, name="yarn"):
         super().__post_init__()
         for knob in ("beta_fast", "beta_slow"):
             self.require_number(knob, at_least=0.001, at_most=LONGEST, hint="turns over the original length")
-        if self.beta_slow >= self.beta_fast:
+        if self.beta_slow > self.beta_fast:
             raise InvalidArgumentError(
-                f"yarn: beta_slow must be below beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
+                f"yarn: beta_slow must be at most beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
                 f"lower beta_slow or raise beta_fast"
             )
         if not isinstance(self.truncate, bool):
