@@ -23,6 +23,7 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleErr
 from ropescale.families import (
     LATE_TYPE,
     LONGROPE_ONLY,
+    QUERY_GROWTH,
     find_rotaries,
     part_geometry,
     parts_of,
@@ -530,6 +531,8 @@ def _numbers(where: str, rope_type: str, block: dict[str, Any]) -> Iterator[Find
 
 def _lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str, Any]) -> Iterator[Finding]:
     """Whether original length, maximum and factor say one thing."""
+    if rope_type == "longrope" and QUERY_GROWTH in block:
+        return  # the length that queries grow from, which is not what pairs stated one by one were scaled from
     top, inner = text.get(ORIGINAL), block.get(ORIGINAL)
     maximum = text.get("max_position_embeddings")
     factor = as_float(block.get("factor"))

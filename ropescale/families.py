@@ -192,8 +192,8 @@ RECOMPUTING = frozenset({"phimoe"})
 LATE_TYPE = "ropescale"
 # Of rope_parameters: what says which elements rotate, and by which of an image's coordinates; and by how much queries
 # grow with their position
-ANCHORED = "llama_4_scaling_beta"
-KEPT_KEYS = (ANCHORED, "mrope_interleaved", "mrope_section", "partial_rotary_factor")
+QUERY_GROWTH = "llama_4_scaling_beta"
+KEPT_KEYS = (QUERY_GROWTH, "mrope_interleaved", "mrope_section", "partial_rotary_factor")
 
 
 def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, float]:
@@ -409,7 +409,7 @@ def reach_of(config: PreTrainedConfig) -> int:
         as_float(config.rope_parameters.get(name)) for name in ("original_max_position_embeddings", "factor")
     )
     # what counts queries from there is stated as the original length, also where a scaling has another
-    if 0 < original * factor <= LONGEST and not filled_in(config) and ANCHORED not in config.rope_parameters:
+    if 0 < original * factor <= LONGEST and not filled_in(config) and QUERY_GROWTH not in config.rope_parameters:
         reaches.append(round(original * factor))
     return max(reach for reach in reaches if isinstance(reach, int) and reach <= LONGEST)
 
@@ -813,7 +813,7 @@ def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     if rope_type_of(config) == "proportional":  # which pairs rotate is stated by the frequencies
         kept.pop("partial_rotary_factor", None)
     # what scales queries by their position counts from the original length, whatever the type
-    if ANCHORED in kept:
+    if QUERY_GROWTH in kept:
         stated = config.rope_parameters.get("original_max_position_embeddings")
         kept["original_max_position_embeddings"] = read_original_length(config)[0] if stated is None else stated
     return kept

@@ -276,7 +276,7 @@ NAMES = sorted(FAMILIES)
 # The methods of fixed frequencies, and those that act when attention reads
 FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
 # What Transformers has a type of its own for, and the families whose configs can state nothing else
-NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "yarn")
+NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "unscaled", "yarn")
 NATIVE_ONLY = ("dots3_note_text", "gemma4_text", "gemma4_unified_text")
 LATE = [name for name in list_methods() if name not in FIXED]
 

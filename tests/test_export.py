@@ -1048,7 +1048,9 @@ def test_the_table_of_what_engines_compute_is_not_stale() -> None:
         assert len(cells) == 5
         measured, told = cells[:4], cells[4]
         if method in STATIC:
-            assert all(re.fullmatch(r"exact, (0|\de-\d\d)", cell) for cell in measured), (method, cells)
+            # the rotation as pretrained, which was not run where an engine needs an environment of its own
+            run = measured[:2] if method == "unscaled" else measured
+            assert all(re.fullmatch(r"exact, (0|\de-\d\d)", cell) for cell in run), (method, cells)
             assert told == "exact"
         elif method in LOSSY:
             assert cells[0] == "with `ropescale.load` alone"

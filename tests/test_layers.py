@@ -1,0 +1,289 @@
+"""Which layers rotate and which read the whole context: what a patch may change, and what it says about that."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import config_of, logits, model_of
+from transformers import AutoConfig, PreTrainedModel
+
+import ropescale
+from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
+from ropescale.families import LOCAL_ROTATION, layers_of
+
+BOTH = ["sliding_attention", "full_attention"]
+# Configs under which no layer has positions from a rotation
+WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon with alibi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "granite without positions": ("granitemoehybrid", {"position_embedding_type": "nope"}),
+    "zamba2 without use_mem_rope": ("zamba2", {"use_mem_rope": False}),
+    "smollm3 without rope": ("smollm3", {"no_rope_layers": [0, 0]}),
+    "llama4 without rope": ("llama4_text", {"no_rope_layers": [0, 0]}),
+    **{
+        f"{name} of full layers": (name, {"layer_types": BOTH[1:] * 2, "sliding_window": 48})
+        for name in LOCAL_ROTATION
+    },
+}
+
+
+def said(model: PreTrainedModel, method: str, **arguments: Any) -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ropescale.patch(model, method, factor=4, **arguments)
+    return " ".join(str(one.message) for one in caught if issubclass(one.category, UserWarning))
+
+
+@pytest.mark.parametrize("case", sorted(WITHOUT))
+def test_a_model_without_rotation_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    name, facts = WITHOUT[case]
+    config = config_of(name, **facts)
+    model = model_of(config)
+    for method in ("linear", "self_extend"):
+        with pytest.raises(UnsupportedModelError, match=r"must rotate for .* to act, .*; scale nothing and"):
+            ropescale.patch(model, method, factor=4, layers="all" if method == "linear" else "global")
+    assert ropescale.record(model) is None
+    model.save_pretrained(tmp_path / "source")
+    with pytest.raises(UnsupportedModelError, match="must rotate for linear to act"):
+        ropescale.rescale_checkpoint(tmp_path / "source", tmp_path / "target", "linear", factor=4)
+    assert not (tmp_path / "target").exists()
+
+
+def moved_by_a_rotation(model: PreTrainedModel) -> bool:
+    """Whether frequencies that are none change what a model answers: what no reading of its config can say."""
+    before = logits(model, 40)
+    kept = {
+        module: module.inv_freq.clone()
+        for module in model.modules()
+        if isinstance(getattr(module, "inv_freq", 0), torch.Tensor)
+    }
+    for module in kept:
+        module.inv_freq.zero_()
+    after = logits(model, 40)
+    for module, inv_freq in kept.items():
+        module.inv_freq.copy_(inv_freq)
+    return bool((before - after).abs().max() > 1e-5)
+
+
+@pytest.mark.parametrize("name", [*sorted(LOCAL_ROTATION), "mistral", "gemma2", "smollm3", "gpt_oss", "cwm"])
+def test_which_layers_rotate_is_what_their_answers_say(name: str) -> None:
+    for types in (BOTH, BOTH[1:] * 2, BOTH[:1] * 2):
+        config = config_of(name, layer_types=types, sliding_window=48)
+        assert any(layer.rotates for layer in layers_of(config)) == moved_by_a_rotation(model_of(config)), types
+
+
+@pytest.mark.parametrize("name", sorted(LOCAL_ROTATION))
+def test_where_only_windows_rotate_a_patch_of_global_layers_is_refused(name: str) -> None:
+    model = model_of(config_of(name, layer_types=BOTH, sliding_window=48))
+    before = logits(model)
+    with pytest.raises(InvalidArgumentError, match=r'read the whole context do not rotate.*method "unscaled"'):
+        ropescale.patch(model, "yarn", factor=4)
+    warning = said(model, "linear", layers="all")
+    assert "only layers of a window of 48 tokens rotate" in warning
+    assert "full-attention layers" not in warning
+    assert not torch.equal(logits(model), before)
+    ropescale.unpatch(model)
+    assert said(model, "unscaled") == ""
+    assert torch.equal(logits(model), before)
+    assert model.config.max_position_embeddings == 256
+
+
+def test_what_is_said_about_windows_is_so() -> None:
+    mixed = "one rotary module serves sliding-window and full-attention layers"
+    assert mixed in said(model_of(config_of("gemma2", sliding_window=48)), "linear")
+    # a window within which distances beyond the original length are seen
+    assert said(model_of(config_of("mistral", sliding_window=4096)), "linear") == ""
+    assert "no distance in them grows" in said(model_of(config_of("mistral", sliding_window=48)), "linear")
+    assert said(model_of(config_of("mistral", sliding_window=None)), "linear") == ""
+    # SmolLM3's layers that rotate read the whole context
+    assert said(model_of(config_of("smollm3", no_rope_layers=[1, 0])), "linear") == ""
+
+
+def test_unscaled_raises_the_limit_alone(tmp_path: Path) -> None:
+    model = model_of(config_of("cohere2", layer_types=BOTH, sliding_window=48))
+    before, rope = logits(model), dict(model.config.rope_parameters)
+    ropescale.patch(model, "unscaled", factor=4)
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), before)
+    assert AutoConfig.from_pretrained(tmp_path).max_position_embeddings == 256
+    assert json.loads((tmp_path / "config.json").read_text())["rope_parameters"] == rope
+    ropescale.unpatch(model)
+    assert model.config.max_position_embeddings == 64
+
+
+HUNYUAN = {"alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "type": "dynamic"}
+EQUAL = {"factor": 8.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+# Published shapes of scaling at the size of a tiny model: family, its facts
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2.5 by its card": (
+        "qwen2",
+        {
+            "rope_parameters": {
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "rope_theta": 1e4,
+                "rope_type": "yarn",
+            }
+        },
+    ),
+    "llama 3.1": (
+        "llama",
+        {
+            "max_position_embeddings": 1024,
+            "rope_parameters": {**EQUAL, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3"},
+        },
+    ),
+    "llama with equal bounds": (
+        "llama",
+        {
+            "max_position_embeddings": 512,
+            "rope_parameters": {**EQUAL, "low_freq_factor": 1.0, "high_freq_factor": 1.0, "rope_type": "llama3"},
+        },
+    ),
+    "vicuna": (
+        "llama",
+        {"max_sequence_length": 256, "rope_parameters": {"factor": 4.0, "rope_theta": 1e4, "rope_type": "linear"}},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        {
+            "max_position_embeddings": 512,
+            "rope_parameters": {**EQUAL, "beta_fast": 32.0, "beta_slow": 1.0, "rope_type": "yarn", "truncate": False},
+        },
+    ),
+    "kimi k2": (
+        "deepseek_v3",
+        {
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                **EQUAL,
+                "beta_fast": 1.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "rope_type": "yarn",
+            },
+        },
+    ),
+    "ministral 3": (
+        "ministral3",
+        {
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                **EQUAL,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "llama_4_scaling_beta": 0.1,
+                "rope_type": "yarn",
+            },
+        },
+    ),
+    "hunyuan": ("hunyuan_v1_dense", {"rope_parameters": {**HUNYUAN, "rope_theta": 1e4, "rope_type": "dynamic"}}),
+    "hunyuan moe": ("hunyuan_v1_moe", {"rope_parameters": {**HUNYUAN, "rope_theta": 1e4, "rope_type": "dynamic"}}),
+}
+
+
+@pytest.mark.parametrize("case", sorted(PUBLISHED))
+def test_factor_one_over_a_published_scaling_is_the_identity(case: str, tmp_path: Path) -> None:
+    name, facts = PUBLISHED[case]
+    model = model_of(config_of(name, **facts))
+    before = logits(model)
+    for method in ("linear", "yarn", "unscaled"):
+        ropescale.patch(model, method, factor=1, existing="compose")
+        assert (logits(model) - before).abs().max() <= 1e-6, method
+        ropescale.unpatch(model)
+    ropescale.patch(model, "linear", factor=2, existing="compose")
+    changed = logits(model)
+    assert not torch.allclose(changed, before, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    assert torch.allclose(logits(ropescale.load(tmp_path)), changed, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["qwen2.5 by its card", "vicuna", "llama 3.1"])
+def test_a_composed_patch_starts_from_the_reach_there_was(case: str) -> None:
+    name, facts = PUBLISHED[case]
+    config = config_of(name, **facts)
+    reach = 1024 if case == "llama 3.1" else 256
+    model = model_of(config)
+    ropescale.patch(model, "linear", factor=2, existing="compose")
+    done = ropescale.record(model)
+    assert done is not None
+    assert (done.original_length, done.target_length, config.max_position_embeddings) == (reach, 2 * reach, 2 * reach)
+
+
+@pytest.mark.parametrize("name", ["hunyuan_v1_dense", "hunyuan_v1_moe"])
+def test_alpha_is_a_theta_that_is_fixed(name: str) -> None:
+    _, facts = PUBLISHED["hunyuan"]
+    model = model_of(config_of(name, **facts))
+    expected = 1e4 * 1000 ** (16 / 14)
+    assert ropescale.read_geometry(model.config).theta == pytest.approx(expected)
+    before = logits(model)
+    for existing in ("error", "replace", "compose"):
+        ropescale.patch(model, "linear", factor=1, existing=existing)
+        assert torch.allclose(logits(model), before, atol=1e-6)
+        ropescale.unpatch(model)
+    ropescale.patch(model, "linear", factor=2)
+    live = next(module.inv_freq for module in model.modules() if hasattr(module, "inv_freq"))
+    assert live[-1].item() == pytest.approx(expected ** (-14 / 16) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("rope_type", ["yarn", "llama3"])
+def test_an_original_length_is_not_taken_from_an_extended_maximum(rope_type: str) -> None:
+    knobs = {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if rope_type == "llama3" else {}
+    config = config_of(
+        "qwen2",
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": rope_type, "factor": 4.0, "rope_theta": 1e4, **knobs},
+    )
+    with pytest.raises(RopescaleError, match=r"from what length it was scaled, .*; pass original_length"):
+        ropescale.read_geometry(config, existing="replace")
+    assert ropescale.read_geometry(config, existing="replace", original_length=64).original_length == 64
+    assert ropescale.read_geometry(config, existing="compose").original_length == 256
+
+
+def test_the_anchor_of_a_growing_query_scale_stays() -> None:
+    """The scale is 1 + beta ln(1 + floor(position / anchor)): an anchor that moved would show beyond the first."""
+    name, facts = PUBLISHED["ministral 3"]
+    for existing, method, factor in (("compose", "yarn", 2), ("compose", "linear", 2), ("replace", "yarn", 16)):
+        model = model_of(config_of(name, **facts))
+        ropescale.patch(model, method, factor=factor, existing=existing)
+        assert model.config.rope_parameters["original_max_position_embeddings"] == 64
+        assert model.config.rope_parameters["llama_4_scaling_beta"] == 0.1
+
+
+def test_zamba_2_keeps_its_new_maximum(tmp_path: Path) -> None:
+    model = model_of(config_of("zamba2", use_long_context=True))
+    assert model.config.max_position_embeddings == 16384
+    ropescale.patch(model, "yarn", factor=2)
+    changed = logits(model)
+    model.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).max_position_embeddings == 32768
+    assert torch.allclose(logits(ropescale.load(tmp_path)), changed, atol=1e-5)
+    ropescale.unpatch(model)
+    assert model.config.use_long_context
+    assert model.config.max_position_embeddings == 16384
+
+
+@pytest.mark.parametrize(
+    ("method", "knobs"),
+    [
+        ("yarn", {"beta_fast": 1.0, "beta_slow": 1.0}),
+        ("yarn", {"beta_fast": 2.0, "beta_slow": 2.0, "ramp": "turns"}),
+        ("llama3", {"low_freq_factor": 1.0, "high_freq_factor": 1.0}),
+        ("by_parts", {"alpha": 2.0, "beta": 2.0}),
+    ],
+)
+def test_equal_bounds_are_a_step(method: str, knobs: dict[str, Any]) -> None:
+    geometry = ropescale.Geometry(rotary_dim=16, theta=1e4, original_length=64, head_dim=16, layers=2)
+    spectrum = ropescale.get_method(method)(factor=8, **knobs).spectrum(geometry)
+    stretch = [1e4 ** (-2 * pair / 16) for pair in range(8)] / spectrum.inv_freq.numpy()
+    assert all(math.isclose(one, 1, rel_tol=1e-4) or one > 1 for one in stretch)
+    if knobs.get("ramp") == "turns" or method != "yarn":
+        bound = next(iter(knobs.values()))
+        turns = [64 * 1e4 ** (-2 * pair / 16) / (2 * math.pi) for pair in range(8)]
+        expected = [1 if one >= bound else 8 for one in turns]
+        assert stretch.tolist() == pytest.approx(expected, rel=1e-4)
