@@ -79,6 +79,11 @@ def placed(
         return Places(positions, slots)
     if past:
         _require_contiguous(positions, name)
+        if bool((slots.diff(dim=1) != 1).any()):
+            raise RopescaleError(
+                f"position_ids: must count the tokens that the mask shows with {name}, over a cache with padding "
+                f"between them, got others; pad on the left, or leave position_ids out"
+            )
     return Places(positions, None)
 
 
