@@ -164,6 +164,8 @@ WINDOWS = {
     "sliding_attention": "sliding_window",
 }
 RECURRENT = frozenset({"conv", "linear_attention", "mamba"})
+# Families whose released checkpoints state no rotation, and then have none
+PUBLISHED_WITHOUT = frozenset({"olmo_hybrid"})
 # Families that build a rotary module also where no layer rotates
 BUILT_ANYWAY = frozenset({"falcon", "llama4_text", "smollm3"})
 # Families whose "dynamic" with an alpha is one theta, that of pretraining: theta x alpha^(d / (d - 2)), fixed
@@ -274,8 +276,8 @@ def rescaled_parts(config: PreTrainedConfig, layers: str) -> list[Part]:
         return parts
     if parts[0].label not in GLOBAL:
         raise InvalidArgumentError(
-            f"layers: must be 'all' for a model without full_attention layers, got {layers!r} for one of "
-            f"{', '.join(part.label for part in parts)}"
+            f"layers: must be 'all' for a model without a rotation in full_attention layers, got {layers!r} for one "
+            f"of {', '.join(part.label for part in parts)}; raise the limit alone: method {UNSCALED!r}, layers 'all'"
         )
     return parts[:1]
 
@@ -328,6 +330,12 @@ def require_rotation(config: PreTrainedConfig) -> None:
         UnsupportedModelError: no theta, an unknown type, or what a patch could not reach.
     """
     rope = getattr(config, "rope_parameters", None)
+    if config.model_type in PUBLISHED_WITHOUT and not (isinstance(rope, dict) and rope.get("rope_theta")):
+        raise UnsupportedModelError(
+            f"{config.model_type}: layers must rotate to be rescaled, got rope_parameters without a rope_theta, "
+            f"as published; scale nothing and write a larger max_position_embeddings into the config, which is all it "
+            f"needs"
+        )
     if not isinstance(rope, dict) or not as_float(rope.get("rope_theta")) > 1:
         raise UnsupportedModelError(
             f"{config.model_type}: config.rope_parameters must be one dict with a rope_theta above 1, got "
@@ -650,14 +658,14 @@ def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
     if config.model_type in ("exaone4", "exaone_moe", "kolibri1"):
         return getattr(config, "sliding_window", None) is None
     if config.model_type == "cohere2_moe":  # its dense layers at the beginning
-        return config.mlp_layer_types[index] == "dense" and config.prefix_dense_sliding_window_pattern == 1
+        return bool(config.mlp_layer_types[index] == "dense" and config.prefix_dense_sliding_window_pattern == 1)
     return False
 
 
 def require_effect(config: PreTrainedConfig, method: str, length: int, layers: str) -> str:
     """What a rescaled rotation changes that was not meant, in words; empty where there is nothing to say.
 
-    Of models whose layers share one rotation. A layer of a window within the original length sees no distance that
+    A layer of a window within the original length sees no distance that
     it was not pretrained for, so rescaling it helps nothing.
 
     Raises:
@@ -679,10 +687,26 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
         raise UnsupportedModelError(
             f"{config.model_type}: layers must rotate for {method} to act, got {reason}; {remedy}"
         )
-    if not scales or parts_of(config)[0].label:
+    if not scales:
         return ""
+    if label := parts_of(config)[0].label:
+        windowed = label not in GLOBAL
+        return (
+            f"{config.model_type}: only layers of type {label} rotate, so {method} rescales those, and none that read "
+            f"the whole context"
+            if windowed
+            else ""
+        )
     far = [layer for layer in found if layer.reads_beyond(length)]
     local = [layer for layer in found if layer.rotates and not layer.reads_beyond(length)]
+    if any(layer.rotates for layer in far):
+        mixed = len({layer.window > 0 for layer in found if layer.rotates}) > 1
+        return (
+            f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
+            f"{method} rescales all of them"
+            if mixed
+            else ""
+        )
     if not local:
         return ""
     window = max(layer.window for layer in local)
@@ -691,11 +715,6 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
             f"{config.model_type}: every layer looks at a window of at most {window} tokens, within the original "
             f"length of {length}: {method} rescales them, and no distance in them grows with the context; method "
             f"{UNSCALED!r} raises the limit alone"
-        )
-    if any(layer.rotates for layer in far):
-        return (
-            f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
-            f"{method} rescales all of them"
         )
     if layers != "all":
         raise InvalidArgumentError(

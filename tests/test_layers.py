@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from families import config_of, logits, model_of
-from transformers import AutoConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 import ropescale
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
 from ropescale.families import LOCAL_ROTATION, layers_of
+from ropescale.methods import Method
 
+# those that this version of Transformers has
+LOCAL = sorted(name for name in LOCAL_ROTATION if name in CONFIG_MAPPING)
 BOTH = ["sliding_attention", "full_attention"]
 # Configs under which no layer has positions from a rotation
 WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,10 +26,7 @@ WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {
     "zamba2 without use_mem_rope": ("zamba2", {"use_mem_rope": False}),
     "smollm3 without rope": ("smollm3", {"no_rope_layers": [0, 0]}),
     "llama4 without rope": ("llama4_text", {"no_rope_layers": [0, 0]}),
-    **{
-        f"{name} of full layers": (name, {"layer_types": BOTH[1:] * 2, "sliding_window": 48})
-        for name in LOCAL_ROTATION
-    },
+    **{f"{name} of full layers": (name, {"layer_types": BOTH[1:] * 2, "sliding_window": 48}) for name in LOCAL},
 }
 
 
@@ -68,14 +68,14 @@ def moved_by_a_rotation(model: PreTrainedModel) -> bool:
     return bool((before - after).abs().max() > 1e-5)
 
 
-@pytest.mark.parametrize("name", [*sorted(LOCAL_ROTATION), "mistral", "gemma2", "smollm3", "gpt_oss", "cwm"])
+@pytest.mark.parametrize("name", [*LOCAL, "mistral", "gemma2", "smollm3", "gpt_oss", "cwm"])
 def test_which_layers_rotate_is_what_their_answers_say(name: str) -> None:
     for types in (BOTH, BOTH[1:] * 2, BOTH[:1] * 2):
         config = config_of(name, layer_types=types, sliding_window=48)
         assert any(layer.rotates for layer in layers_of(config)) == moved_by_a_rotation(model_of(config)), types
 
 
-@pytest.mark.parametrize("name", sorted(LOCAL_ROTATION))
+@pytest.mark.parametrize("name", LOCAL)
 def test_where_only_windows_rotate_a_patch_of_global_layers_is_refused(name: str) -> None:
     model = model_of(config_of(name, layer_types=BOTH, sliding_window=48))
     before = logits(model)
@@ -279,7 +279,9 @@ def test_zamba_2_keeps_its_new_maximum(tmp_path: Path) -> None:
 )
 def test_equal_bounds_are_a_step(method: str, knobs: dict[str, Any]) -> None:
     geometry = ropescale.Geometry(rotary_dim=16, theta=1e4, original_length=64, head_dim=16, layers=2)
-    spectrum = ropescale.get_method(method)(factor=8, **knobs).spectrum(geometry)
+    chosen = ropescale.get_method(method)
+    assert issubclass(chosen, Method)
+    spectrum = chosen(factor=8, **knobs).spectrum(geometry)
     stretch = [1e4 ** (-2 * pair / 16) for pair in range(8)] / spectrum.inv_freq.numpy()
     assert all(math.isclose(one, 1, rel_tol=1e-4) or one > 1 for one in stretch)
     if knobs.get("ramp") == "turns" or method != "yarn":
@@ -287,3 +289,24 @@ def test_equal_bounds_are_a_step(method: str, knobs: dict[str, Any]) -> None:
         turns = [64 * 1e4 ** (-2 * pair / 16) / (2 * math.pi) for pair in range(8)]
         expected = [1 if one >= bound else 8 for one in turns]
         assert stretch.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.skipif("beam" not in CONFIG_MAPPING, reason="this version of Transformers has no such family")
+def test_a_type_of_layers_without_rotation_is_not_called_missing() -> None:
+    config = config_of("beam")
+    rope = {**config.rope_parameters, "full_attention": None}
+    model = model_of(config_of("beam", rope_parameters=rope))
+    before = logits(model)
+    with pytest.raises(InvalidArgumentError, match="without a rotation in full_attention layers"):
+        ropescale.patch(model, "yarn", factor=4)
+    assert "none that read the whole context" in said(model, "yarn", layers="all")
+    ropescale.unpatch(model)
+    assert said(model, "unscaled", layers="all") == ""
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.skipif("olmo_hybrid" not in CONFIG_MAPPING, reason="this version of Transformers has no such family")
+def test_a_family_that_is_published_without_a_rotation() -> None:
+    model = model_of(config_of("olmo_hybrid", rope_parameters={"rope_type": "default", "rope_theta": None}))
+    with pytest.raises(UnsupportedModelError, match="rope_theta, as published; scale nothing and write a larger"):
+        ropescale.patch(model, "yarn", factor=4)

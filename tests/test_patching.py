@@ -297,7 +297,7 @@ def test_a_rotary_module_that_ignores_its_buffers_is_refused(monkeypatch: pytest
     assert model.config.to_dict() == config
 
 
-@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt_oss", "cohere2"])
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "cwm"])
 def test_one_rotary_for_sliding_and_full_layers_is_warned_about(name: str) -> None:
     model = family(name)
     with pytest.warns(UserWarning, match=f"^{name}: one rotary module serves sliding-window and full-attention"):
@@ -381,7 +381,8 @@ def test_a_model_of_local_layers_alone_must_be_told_apart() -> None:
     with pytest.raises(RopescaleError) as refusal:
         ropescale.patch(model, "yarn", factor=4)
     assert str(refusal.value) == (
-        "layers: must be 'all' for a model without full_attention layers, got 'global' for one of sliding_attention"
+        "layers: must be 'all' for a model without a rotation in full_attention layers, got 'global' for one of "
+        "sliding_attention; raise the limit alone: method 'unscaled', layers 'all'"
     )
     before = logits(model)
     ropescale.patch(model, "yarn", factor=4, layers="all")

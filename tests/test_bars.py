@@ -1,0 +1,67 @@
+"""What a composed factor 1 and a doubled linear factor must be, over every family."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from families import NAMES, NATIVE_ONLY, TEXT_CLASSES, family, logits, model_of, rope_of
+from transformers import PreTrainedModel
+
+import ropescale
+from ropescale.doctor import diagnose
+
+# Where doubled positions are more than a doubled rotation, and why
+COUNTING = {
+    "deepseek_v4": "summaries of slots are rotated by the slot's own number",
+}
+
+
+def at(model: PreTrainedModel, positions: torch.Tensor) -> torch.Tensor:
+    """[1, tokens, vocabulary] of a fixed prompt whose tokens stand at `positions`."""
+    ids = torch.randint(3, 128, (1, len(positions)), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model(input_ids=ids, attention_mask=mask, position_ids=positions[None], use_cache=False).logits
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in COUNTING])
+def test_linear_by_two_at_twice_the_position_is_the_original(name: str) -> None:
+    model = family(name)
+    before = at(model, torch.arange(24))
+    twice = at(model, 2 * torch.arange(24))
+    assert (twice - before).abs().max() > 1e-4, "positions that change nothing would show nothing"
+    with ropescale.patched(model, "linear", factor=2, layers="all"):
+        assert (at(model, 2 * torch.arange(24)) - before).abs().max() <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("name", NAMES)
+def test_factor_one_over_what_was_scaled_natively_is_the_identity(name: str) -> None:
+    """A saved extension that has lost its record is a checkpoint that somebody else scaled."""
+    model = family(name)
+    ropescale.patch(model, "linear", factor=4)
+    config = type(model.config)(**{key: value for key, value in model.config.to_dict().items() if key != "ropescale"})
+    scaled = model_of(config)
+    scaled.load_state_dict(model.state_dict())
+    before, rope = logits(scaled), dict(rope_of(config))
+    ropescale.patch(scaled, "linear", factor=1, existing="compose", layers="all" if name == "flint" else "global")
+    assert (logits(scaled) - before).abs().max() <= 1e-6
+    assert rope_of(config) == rope
+    assert config.max_position_embeddings == 256
+    assert [str(found) for found in diagnose(scaled)] == []
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TEXT_CLASSES])
+def test_what_is_saved_and_rescaled_passes_the_own_doctor(name: str, tmp_path: Path) -> None:
+    model = family(name)
+    method = "linear" if name in NATIVE_ONLY else "yarn"
+    model.save_pretrained(tmp_path / "source")
+    ropescale.rescale_checkpoint(tmp_path / "source", tmp_path / "rescaled", method, factor=4)
+    ropescale.patch(model, method, factor=4)
+    model.save_pretrained(tmp_path / "saved")
+    for case in (model, tmp_path / "rescaled", tmp_path / "saved", ropescale.load(tmp_path / "saved")):
+        assert [str(found) for found in diagnose(case)] == []
