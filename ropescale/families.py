@@ -21,7 +21,7 @@ from ropescale.errors import (
     shortened,
 )
 from ropescale.geometry import LONGEST, Geometry, as_float
-from ropescale.methods import Method
+from ropescale.methods import AnyMethod, Method
 from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum, theta_inv_freq
 
@@ -653,6 +653,11 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
     return found
 
 
+def uses_sliding_window(config: PreTrainedConfig) -> bool:
+    """Whether some layer looks at a window only, which needs no longer context than it had."""
+    return any(layer.window for layer in layers_of(config))
+
+
 def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
     """Whether a layer that reads the whole context rotates in a family where such layers mostly do not."""
     if config.model_type in ("exaone4", "exaone_moe", "kolibri1"):
@@ -762,12 +767,6 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         # what counts queries from there stays, and a type that counts turns from there would be another
         parameters = method.pairwise_rope_parameters(geometry)
     parameters |= kept
-    if geometry.inv_freq and softmax_factor(config) != 1:
-        # of the scaling in place, whose softmax scale stays; what states pairs one by one does not read this factor
-        parameters |= {
-            "factor": config.rope_parameters["factor"],
-            "mscale_all_dim": config.rope_parameters["mscale_all_dim"],
-        }
     if pretrained_proportional(config) and method.name == "linear" and not method.resonance and method.factor != 1:
         # the one scaling that Transformers has for it
         parameters = {**config.rope_parameters, "factor": method.factor}
@@ -790,6 +789,24 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         parameters["original_max_position_embeddings"] = geometry.original_length
         fields["original_max_position_embeddings"] = geometry.original_length
     return fields
+
+
+def require_own_softmax(part: Part, method: AnyMethod, geometry: Geometry) -> None:
+    """Refuse to compose with a scaling that has a softmax scale, unless all of it stays as it is.
+
+    Raises:
+        AlreadyScaledError: the scale would belong to neither scaling.
+    """
+    rope = part.config.rope_parameters
+    if not geometry.inv_freq or softmax_factor(part.config) == 1:
+        return
+    if isinstance(method, Method) and stated_already(part, method, geometry):
+        return
+    raise AlreadyScaledError(
+        f"{part.config.model_type}: a base must leave the softmax scale alone, got mscale_all_dim="
+        f"{shortened(rope['mscale_all_dim'])}, which belongs to the scaling of today; pass "
+        f'existing="replace"'
+    )
 
 
 def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:

@@ -35,6 +35,7 @@ from ropescale.families import (
     read_original_length,
     require_effect,
     require_matching,
+    require_own_softmax,
     require_supported,
     rescaled_parts,
     saved_record,
@@ -341,6 +342,7 @@ def extended(
     geometry = read_geometry(config, original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
     warning = require_effect(config, chosen.name, geometry.original_length, layers)
+    require_own_softmax(parts[0], chosen, geometry)
     late = late_of(chosen, geometry, log_n=log_n)
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
