@@ -31,6 +31,7 @@ import transformers
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import ropescale
+from ropescale.injection.places import cache_keyword
 
 ORIGINAL = 1024  # tokens
 # name, knobs, regions that a query of a long prompt meets
@@ -103,7 +104,7 @@ def decode(length: int, steps: int = 8) -> Callable[[LlamaForCausalLM], object]:
         for layer in range(config.num_hidden_layers):
             cache.update(some, some, layer)
         for step in range(steps):
-            model.model(ids[:, step : step + 1], past_key_values=cache)
+            model.model(ids[:, step : step + 1], **{cache_keyword(model.model): cache})
 
     return work
 

@@ -24,6 +24,7 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ropescale
+from ropescale.injection.places import cache_keyword
 
 
 def parsed() -> argparse.Namespace:
@@ -89,9 +90,9 @@ def prefill(model: LlamaForCausalLM, ids: torch.Tensor) -> object:
 
 
 def decode(model: LlamaForCausalLM, ids: torch.Tensor, steps: int = 32) -> object:
-    step = prefill(model, ids[:, :128])
+    step, keyword = prefill(model, ids[:, :128]), cache_keyword(model)
     for position in range(128, 128 + steps):
-        step = model(ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True)
+        step = model(ids[:, position : position + 1], use_cache=True, **{keyword: step[keyword]})
     return step
 
 

@@ -59,6 +59,7 @@ from ropescale.evals.forward import (
 )
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.heads import headless
+from ropescale.injection.places import cache_keyword
 from ropescale.patching import bare
 
 PADDING_SHARE = 0.125  # of the longest sequence of a batch, at most
@@ -424,7 +425,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                     pad_token_id=self._pad_id,
                     logits_processor=LogitsProcessorList([checked]),
                     stopping_criteria=StoppingCriteriaList([stops]),
-                    **({} if cache is None else {"past_key_values": cache}),
+                    **({} if cache is None else {cache_keyword(bare(self.model)): cache}),
                 )
             except _NotFiniteError as error:
                 row = rows[error.row]

@@ -21,7 +21,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
+from ropescale import patching
 from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.injection.places import cache_keyword
 
 CHUNK_ELEMENTS = 2**24  # logits that exist at a time: 64 MiB in float32
 PREFILL_TOKENS = 512  # of a step over a cache: the mask of a step is this by the tokens so far
@@ -151,11 +153,13 @@ def prefill(model: PreTrainedModel, inputs: Tensor, cache: DynamicCache) -> None
     """Appends the keys and values of [1, n] ids to a cache."""
     # A first step over nothing needs no mask, however long; later ones pay for one, and no less than their share
     step = PREFILL_TOKENS if cache.get_seq_length() else max(1, inputs.shape[1])
-    headless = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    keywords: dict[str, Any] = {cache_keyword(patching.bare(model)): cache}
+    if model._supports_logits_to_keep():
+        keywords["logits_to_keep"] = 1
     with torch.no_grad():
         for piece in torch.split(inputs.to(place_of(model)), step, dim=1):
             if piece.shape[1]:
-                model(input_ids=piece, past_key_values=cache, use_cache=True, **headless)
+                model(input_ids=piece, use_cache=True, **keywords)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 import ropescale
 from ropescale.errors import RopescaleError
 from ropescale.families import LONGROPE_ONLY
+from ropescale.injection.places import cache_keyword
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -206,10 +207,10 @@ def test_decoding_with_a_cache_equals_one_forward_across_the_original_length() -
     ids = torch.randint(3, 128, (1, 100), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         whole = model(ids).logits
-        step = model(ids[:, :50], use_cache=True)
+        step, keyword = model(ids[:, :50], use_cache=True), cache_keyword(model)
         rows = [step.logits]
         for position in range(50, 100):
-            step = model(ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True)
+            step = model(ids[:, position : position + 1], use_cache=True, **{keyword: step[keyword]})
             rows.append(step.logits)
     assert (torch.cat(rows, dim=1) - whole).abs().max() < 5e-5
 

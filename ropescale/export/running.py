@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.injection.places import cache_keyword
 
 Prompt = list[int]
 PYTHON_VARIABLE = "ROPESCALE_VLLM_PYTHON"  # the environment variable that names the Python with vLLM
@@ -39,11 +40,11 @@ def transformers(path: Path, prompts: Sequence[Prompt], steps: int) -> list[Run]
 @torch.no_grad()
 def generated(model: Any, prompt: Prompt, steps: int, tokens: Sequence[int] | None = None) -> Run:
     """What a model generates token by token with its cache: its own choices, or these tokens whatever it chooses."""
-    ids, cache = torch.tensor([prompt]), None
+    ids, cache, keyword = torch.tensor([prompt]), None, cache_keyword(model)
     chosen, logprobs = [], []
     for step in range(steps):
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{keyword: cache})
+        cache = out[keyword]
         logprobs.append(torch.log_softmax(out.logits[0, -1].float(), dim=-1).numpy())
         chosen.append(int(logprobs[-1].argmax()) if tokens is None else tokens[step])
         ids = torch.tensor([[chosen[-1]]])

@@ -6,12 +6,13 @@ padding moves nothing in a model that rotates early, but it moves whatever goes 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from ropescale.errors import RopescaleError
@@ -25,6 +26,11 @@ class Places:
     slots: (
         Tensor | None
     )  # [batch, tokens so far] int64; None where they stand side by side, or without a cache as queries
+
+
+def cache_keyword(model: nn.Module) -> str:
+    """The name by which a model, out of its wrappers, takes and returns a cache: `cache` from Transformers 5.24 on."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def cache_among(values: Iterable[Any]) -> Any:
