@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -721,6 +722,21 @@ def test_undoing_brings_every_bit_back(case: str) -> None:
     assert torch.equal(model(ids).logits, native)
     assert model.config.to_dict() == config
     assert fingerprint(model) == before
+
+
+@every_case
+@pytest.mark.parametrize("used", ["before a forward", "after a forward"])
+def test_a_pickled_model_is_patched_and_undoable(case: str, used: str) -> None:
+    model, ids = patched(case), prompts(length=40)
+    if used == "after a forward":
+        model(ids)
+    traveller = pickle.loads(pickle.dumps(model))
+    assert torch.equal(traveller(ids).logits, model(ids).logits)
+    assert torch.equal(copy.deepcopy(traveller)(ids).logits, model(ids).logits)
+    assert ropescale.record(traveller) == ropescale.record(model)
+    native = ropescale.unpatch(traveller)(ids).logits
+    assert torch.equal(native, ropescale.unpatch(model)(ids).logits)
+    assert not traveller.model._forward_pre_hooks
 
 
 @every_case

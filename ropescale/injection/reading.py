@@ -5,7 +5,7 @@ them, in pairs and in blocks of pairs; worked out once for all layers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +41,15 @@ class Late:
         worked_out["rotates"] = bool((worked_out["stages"][0] > 0).any())
         for name, value in worked_out.items():
             object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was given; what follows from it holds functions that cannot be pickled."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+
+    def __setstate__(self, given: dict[str, Any]) -> None:
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def spectra(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[..., pairs] inverse frequencies and [...] attention factors of queries at these positions."""
