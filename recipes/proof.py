@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting
-from ropescale.families import text_of, uses_sliding_window
+from ropescale.families import layers_of, text_of
 from ropescale.patching import bare, config_of, patched_rotary
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Schedule
@@ -269,7 +269,7 @@ class _Trial:
             return {}
         types = getattr(self.config, "layer_types", None)
         if types is None:
-            count = self.config.num_hidden_layers if uses_sliding_window(self.config) else 0
+            count = self.config.num_hidden_layers if any(layer.window for layer in layers_of(self.config)) else 0
             types = [SLIDING[1]] * count
         return {number: kind for number, kind in enumerate(types) if kind in SLIDING or kind in CHUNKED}
 

@@ -679,6 +679,7 @@ def _rescale(arguments: argparse.Namespace) -> int:
         **arguments.knobs,
     )
     print(f"checkpoint: {folder}")
+    print("written from the config, no model was read: ropescale.load proves the patch on the model")
     return 0
 
 
@@ -795,6 +796,9 @@ def _export(arguments: argparse.Namespace) -> int:
     print(done)
     if done.overrides:
         print(f"the unmodified checkpoint instead: {done.overrides}")
+    print(
+        f"written from the config, not run yet: ropescale verify-export {done.path} compares the engine with the model"
+    )
     return 0
 
 

@@ -653,11 +653,6 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
     return found
 
 
-def uses_sliding_window(config: PreTrainedConfig) -> bool:
-    """Whether some layer looks at a window only, which needs no longer context than it had."""
-    return any(layer.window for layer in layers_of(config))
-
-
 def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
     """Whether a layer that reads the whole context rotates in a family where such layers mostly do not."""
     if config.model_type in ("exaone4", "exaone_moe", "kolibri1"):

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import difflib
+import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +45,14 @@ from ropescale.families import (
     text_of,
 )
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.injection.late import LateRotation
+from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
+from ropescale.injection.late import LAYOUT, LateRotation
 from ropescale.injection.probe import Probe
+from ropescale.injection.proof import Proof
+from ropescale.injection.proven import of_class
 from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
+from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
 from ropescale.limits import GENERATION, MAX_LENGTH, outdated
 from ropescale.methods import AnyMethod, Method, get_method
@@ -59,6 +65,9 @@ ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target
 LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
 SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
+
+# One patch, or undoing of one, at a time in a process: two threads never meet in the middle of a model
+_ALONE = threading.RLock()
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -137,10 +146,13 @@ def patch(
         AlreadyScaledError: scaled in its config, and `existing` is "error".
         VerificationError: the patch did not take effect; the model is as it was.
     """
-    plan = planned(model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs)
-    commit(plan)
-    if plan.extension.warning:
-        warnings.warn(plan.extension.warning, stacklevel=2)
+    with _all_or_nothing(model) as start:
+        plan = planned(
+            model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
+        )
+        if plan.extension.warning:  # before the first change: a filter may make it an error
+            warnings.warn(plan.extension.warning, stacklevel=2)
+        commit(plan, start)
     return model
 
 
@@ -153,16 +165,10 @@ def unpatch(model: AnyModel) -> AnyModel:
     Raises:
         NotPatchedError: nothing to take out.
     """
-    rotary = patched_rotary(model)
-    if rotary is None:
-        raise _not_patched(model)
-    take_out_late(rotary)
-    take_out_sharpening(rotary)
-    lower_limits(bare(model), rotary.__dict__[RECORD_FIELD])
-    rotary.__dict__.pop(RECORD_FIELD).restore(text_of(config_of(model)))
-    for module in bare(model).modules():
-        if substitution := substitution_in(module):
-            substitution.undo()
+    with _all_or_nothing(model):
+        if patched_rotary(model) is None:
+            raise _not_patched(model)
+        take_out(bare(model))
     return model
 
 
@@ -188,19 +194,20 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         CheckpointError: a method or knobs that this version does not have.
         RopescaleError: whatever `patch` raises.
     """
-    plan = planned(
-        model,
-        saved.method_instance(),
-        None,
-        saved.target_length,
-        saved.original_length,
-        saved.existing,
-        saved.layers,
-        log_n=saved.log_n,
-        knobs={},
-    )
-    record = dataclasses.replace(plan.extension.record, original_length_source=saved.original_length_source)
-    commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)))
+    with _all_or_nothing(model) as start:
+        plan = planned(
+            model,
+            saved.method_instance(),
+            None,
+            saved.target_length,
+            saved.original_length,
+            saved.existing,
+            saved.layers,
+            log_n=saved.log_n,
+            knobs={},
+        )
+        record = dataclasses.replace(plan.extension.record, original_length_source=saved.original_length_source)
+        commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)), start)
     return model
 
 
@@ -223,13 +230,34 @@ def record(model: nn.Module) -> Record | None:
     Raises:
         CheckpointError: the config's record is damaged.
     """
-    rotary = patched_rotary(model)
-    if rotary is not None:
-        live = rotary.__dict__[RECORD_FIELD]
-        assert isinstance(live, Record)
-        return live
+    with _ALONE:
+        rotary = patched_rotary(model)
+        if rotary is not None:
+            live = rotary.__dict__[RECORD_FIELD]
+            assert isinstance(live, Record)
+            return live
     config = getattr(bare(model), "config", None)
     return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
+    """What the block does to a model is done in whole, or the model is as it was: also after Ctrl-C or out of memory.
+
+    An interruption may strike at any line, so nothing within cleans up after itself; what the model held at the
+    beginning is put back from here.
+    """
+    with _ALONE:
+        start = Snapshot(bare(model))
+        try:
+            yield start
+        except BaseException:
+            try:
+                start.restore()
+            except BaseException:  # interrupted once more: what was begun is finished before that is raised
+                start.restore()
+                raise
+            raise
 
 
 def bare(model: Any) -> nn.Module:
@@ -419,43 +447,107 @@ def require_method(method: str | AnyMethod, knobs: dict[str, Any]) -> None:
         )
 
 
-def commit(plan: Plan) -> None:
-    """Carry out a plan and verify it; on any failure the model is as it was.
+def commit(plan: Plan, start: Snapshot) -> None:
+    """Carry out a plan, verify it, and show on the model that it does what it claims.
+
+    Within `_all_or_nothing`, which puts `start` back after an error.
 
     Raises:
         UnsupportedModelError: a method that acts in attention, and layers that it cannot be put into.
-        VerificationError: the module's cos and sin are not those of the plan.
+        VerificationError: the module's cos and sin are not those of the plan, or the model does not do what the plan
+            claims.
     """
-    text, extension = text_of(config_of(plan.model)), plan.extension
+    config, extension = config_of(plan.model), plan.extension
+    text = text_of(config)
     modules = [rotary.module for rotary in plan.rotaries]
-    module = modules[0]
+    shown = of_class(plan.model, modules[0], late=extension.late is not None)
+    last = last_position(extension.record.original_length, extension.record.target_length)
+    proof = Proof(plan.model, modules, text.model_type, last)
+    if not shown:
+        proof.read_unpatched()
+        start.restore()  # Transformers' length-dependent types have written into their buffers
+    claim = claimed(plan, proof.last)
     probe = None
     if extension.late is not None:
-        probe = Probe(plan.model, module, extension.turns[0].part.prefix, extension.late)
-    substitutions: list[Substitution] = []
-    try:
-        for one in modules:
-            substitutions.append(Substitution(one, extension.turns))
-        if plan.sharpened:
-            layers, scalings = map(list, zip(*plan.sharpened, strict=True))
-            module.__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
-        if probe is not None:
-            module.__dict__[LATE_FIELD] = probe.put()
-        module.__dict__[RECORD_FIELD] = extension.record
-        extension.write(text)
-        for name in extension.record.generation:
-            setattr(plan.model.generation_config, name, extension.record.target_length)
-        for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
-            verify(rotary, extension, text, substitution.device)
-    except BaseException:
-        take_out_late(module)
-        take_out_sharpening(module)
-        module.__dict__.pop(RECORD_FIELD, None)
-        extension.record.restore(text)
-        lower_limits(plan.model, extension.record)
-        for substitution in substitutions:
+        probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late)
+    substitutions = [Substitution(one, extension.turns) for one in modules]
+    if plan.sharpened:
+        layers, scalings = map(list, zip(*plan.sharpened, strict=True))
+        modules[0].__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
+    if probe is not None:
+        modules[0].__dict__[LATE_FIELD] = probe.put()
+    put_record(plan, extension)
+    for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
+        verify(rotary, extension, text, substitution.device)
+    done = dataclasses.replace(extension.record, proof=shown or proven(plan, proof, claim, start))
+    put_record(plan, dataclasses.replace(extension, record=done))
+
+
+def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot) -> dict[str, Any]:
+    """What was shown of a patch that stands: it is read, taken out, and put back as it stood.
+
+    Raises:
+        VerificationError: the model does not do what the plan claims, or does not become what it was.
+    """
+    proof.read_patched(claim)
+    patched = Snapshot(plan.model)
+    # where a late method acts is known from the layers themselves
+    rotating = {layer for layer in proof.watch.layers if any(one.__dict__.get(LAYOUT) for one in layer.modules())}
+    take_out(plan.model)
+    for difference in start.differences():
+        raise VerificationError(
+            f"{claim.model_type}: {claim.method} must leave no trace when it is taken out, got another {difference}; "
+            f"this version cannot patch it, and the model was left as it was"
+        )
+    proof.read_undone(claim)
+    start.restore()
+    patched.restore()
+    return proof.shown(claim, rotating if claim.late else None)
+
+
+def put_record(plan: Plan, extension: Extension) -> None:
+    """Say in the model and in its configs what was done."""
+    plan.rotaries[0].module.__dict__[RECORD_FIELD] = extension.record
+    extension.write(text_of(config_of(plan.model)))
+    for name in extension.record.generation:
+        setattr(plan.model.generation_config, name, extension.record.target_length)
+
+
+def claimed(plan: Plan, last: int) -> Claim:
+    """What a plan says that the model will do to a token at position `last`, from its mathematics alone."""
+    extension, done = plan.extension, plan.extension.record
+    change = 0.0
+    for turn in extension.turns:
+        for rotary in plan.rotaries:
+            live: torch.Tensor = getattr(rotary.module, f"{turn.part.prefix}inv_freq")
+            scaling = float(getattr(rotary.module, f"{turn.part.prefix}attention_scaling"))
+            before = Spectrum(live.detach().float().cpu(), scaling)
+            late = extension.late
+            own = change_when_read(before, late, last) if late else change_of_spectrum(before, turn.spectrum, last)
+            change = max(change, own)
+    if plan.sharpened:
+        change = math.inf
+    return Claim(
+        model_type=text_of(config_of(plan.model)).model_type,
+        method=done.method,
+        labels=frozenset(turn.part.label for turn in extension.turns),
+        change=change,
+        late=extension.late is not None,
+    )
+
+
+def take_out(model: nn.Module) -> None:
+    """Take a patch out of a model that has one, within `_all_or_nothing`."""
+    rotary = patched_rotary(model)
+    assert rotary is not None
+    take_out_late(rotary)
+    take_out_sharpening(rotary)
+    done = rotary.__dict__.pop(RECORD_FIELD)
+    lower_limits(model, done)
+    done.restore(text_of(config_of(model)))
+    for module in model.modules():
+        if substitution := substitution_in(module):
             substitution.undo()
-        raise
 
 
 def lower_limits(model: Any, done: Record) -> None:

@@ -22,6 +22,8 @@ CONFIG_FIELDS = frozenset(
         RECORD_FIELD,
     }
 )
+# of a config that was written without a model at hand
+TO_COME = {"how": "when the model is loaded", "shown": [], "unlike by itself": [], "layers": ""}
 FIELD_TYPES = {
     "method": str,
     "knobs": dict,
@@ -35,9 +37,10 @@ FIELD_TYPES = {
     "added": list,
     "versions": dict,
     "generation": dict,
+    "proof": dict,
 }
 
-LATER = frozenset({"generation"})  # fields that records of earlier versions do not have
+LATER = frozenset({"generation", "proof"})  # fields that records of earlier versions do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ class Record:
     added: tuple[str, ...]
     versions: dict[str, str]
     generation: dict[str, int] = field(default_factory=dict)  # limits of generation that were raised, as they were
+    # how the patch was shown to do what it claims: "how", what was "shown", in which "layers"
+    proof: dict[str, Any] = field(default_factory=lambda: dict(TO_COME), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

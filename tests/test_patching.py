@@ -269,8 +269,12 @@ def test_a_failure_after_the_first_change_is_rolled_back(monkeypatch: pytest.Mon
     model = family("llama")
     before, config = logits(model), model.config.to_dict()
 
-    def broken(*arguments: object) -> None:
-        raise MemoryError("no room")
+    whole = type(rotary_of(model)).forward
+
+    def broken(rotary: torch.nn.Module, *arguments: object, **keywords: object) -> object:
+        if "_apply" in vars(rotary):  # from the first change on
+            raise MemoryError("no room")
+        return whole(rotary, *arguments, **keywords)
 
     monkeypatch.setattr(type(rotary_of(model)), "forward", broken)
     with pytest.raises(RopescaleError, match="must run with yarn, got MemoryError: no room; this version cannot"):

@@ -1,0 +1,63 @@
+"""What a patch says that a model will do, from its mathematics alone: what a proof holds the model to."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ropescale.injection.reading import Late
+from ropescale.methods.late import LateMethod
+from ropescale.spectrum import Spectrum
+
+TOKENS = 16  # of a pass in which a model is read
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a patch is to do."""
+
+    model_type: str
+    method: str
+    labels: frozenset[str]  # the layer types whose layers are named; one empty label for all layers
+    # of a pair's cos or sin between the last token of a pass and any other; infinite for more than rotation
+    change: float
+    late: bool  # whether it acts when attention reads
+
+
+def last_position(original_length: int, target_length: int) -> int:
+    """Where the last token stands: beyond the original length, unless the target ends before."""
+    beyond = original_length + TOKENS
+    return beyond if beyond < target_length else max(target_length, TOKENS) - 1
+
+
+def change_of_spectrum(before: Spectrum, after: Spectrum, last: int) -> float:
+    """The largest change of cos or sin, with the attention factor, between `last` and the first tokens."""
+    distance = (last - torch.arange(TOKENS - 1))[:, None].float()
+    return _difference(
+        distance * after.inv_freq, after.attention_factor, distance * before.inv_freq, before.attention_factor
+    )
+
+
+def change_when_read(before: Spectrum, late: Late, last: int) -> float:
+    """The same where a method acts when attention reads; infinite where it does more to scores than rotate."""
+    method, geometry = late.method, late.geometry
+    query, key = torch.tensor([[last]]), torch.arange(TOKENS - 1)[None, None]
+    scale = late.query_scale(query)
+    embeds = type(method).embedding is not LateMethod.embedding
+    if embeds or not method.scores_are_products or (scale is not None and bool((scale != 1).any())):
+        return math.inf
+    distance, visible = method.distance(geometry, query[..., None], key)
+    if not bool(visible.all()):
+        return math.inf
+    inv_freq, factor = late.spectra(query)
+    angles = method.angles(geometry, query[..., None], key, distance, inv_freq)
+    plain = (query[..., None] - key)[..., None].float() * before.inv_freq
+    return _difference(angles, float(factor), plain, before.attention_factor)
+
+
+def _difference(angles: torch.Tensor, factor: float, before: torch.Tensor, factor_before: float) -> float:
+    """Scores have the square of the attention factor, once from queries and once from keys."""
+    return max(
+        float((wave(angles) * factor**2 - wave(before) * factor_before**2).abs().max())
+        for wave in (torch.cos, torch.sin)
+    )

@@ -1,0 +1,39 @@
+"""Of which classes a patch was proven before: what counts for a model that is too large to read at every patch."""
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+import transformers
+from torch import nn
+
+from ropescale.injection.proof import decoder_of
+
+# Parameters above which even short passes take long where weights are not on an accelerator
+LARGEST = 20_000_000_000
+
+
+@functools.cache
+def table() -> dict[str, dict[str, list[str]]]:
+    """Version of Transformers -> "static" or "late" -> names of decoder classes; scripts/proven.py writes it."""
+    text = (resources.files("ropescale.injection") / "proven.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, list[str]]] = json.loads(text)
+    return found
+
+
+def of_class(model: nn.Module, rotary: nn.Module, *, late: bool) -> dict[str, Any] | None:
+    """What a record says of a model that is not read; None for one that is small enough, or of an unproven class."""
+    parameters = list(model.parameters())
+    offloaded = any(one.is_meta for one in parameters)
+    if not offloaded and sum(one.numel() for one in parameters) <= LARGEST:
+        return None
+    name, version = type(decoder_of(model, rotary)).__name__, transformers.__version__
+    if name not in table().get(version, {}).get("late" if late else "static", ()):
+        return None
+    return {
+        "how": f"on another {name}, with transformers {version}",
+        "shown": [],
+        "unlike by itself": [],
+        "layers": "",
+    }
