@@ -822,19 +822,24 @@ def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
     )
 
 
-def late_spelling(config: PreTrainedConfig) -> dict[str, Any]:
-    """The fields that this config gets for a method that Transformers cannot carry out, by field name.
+def late_spelling(part: Part, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:
+    """The fields that the config of this part gets for a method that Transformers cannot carry out, by field name.
 
     Raises:
         UnsupportedModelError: a family whose config refuses such a type when it is saved.
     """
+    config = part.config
     if config.model_type in LONGROPE_ONLY | RECOMPUTING:
         raise UnsupportedModelError(
             f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
             f"in attention, got one that refuses other types than its own; use a method of fixed frequencies"
         )
-    theta = theta_of(config)
-    return {"rope_parameters": {"rope_type": LATE_TYPE, "rope_theta": theta, **kept_parameters(config)}}
+    parameters = {"rope_type": LATE_TYPE, "rope_theta": theta_of(config), **kept_parameters(config)}
+    if isinstance(method, Method):  # of fixed frequencies, beside what acts in attention
+        fixed = spelling(part, method, geometry)["rope_parameters"]
+        if softmax_factor(stating(config, fixed)) != 1:
+            parameters |= {name: fixed[name] for name in ("factor", "mscale_all_dim")}
+    return {"rope_parameters": parameters}
 
 
 def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:

@@ -388,7 +388,7 @@ def extended(
             stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
             spectrum = as_reloaded(part, stated, chosen, own)
         else:
-            stated = late_spelling(part.config)
+            stated = late_spelling(part, chosen, geometry)
             spectrum = Spectrum(torch.zeros(geometry.pairs))  # the identity: attention rotates
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
@@ -471,11 +471,11 @@ def commit(plan: Plan, start: Snapshot) -> None:
     if extension.late is not None:
         probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late)
     substitutions = [Substitution(one, extension.turns) for one in modules]
+    if probe is not None:  # first, since its readings before and after have one softmax scale
+        modules[0].__dict__[LATE_FIELD] = probe.put()
     if plan.sharpened:
         layers, scalings = map(list, zip(*plan.sharpened, strict=True))
         modules[0].__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
-    if probe is not None:
-        modules[0].__dict__[LATE_FIELD] = probe.put()
     put_record(plan, extension)
     for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
         verify(rotary, extension, text, substitution.device)

@@ -877,6 +877,50 @@ def test_latent_attention_is_read_alike_in_every_way(case: str) -> None:
     assert torch.equal(ropescale.unpatch(model)(ids).logits, native.to(whole.dtype)) or name == "cope"
 
 
+PUBLISHED = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32}
+LATENT_ATTENTION = (
+    *("axk1", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "longcat_flash", "minicpm3", "youtu"),
+)
+
+
+@pytest.mark.parametrize("mscale", [0.707, 1.0])
+@pytest.mark.parametrize("name", LATENT_ATTENTION)
+def test_a_softmax_scale_that_was_built_in_gives_way_to_a_method_that_acts_in_attention(
+    name: str, mscale: float, tmp_path: Path
+) -> None:
+    """DeepSeek V2, V3 and Kimi K2 as published are scaled already, by a factor that is in every layer's softmax."""
+    rope = {**PUBLISHED, "mscale": mscale, "mscale_all_dim": mscale}
+    model = model_of(config_of(name, rope_parameters=rope, max_position_embeddings=256))
+    before = logits(model)
+    for method, knobs in (("self_extend", {"group_size": 4, "window": 10}), ("dynamic_yarn", {})):
+        plain = model_of(config_of(name, max_position_embeddings=32))
+        ropescale.patch(model, method, existing="replace", **knobs)
+        assert apart(logits(model), logits(ropescale.patch(plain, method, **knobs))) < 1e-5
+        ropescale.unpatch(model)
+        assert torch.equal(logits(model), before)
+    ropescale.patch(model, "dynamic_yarn", existing="replace").save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    assert torch.equal(logits(ropescale.unpatch(loaded)), before)
+
+
+@pytest.mark.parametrize("name", LATENT_ATTENTION)
+def test_log_n_leaves_the_softmax_scale_of_a_method_in_place(name: str, tmp_path: Path) -> None:
+    knobs = {"factor": 4, "mscale": 1.0, "mscale_all_dim": 1.0}
+    model, other = (model_of(config_of(name, max_position_embeddings=32)) for _ in range(2))
+    static = logits(ropescale.patch(other, "yarn", **knobs), 32)
+    ropescale.patch(model, "yarn", log_n=True, **knobs)
+    assert apart(logits(model, 32), static) < 1e-5 * max(1.0, float(static.abs().max()))  # log_n begins beyond
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(ropescale.load(tmp_path)), logits(model))
+    rope = {**PUBLISHED, "mscale": 1.0, "mscale_all_dim": 1.0}
+    scaled = model_of(config_of(name, rope_parameters=rope, max_position_embeddings=256))
+    before = logits(scaled)
+    ropescale.patch(scaled, "linear", factor=1, existing="compose", log_n=True)
+    assert apart(logits(scaled), before) < 1e-5 * max(1.0, float(before.abs().max()))
+    assert torch.equal(logits(ropescale.unpatch(scaled)), before)
+
+
 def test_a_layer_that_chooses_keys_by_rotation_of_its_own_is_refused() -> None:
     """An indexer reads positions too, and its choice shows only in texts longer than it."""
     sparse = model_of(
