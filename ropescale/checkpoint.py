@@ -170,7 +170,8 @@ def _read(path: str, config: PreTrainedConfig, loader: Any, keywords: dict[str, 
     below = [name for name in missing if headless or name.startswith(f"{model.base_model_prefix}.")]
     if below:
         raise incomplete(path, below)
-    lost = sorted(name for name in info["unexpected_keys"] if not hasattr(model, name.partition(".")[0]))
+    first = {name: name.partition(".")[0] for name in info["unexpected_keys"]}
+    lost = sorted(name for name, part in first.items() if part != NAME and not hasattr(model, part))
     return Loaded(model, missing, lost)
 
 
@@ -267,7 +268,7 @@ def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
 
 def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that the method of a patched model added to it, by name; empty for most methods."""
-    return {name: one for name, one in model.named_parameters() if f".{NAME}." in name}
+    return {name: one for name, one in model.named_parameters() if NAME in name.split(".")}
 
 
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:

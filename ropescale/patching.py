@@ -533,6 +533,7 @@ def claimed(plan: Plan, last: int) -> Claim:
         labels=frozenset(turn.part.label for turn in extension.turns),
         change=change,
         late=extension.late is not None,
+        embeds=extension.late is not None and extension.late.method.embeds,
     )
 
 

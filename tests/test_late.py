@@ -18,13 +18,24 @@ import pytest
 import torch
 from families import LATE, NAMES, config_of, family, fingerprint, logits, model_of
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, StaticCache
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    StaticCache,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import ropescale
 from ropescale import Geometry, get_method
+from ropescale.checkpoint import added_parameters
 from ropescale.errors import AlreadyScaledError, RopescaleError, UnsupportedModelError
 from ropescale.injection.kernels import Call, blockwise, pairwise, rotated
 from ropescale.injection.late import implementations
@@ -822,7 +833,6 @@ REFUSED = {
     "doge": "take what attention gives back",
     "falcon": "the function that Transformers looks up",
     "gpt_neox_japanese": "the function that Transformers looks up",
-    **dict.fromkeys(("llama4_text", "mllama_text_model"), "needs a decoder apart from its head"),
     "nemotron": "hands keywords down to its attention",
     **dict.fromkeys(("phi3", "phi4_multimodal", "phimoe"), "refuses other types than its own"),
     "stablelm": "hands keywords down to its attention",
@@ -876,6 +886,76 @@ def test_latent_attention_is_read_alike_in_every_way(case: str) -> None:
     assert apart(read(model, steps, DynamicCache(config=model.config)), whole) < TOLERANCE
     assert apart(whole, native) > 0.1
     assert torch.equal(ropescale.unpatch(model)(ids).logits, native.to(whole.dtype)) or name == "cope"
+
+
+BARE = ("deepseek_v3", "gemma2", "gemma3_text", "gpt_neox", "gpt_oss", "llama", "llama4_text", "qwen3_5_text")
+
+
+def hidden(model: Any, ids: Tensor, **given: Any) -> Tensor:
+    found: Tensor = model(input_ids=ids, **given).last_hidden_state
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
+@pytest.mark.filterwarnings("error:.*has no place")
+@pytest.mark.parametrize("method", ["self_extend", "alibi", "learned"])
+@pytest.mark.parametrize("name", BARE)
+def test_a_decoder_without_a_head_is_patched_as_one_with_a_head(name: str, method: str, tmp_path: Path) -> None:
+    knobs = {"self_extend": {"group_size": 4, "window": 10}, "learned": {"max_length": 128}}.get(method, {})
+    whole, ids = family(name), prompts(length=73)
+    model = AutoModel.from_config(config_of(name)).eval()
+    inner = whole.model if whole.base_model is whole else whole.base_model
+    model.load_state_dict(inner.state_dict())
+    native = hidden(model, ids)
+    ropescale.patch(model, method, **knobs)
+    ropescale.patch(whole, method, **knobs)
+    for parameter in [*added_parameters(model).values(), *added_parameters(whole).values()]:
+        parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+    assert apart(hidden(model, ids), hidden(inner, ids)) == 0
+    assert apart(hidden(model, ids), native) > 1e-3
+    past, rows = None, []  # the first step makes the cache that this family wants
+    for piece in (ids[:, :70], *ids[:, 70:].split(1, dim=1)):
+        step = model(piece, **over(past), use_cache=True)
+        past = step[CACHE]
+        rows.append(step.last_hidden_state)
+    assert apart(torch.cat(rows, dim=1), hidden(model, ids)) < 1e-4
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert type(loaded) is type(model)
+    assert torch.equal(hidden(loaded, ids), hidden(model, ids))
+    for one in (model, loaded):
+        assert torch.equal(hidden(ropescale.unpatch(one), ids), native)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "smollm3", "exaone4"])
+@pytest.mark.parametrize("method", ["learned", "sinusoidal"])
+def test_vectors_that_enter_the_first_layer_reach_layers_that_do_not_rotate(name: str, method: str) -> None:
+    """Such layers are not named, and are given something else all the same."""
+    model = model_of(config_of(name, **{} if name == "gemma3_text" else {"num_hidden_layers": 4}))
+    before = logits(model)
+    ropescale.patch(model, method, layers="all" if name == "exaone4" else "global", **CASES[method][1])
+    assert apart(logits(model, 120), before[:, :120]) > 1e-3
+    assert torch.equal(logits(ropescale.unpatch(model)), before)
+
+
+HEADS = (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForQuestionAnswering)
+
+
+@pytest.mark.parametrize("auto", HEADS)
+def test_heads_of_other_kinds_stand_over_a_patched_decoder(auto: Any, tmp_path: Path) -> None:
+    model, ids = auto.from_config(config_of("qwen2")).eval(), prompts(rows=2, length=60)
+    mask = torch.ones_like(ids)
+    mask[1, :20] = 0
+    read_rows = [model(ids, attention_mask=mask)[0]]
+    ropescale.patch(model, "self_extend", group_size=4, window=10)
+    read_rows.append(model(ids, attention_mask=mask)[0])
+    alone = model(ids[1:, 20:])[0]
+    of_row = read_rows[1][1] if alone.shape[1:] == read_rows[1].shape[1:] else read_rows[1][1, 20:]
+    assert apart(of_row, alone[0]) < 1e-5
+    assert apart(*read_rows) > 1e-5
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ropescale.load(tmp_path)(ids, attention_mask=mask)[0], read_rows[1])
+    assert torch.equal(ropescale.unpatch(model)(ids, attention_mask=mask)[0], read_rows[0])
 
 
 PUBLISHED = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 32}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from ropescale.injection.reading import Late
-from ropescale.methods.late import LateMethod
 from ropescale.spectrum import Spectrum
 
 TOKENS = 16  # of a pass in which a model is read
@@ -22,6 +21,7 @@ class Claim:
     # of a pair's cos or sin between the last token of a pass and any other; infinite for more than rotation
     change: float
     late: bool  # whether it acts when attention reads
+    embeds: bool  # whether it changes the vectors that enter the first layer, and so what every layer is given
 
 
 def last_position(original_length: int, target_length: int) -> int:
@@ -43,8 +43,7 @@ def change_when_read(before: Spectrum, late: Late, last: int) -> float:
     method, geometry = late.method, late.geometry
     query, key = torch.tensor([[last]]), torch.arange(TOKENS - 1)[None, None]
     scale = late.query_scale(query)
-    embeds = type(method).embedding is not LateMethod.embedding
-    if embeds or not method.scores_are_products or (scale is not None and bool((scale != 1).any())):
+    if method.embeds or not method.scores_are_products or (scale is not None and bool((scale != 1).any())):
         return math.inf
     distance, visible = method.distance(geometry, query[..., None], key)
     if not bool(visible.all()):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ropescale.errors import RopescaleError, UnsupportedModelError
 from ropescale.injection.kernels import LAYOUTS, rotated
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
+from ropescale.injection.proof import decoder_of
 from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 from ropescale.spectrum import Spectrum
@@ -38,9 +39,7 @@ class Probe:
     def __init__(self, model: nn.Module, rotary: nn.Module, prefix: str, late: Late) -> None:
         """`prefix` begins the names of the buffers that will be emptied."""
         self._model, self._late = model, late
-        decoder: nn.Module = model.get_decoder()  # type: ignore[operator]
-        # some families call their head a decoder
-        self._decoder: nn.Module = decoder if hasattr(decoder, "config") else model.base_model  # type: ignore[assignment]
+        self._decoder = decoder_of(model, rotary)
         live: Tensor = getattr(rotary, f"{prefix}inv_freq")
         place = live.device
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
@@ -53,7 +52,7 @@ class Probe:
         angles = torch.arange(FIRST, FIRST + TOKENS, device=place)[:, None].float() * live.detach().float()
         self._cos, self._sin = angles.cos() * scaling, angles.sin() * scaling
         self._tolerance = TOLERANCES.get(embeddings.weight.dtype, COARSE)
-        if self._decoder is model:
+        if self._decoder.get_output_embeddings() is not None:  # type: ignore[operator]
             raise self._refused("a decoder apart from its head", "one that is both")
         with _evaluating(self._decoder):
             try:

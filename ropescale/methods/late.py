@@ -102,6 +102,11 @@ class LateMethod(AnyMethod):
         return type(self).bias is not LateMethod.bias
 
     @property
+    def embeds(self) -> bool:
+        """Whether `embedding` adds something to the vectors that enter the first layer."""
+        return type(self).embedding is not LateMethod.embedding
+
+    @property
     def reads_content(self) -> bool:
         """Whether `content_bias` or `content_value` adds something to what is read."""
         own = type(self)
