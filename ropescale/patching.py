@@ -464,7 +464,7 @@ def commit(plan: Plan, start: Snapshot) -> None:
     last = last_position(extension.record.original_length, extension.record.target_length)
     proof = Proof(plan.model, modules, text.model_type, last)
     if not shown:
-        proof.read_unpatched()
+        proof.read_unpatched(late=extension.late is not None)
         start.restore()  # Transformers' length-dependent types have written into their buffers
     claim = claimed(plan, proof.last)
     probe = None

@@ -48,16 +48,16 @@ class Proof:
         self._model_type = model_type
         self.last = last
 
-    def read_unpatched(self) -> None:
-        """Reads the model as it is."""
+    def read_unpatched(self, *, late: bool) -> None:
+        """Reads the model as it is; where a late method acts, the layers themselves say, so that a pass is saved."""
         with self._reading():
-            self.near = self.watch.apart(TOKENS - 1)
             try:
                 self.before = self.watch.apart(self.last)
+                self.near = {} if late else self.watch.apart(TOKENS - 1)
             except (IndexError, RuntimeError):
                 # a family that counts blocks of tokens by their positions: it is read where no position jumps
                 self.last = TOKENS - 1
-                self.before, self.near = self.near, self.watch.apart(0)
+                self.before, self.near = self.watch.apart(self.last), {} if late else self.watch.apart(0)
 
     def read_patched(self, claim: Claim) -> None:
         """Reads the patched model."""
