@@ -341,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"
     )
-    add("--layers", default="global", metavar="NAME", help="global (default) or all, where layer types differ")
+    add("--layers", default="global", metavar="NAME", help="global (default), full or all, where layer types differ")
     add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
     add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
 

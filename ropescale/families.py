@@ -27,7 +27,7 @@ from ropescale.spectrum import Spectrum, theta_inv_freq
 
 EXISTING = ("compose", "error", "replace")
 UNSCALED = "unscaled"  # the method that raises the limit alone
-LAYERS = ("all", "global")
+LAYERS = ("all", "full", "global")
 GLOBAL = (
     "compress",
     "full_attention",
@@ -653,6 +653,26 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
     return found
 
 
+def kept_layers(config: PreTrainedConfig, layers: str) -> frozenset[int]:
+    """The numbers of the layers that keep their rotation, though one module serves them and those that are rescaled.
+
+    Layers of a window, where "full" asks for the others alone; none where the config states rotations by layer type.
+
+    Raises:
+        InvalidArgumentError: "full", and every layer looks at a window.
+    """
+    if layers != "full" or parts_of(config)[0].label:
+        return frozenset()
+    found = layers_of(config)
+    if found and all(layer.window for layer in found):
+        raise InvalidArgumentError(
+            f"layers: must be 'global' or 'all' for a {config.model_type} of which every layer looks at a window of "
+            f"tokens, got {layers!r}, which leaves nothing to rescale; leave it out"
+        )
+    types = getattr(config, "layer_types", None) or ()
+    return frozenset(number for number, kind in enumerate(types) if kind in WINDOWS and getattr(config, WINDOWS[kind]))
+
+
 def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
     """Whether a layer that reads the whole context rotates in a family where such layers mostly do not."""
     if config.model_type in ("exaone4", "exaone_moe", "kolibri1"):
@@ -700,7 +720,7 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
     far = [layer for layer in found if layer.reads_beyond(length)]
     local = [layer for layer in found if layer.rotates and not layer.reads_beyond(length)]
     if any(layer.rotates for layer in far):
-        mixed = len({layer.window > 0 for layer in found if layer.rotates}) > 1
+        mixed = layers != "full" and len({layer.window > 0 for layer in found if layer.rotates}) > 1
         return (
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{method} rescales all of them"

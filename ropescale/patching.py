@@ -26,10 +26,12 @@ from ropescale.errors import (
 )
 from ropescale.families import (
     LAYERS,
+    UNSCALED,
     Rotary,
     as_reloaded,
     find_rotaries,
     find_softmax,
+    kept_layers,
     late_spelling,
     limit_fields,
     part_geometry,
@@ -46,7 +48,7 @@ from ropescale.families import (
 )
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
-from ropescale.injection.late import LAYOUT, LateRotation
+from ropescale.injection.late import KEPT, LAYOUT, LateRotation
 from ropescale.injection.probe import Probe
 from ropescale.injection.proof import Proof
 from ropescale.injection.proven import of_class
@@ -134,7 +136,8 @@ def patch(
         existing: what to do with a checkpoint that is scaled already: "error", "replace" (start from theta and the
             original length) or "compose" (scale what it has now).
         layers: "global" (those that read the whole context) or "all"; matters where the config states a rotation for
-            each layer type.
+            each layer type. "full": those that read the whole context also where one module rotates them and layers
+            of a window, which keep their rotation; attention rotates then, as with methods that act there.
         log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method.
         **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
 
@@ -371,7 +374,7 @@ def extended(
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
     warning = require_effect(config, chosen.name, geometry.original_length, layers)
     require_own_softmax(parts[0], chosen, geometry)
-    late = late_of(chosen, geometry, log_n=log_n)
+    late = late_of(chosen, geometry, log_n=log_n, kept=kept_layers(config, layers))
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
             f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
@@ -492,7 +495,11 @@ def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot) -> dict[str,
     proof.read_patched(claim)
     patched = Snapshot(plan.model)
     # where a late method acts is known from the layers themselves
-    rotating = {layer for layer in proof.watch.layers if any(one.__dict__.get(LAYOUT) for one in layer.modules())}
+    rotating = {
+        layer
+        for layer in proof.watch.layers
+        if any(one.__dict__.get(LAYOUT) and KEPT not in one.__dict__ for one in layer.modules())
+    }
     take_out(plan.model)
     for difference in start.differences():
         raise VerificationError(
@@ -572,21 +579,29 @@ def take_out_sharpening(rotary: nn.Module) -> None:
         sharpening.undo()
 
 
-def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool) -> Late | None:
+def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
     """What a method does when attention reads; None where it only changes frequencies.
 
+    `kept` numbers the layers that keep their rotation while those beside them are rescaled, which no frequencies of a
+    module that serves both can do.
+
     Raises:
-        InvalidArgumentError: knobs that do not fit this geometry.
+        InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
     """
     acting = method.when_read(geometry) if isinstance(method, Method) else method
     if isinstance(acting, LateMethod):
         acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
-        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n)
-    if not log_n:
+        if kept and acting.embeds:
+            raise InvalidArgumentError(
+                f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
+                f"'full'; leave it out"
+            )
+        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
+    if not log_n and (not kept or method.name == UNSCALED):
         return None
     assert isinstance(method, Method)
     spectrum = method.spectrum(geometry)
-    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=True)
+    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
 
 
 def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:

@@ -50,7 +50,8 @@ def rescale_checkpoint(
         target_length: tokens wanted; instead of `factor`, or agreeing with it.
         original_length: tokens the model was pretrained for; read from the config where it is not given.
         existing: what to do with a checkpoint that is scaled already: "error", "replace" or "compose", as in `patch`.
-        layers: "global" or "all", as in `patch`.
+        layers: "global", "full" or "all", as in `patch`; "full" where the config states a rotation for each layer type
+            or no layer looks at a window.
         link: hard-link safetensors files where the file system can, which takes no room and no time; everything else
             is copied, because it may be edited later.
         **knobs: fields of the method, such as `beta_fast=16`.
@@ -76,6 +77,12 @@ def rescale_checkpoint(
     extension = extended(
         text, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
     )
+    if extension.late is not None and extension.late.kept:
+        raise InvalidArgumentError(
+            f"layers: must be 'global' or 'all' for a {text.model_type} on disk, where one rotary module serves all "
+            f"layers and a config states one rotation for it, got {layers!r}; load, patch and save it with "
+            f"save_pretrained"
+        )
     if extension.late is not None:
         raise InvalidArgumentError(
             f"method: must be one of fixed frequencies, which a config states, got {extension.record.method!r}, which "

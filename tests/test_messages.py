@@ -274,7 +274,7 @@ ARGUMENTS = [
         "an unknown word for layers",
         patching("yarn", factor=4, layers="local"),
         InvalidArgumentError,
-        "layers: must be one of all, global, got 'local'; leave it out for 'global'",
+        "layers: must be one of all, full, global, got 'local'; leave it out for 'global'",
     ),
     Wrong(
         "log_n that is no yes or no",

@@ -290,7 +290,7 @@ PLACES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "layers that nobody knows": (
         lambda source, tmp: rescale(source, tmp / "x", layers="some"),
-        "layers: must be one of all, global, got 'some'",
+        "layers: must be one of all, full, global, got 'some'",
     ),
     "an answer to scaling that nobody knows": (
         lambda source, tmp: rescale(source, tmp / "x", existing="ignore"),

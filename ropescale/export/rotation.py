@@ -18,6 +18,7 @@ from ropescale.errors import ExportError
 from ropescale.families import (
     LATE_TYPE,
     Part,
+    kept_layers,
     kept_parameters,
     parts_of,
     read_geometry,
@@ -181,6 +182,12 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
     for name in [RECORD_FIELD]:
         if hasattr(before, name):
             delattr(before, name)
+    if kept_layers(before, record.layers):
+        raise ExportError(
+            f"{record.method}: must rescale every layer that one rotary module serves to be exported, got layers="
+            f"{record.layers!r}, which leaves layers of a window as they are; patch with layers='global', or keep it "
+            f"in Transformers with ropescale.load"
+        )
     geometry = read_geometry(before, original_length=record.original_length, existing=record.existing)
     method = record.method_instance()
     if isinstance(method, NoPE) and not record.log_n:

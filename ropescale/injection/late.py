@@ -21,6 +21,7 @@ from ropescale.injection.reading import NOTHING, Late, Reading
 from ropescale.methods.late import Sizes
 
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
+KEPT = "_ropescale_kept"  # attribute of an attention layer that rotates as it did before; others have none
 NAME = "ropescale"  # of the attention function, and of the keyword that carries a `Reading` to it
 
 
@@ -55,6 +56,9 @@ def attention(
             f"{type(module).__name__}: attention must get one mask for all heads, got "
             f"{list(attention_mask.shape)}; call ropescale.unpatch(model) first"
         )
+    if KEPT in module.__dict__:
+        assert reading.kept is not None
+        reading = reading.kept
     call = Call(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         layout=module.__dict__[LAYOUT],
@@ -79,8 +83,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 class Guide:
     """A hook before the decoder: tells attention where the tokens of a call stand."""
 
-    def __init__(self, late: Late, order: tuple[str, ...]):
+    def __init__(self, late: Late, order: tuple[str, ...], kept: Late | None = None):
         self.late = late
+        self.kept = kept  # what layers do that rotate as they did before
         self.order = order  # the names of the decoder's arguments
 
     def __call__(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -117,7 +122,8 @@ class Guide:
                 kwargs["inputs_embeds"] = embed(tokens)
                 kwargs.pop("input_ids", None)
             kwargs["inputs_embeds"] = kwargs["inputs_embeds"] + added.to(kwargs["inputs_embeds"])
-        kwargs[NAME] = Reading(self.late, positions, past, shared, places.slots)
+        kept = None if self.kept is None else Reading(self.kept, positions, past, NOTHING, places.slots)
+        kwargs[NAME] = Reading(self.late, positions, past, shared, places.slots, kept)
         return (), kwargs
 
 
@@ -162,15 +168,24 @@ class LateRotation:
     """
 
     def __init__(
-        self, decoder: nn.Module, late: Late, layouts: dict[nn.Module, str | None], sizes: Sizes | None
+        self,
+        decoder: nn.Module,
+        late: Late,
+        layouts: dict[nn.Module, str | None],
+        sizes: Sizes | None,
+        before: Late | None = None,
     ) -> None:
-        """`sizes` shape the parameters that the method adds; None for a method that adds none."""
+        """`sizes` shape the parameters that the method adds; None for a method that adds none.
+
+        `before` is the rotation of the layers that `late.kept` numbers.
+        """
         self.decoder = decoder
         self.layers = list(layouts)
-        self.guide = Guide(late, tuple(inspect.signature(decoder.forward).parameters))
+        kept = [layer for layer in layouts if before is not None and getattr(layer, "layer_idx", None) in late.kept]
+        self.guide = Guide(late, tuple(inspect.signature(decoder.forward).parameters), before if kept else None)
         config: Any = decoder.config
         self.before = implementations(config)
-        rotating = [layer for layer, layout in layouts.items() if layout is not None]
+        rotating = [layer for layer, layout in layouts.items() if layout is not None and layer not in kept]
         self.owners = [] if sizes is None else [decoder] if late.method.shared else rotating
         for owner in self.owners:
             assert sizes is not None
@@ -180,6 +195,8 @@ class LateRotation:
                 owner.add_module(NAME, nn.ParameterDict({name: one.to(weight) for name, one in begun.items()}))
         for layer, layout in layouts.items():
             layer.__dict__[LAYOUT] = layout
+        for layer in kept:
+            layer.__dict__[KEPT] = True
         config._attn_implementation = NAME
         self._hook = decoder.register_forward_pre_hook(self.guide, with_kwargs=True)
 
@@ -189,5 +206,6 @@ class LateRotation:
         put_back(self.before)
         for layer in self.layers:
             layer.__dict__.pop(LAYOUT, None)
+            layer.__dict__.pop(KEPT, None)
         for owner in self.owners:
             owner._modules.pop(NAME, None)

@@ -74,9 +74,8 @@ class Probe:
         with _evaluating(self._decoder):
             layouts = self._layouts(self._noted())
             geometry = with_spectrum(self._late.geometry, self._spectrum)
-            trial = LateRotation(
-                self._decoder, Late(name=self._late.name, method=Fixed(), geometry=geometry), layouts, None
-            )
+            before = Late(name=self._late.name, method=Fixed(), geometry=geometry)
+            trial = LateRotation(self._decoder, before, layouts, None)
             try:
                 hidden = self._read()
             except Exception as error:  # whatever a family's own code says to attention that it did not expect
@@ -98,7 +97,14 @@ class Probe:
             value_dim=self._native.value_dim,
             hidden=config.hidden_size,
         )
-        return LateRotation(self._decoder, self._late, layouts, sizes)
+        self._require_numbers(layouts)
+        return LateRotation(self._decoder, self._late, layouts, sizes, before)
+
+    def _require_numbers(self, layouts: dict[nn.Module, str | None]) -> None:
+        """Refuse layers of which some are to keep their rotation, and which do not say which they are."""
+        numbers = [getattr(layer, "layer_idx", None) for layer in layouts]
+        if self._late.kept and len({*numbers} - {None}) != len(numbers):
+            raise self._refused("layers that each have a number of their own to rescale some of them", f"{numbers}")
 
     @torch.no_grad()
     def _read(self) -> Tensor:

@@ -26,6 +26,7 @@ class Late:
     method: LateMethod  # that method, or what it is when attention reads
     geometry: Geometry
     log_n: bool = False  # multiply queries by max(1, ln(position + 1) / ln(L))
+    kept: frozenset[int] = frozenset()  # numbers of the layers that rotate as they did before
     # worked out once, outside a graph
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     rotates: bool = field(init=False, repr=False, compare=False)
@@ -93,8 +94,10 @@ class Reading:
         past: int | Tensor,
         added: Added = NOTHING,
         places: Tensor | None = None,
+        kept: Reading | None = None,
     ):
         self.late = late
+        self.kept = kept  # the same call, for layers that rotate as they did before
         self.added = added  # the parameters that all layers share
         self.positions = positions  # [batch or 1, n] int64, of the queries
         self.past = past  # tokens in the cache before this call
