@@ -58,8 +58,9 @@ def attended(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", WINDOWED)
 def test_layers_of_a_window_keep_their_rotation_beside_those_that_are_rescaled(name: str, method: str) -> None:
     ids = torch.randint(3, 97, (2, 90), generator=torch.Generator().manual_seed(1))
-    native = attended(mixed(name), ids)
-    every = attended(ropescale.patch(mixed(name), method, **FULL[method]), ids)
+    eager = {"attn_implementation": "eager"}  # the only one that caps Gemma 2's scores in every version
+    native = attended(mixed(name, **eager), ids)
+    every = attended(ropescale.patch(mixed(name, **eager), method, **FULL[method]), ids)
     found = attended(ropescale.patch(mixed(name), method, layers="full", **FULL[method]), ids)
     for number in (0, 2):
         assert (found[number] - native[number]).abs().max() < 1e-5 * native[number].abs().max()
