@@ -464,11 +464,14 @@ def commit(plan: Plan, start: Snapshot) -> None:
     text = text_of(config)
     modules = [rotary.module for rotary in plan.rotaries]
     shown = of_class(plan.model, modules[0], late=extension.late is not None)
+    restless: set[str] = set()
     last = last_position(extension.record.original_length, extension.record.target_length)
     proof = Proof(plan.model, modules, text.model_type, last)
     if not shown:
         proof.read_unpatched(late=extension.late is not None)
-        start.restore()  # Transformers' length-dependent types have written into their buffers
+        # Transformers' length-dependent types have written into their buffers, and what else writes when it is read
+        restless = set(start.differences())
+        start.restore()
     claim = claimed(plan, proof.last)
     probe = None
     if extension.late is not None:
@@ -482,12 +485,14 @@ def commit(plan: Plan, start: Snapshot) -> None:
     put_record(plan, extension)
     for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
         verify(rotary, extension, text, substitution.device)
-    done = dataclasses.replace(extension.record, proof=shown or proven(plan, proof, claim, start))
+    done = dataclasses.replace(extension.record, proof=shown or proven(plan, proof, claim, start, restless))
     put_record(plan, dataclasses.replace(extension, record=done))
 
 
-def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot) -> dict[str, Any]:
+def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot, restless: set[str]) -> dict[str, Any]:
     """What was shown of a patch that stands: it is read, taken out, and put back as it stood.
+
+    `restless` names what reading the unpatched model changes by itself.
 
     Raises:
         VerificationError: the model does not do what the plan claims, or does not become what it was.
@@ -501,7 +506,7 @@ def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot) -> dict[str,
         if any(one.__dict__.get(LAYOUT) and KEPT not in one.__dict__ for one in layer.modules())
     }
     take_out(plan.model)
-    for difference in start.differences():
+    for difference in set(start.differences()) - restless:
         raise VerificationError(
             f"{claim.model_type}: {claim.method} must leave no trace when it is taken out, got another {difference}; "
             f"this version cannot patch it, and the model was left as it was"

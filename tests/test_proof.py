@@ -84,6 +84,8 @@ def test_the_identity_is_held_to_change_nothing() -> None:
 
 def test_a_model_that_does_not_do_a_thing_by_itself_is_not_blamed_on_the_patch() -> None:
     """Bamba's own decoding over a cache differs from its own reading in one pass."""
+    if "bamba" not in NAMES:
+        pytest.skip("not a family of this version of Transformers")
     proof = ropescale.record(ropescale.patch(family("bamba"), "self_extend")).proof
     assert set(proof["shown"]) | set(proof["unlike by itself"]) == {"change", "undo", *ROWS}
 

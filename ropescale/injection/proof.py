@@ -317,10 +317,12 @@ def _gathered(heard: dict[nn.Module, list[Tensor]]) -> Answers:
 
 def _cache_of(decoder: nn.Module, output: Any) -> tuple[str, Any]:
     """The cache in what a decoder gave back, and the keyword by which it takes one."""
-    cache = next(value for value in output.values() if hasattr(value, "get_seq_length"))
+    caches = [value for value in output.values() if hasattr(value, "get_seq_length")]
     parameters = inspect.signature(decoder.forward).parameters.values()
-    name = next(one.name for one in parameters if "Cache" in str(one.annotation))
-    return name, cache
+    names = [one.name for one in parameters if "Cache" in str(one.annotation)]
+    if not caches or not names:
+        raise LookupError("a decoder that gives back no cache, or takes none")
+    return names[0], caches[0]
 
 
 @contextmanager
