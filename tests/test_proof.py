@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ropescale.injection.proof import decoder_of
 from ropescale.injection.rotation import Substitution
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*rotary module serves sliding-window.*")
+ROOT = Path(__file__).parent.parent
 ROWS = {"padding", "cache", "rows"}
 
 
@@ -317,3 +320,38 @@ def test_every_method_is_proven_on_the_smallest_model() -> None:
         named = "" if method == "unscaled" else "0-1"  # which claims to change nothing, and is held to it
         assert ropescale.record(model).proof["layers"] == named, method
         ropescale.unpatch(model)
+
+
+def test_an_untried_version_is_named_once_and_the_proof_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    proven.warn_of_untried_version.cache_clear()
+    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    model = family("llama")
+    with pytest.warns(UserWarning, match=r"transformers 5.99.0: newer than what .* \(5.0.0 to 5.24.0\); every patch"):
+        ropescale.patch(model, "yarn", factor=4)
+    ropescale.unpatch(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ropescale.patch(model, "yarn", factor=4)
+    assert ropescale.record(model).proof["how"] == "on this model"
+    proven.warn_of_untried_version.cache_clear()
+
+
+def test_the_page_of_versions_is_of_those_that_were_tried() -> None:
+    """docs/versions.md, the table of what was proven and the environments of scripts/compat.py name the same."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import compat
+
+    figures = json.loads(compat.FIGURES.read_text())
+    assert set(compat.PINS) == set(proven.table()) == set(figures)
+    assert compat.PAGE.read_text() == compat.page(figures)
+    assert all(figures[version]["pins"] == pins for version, pins in compat.PINS.items())
+    assert sum(one["failed"] for one in figures.values()) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_as_such(value: float) -> None:
+    model = family("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[0, 0] = value
+    with pytest.raises(VerificationError, match="got NaN or infinity in layer 1 of the unpatched one; restore them"):
+        ropescale.patch(model, "yarn", factor=4)

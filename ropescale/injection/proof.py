@@ -58,6 +58,12 @@ class Proof:
                 # a family that counts blocks of tokens by their positions: it is read where no position jumps
                 self.last = TOKENS - 1
                 self.before, self.near = self.watch.apart(self.last), {} if late else self.watch.apart(0)
+        for layer, answer in self.before.items():
+            if not bool(answer.isfinite().all()):
+                raise VerificationError(
+                    f"{self._model_type}: the weights must give finite numbers, since a short text shows what a patch "
+                    f"does, got NaN or infinity in layer {self.watch.number(layer)} of the unpatched one; restore them"
+                )
 
     def read_patched(self, claim: Claim) -> None:
         """Reads the patched model."""

@@ -2,13 +2,16 @@
 
 import functools
 import json
+import warnings
 from importlib import resources
 from typing import Any
 
 import transformers
+from packaging.version import Version
 from torch import nn
 
 from ropescale.injection.proof import decoder_of
+from ropescale.version import __version__
 
 # Parameters above which even short passes take long where weights are not on an accelerator
 LARGEST = 20_000_000_000
@@ -37,3 +40,15 @@ def of_class(model: nn.Module, rotary: nn.Module, *, late: bool) -> dict[str, An
         "unlike by itself": [],
         "layers": "",
     }
+
+
+@functools.cache
+def warn_of_untried_version() -> None:
+    """Name, once in a process, a Transformers that is newer than all that this ropescale was tried with."""
+    oldest, *_, newest = sorted(table(), key=Version)
+    if Version(transformers.__version__) > Version(newest):
+        warnings.warn(
+            f"transformers {transformers.__version__}: newer than what ropescale {__version__} was tried with ({oldest} "
+            f"to {newest}); every patch is proven on the model before it counts",
+            stacklevel=4,
+        )
