@@ -137,7 +137,7 @@ class Bench:
     def _original_length(self, config: Any) -> int:
         if self._saved is not None:
             return self._saved.original_length
-        return ropescale.read_geometry(config).original_length
+        return plan.original_length_of(self.options, config)
 
     def patched(self, arm: Arm) -> AbstractContextManager[Any]:
         """A context in which the model is this arm."""
@@ -147,7 +147,8 @@ class Bench:
         if arm in self.options.trained:
             return self._with_adapter(self.options.trained[arm])
         knobs = self.options.knobs.get(arm.method, {})
-        return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **knobs)
+        start = {"existing": self.options.existing, "original_length": self.options.original_length}
+        return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **start, **knobs)
 
     @contextmanager
     def _with_adapter(self, folder: str) -> Iterator[None]:
@@ -179,6 +180,7 @@ class Bench:
             weights=_digest_of_files(Path(self.path)) if self.model is None else _digest_of_parameters(self.model),
             dtype=options.dtype_name,
             original_length=self.original_length,
+            existing=options.existing,
             backend=options.backend,
             tasks={name: self._knobs(name) for name in options.task_names},
             lengths=lengths,

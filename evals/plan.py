@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapters import read_record
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.families import read_geometry, scaling, text_of
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
@@ -65,6 +67,8 @@ class Options:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
     adapters: tuple[str, ...] = ()  # folders of trained adapters with their record: an arm each
+    existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
+    original_length: int | None = None  # tokens; read from the config where it is not given
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
@@ -107,7 +111,7 @@ class Options:
                 f"eval: stride must be a share of the window, above 0 and at most 1, got {self.stride!r}; "
                 f"0.5 scores the second half of every window"
             )
-        for name, choices in (("dtype", DTYPES), ("backend", BACKENDS)):
+        for name, choices in (("dtype", DTYPES), ("backend", BACKENDS), ("existing", ("error", "compose", "replace"))):
             if getattr(self, name) not in choices:
                 raise InvalidArgumentError(
                     f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
@@ -244,6 +248,23 @@ class Planned:
     def label(self) -> str:
         """How progress names it."""
         return f"{self.arm.label} {self.task}" + ("" if self.length is None else f" {self.length:,}")
+
+
+def original_length_of(options: Options, config: PreTrainedConfig) -> int:
+    """The tokens that arms are factors of.
+
+    Those of pretraining, or on a checkpoint that is scaled already what `existing` starts from. Where such a
+    checkpoint is evaluated as it is, the length that it was extended to is its own.
+
+    Raises:
+        AlreadyScaledError: scaled, methods are asked for, and `existing` does not say what they start from.
+    """
+    text = text_of(config)
+    as_it_is = options.existing == "error" and len(options.arms) == 1 and scaling(text)
+    if as_it_is and options.original_length is None:
+        return int(text.max_position_embeddings)
+    existing = "replace" if as_it_is else options.existing
+    return read_geometry(config, original_length=options.original_length, existing=existing).original_length
 
 
 def lengths_of(options: Options, original_length: int) -> tuple[int, ...]:

@@ -58,6 +58,7 @@ class Settings:
     knobs: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
     )  # method -> what it was given besides a factor
+    existing: str = "error"  # what methods started from, on a checkpoint that was scaled already
     adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:

@@ -274,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _grid_arguments(evaluation)
     add = evaluation.add_argument
+    _start_arguments(evaluation, existing="error (default), replace, compose; --methods none takes it as it is")
     add("--tasks", type=_list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
@@ -360,6 +361,7 @@ def _parser() -> argparse.ArgumentParser:
     target = explain.add_mutually_exclusive_group()
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    _start_arguments(explain, existing="replace (default), compose")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
 
     plot = verbs.add_parser(
@@ -378,6 +380,7 @@ def _parser() -> argparse.ArgumentParser:
     target = plot.add_mutually_exclusive_group()
     target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
     target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    _start_arguments(plot, existing="replace (default), compose")
     add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
     training = verbs.add_parser(
@@ -484,6 +487,14 @@ def _grid_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
     add("--dtype", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16 or float16")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+
+
+def _start_arguments(parser: argparse.ArgumentParser, *, existing: str) -> None:
+    """From what a method starts, where a checkpoint may be scaled already."""
+    add = parser.add_argument
+    add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
+    choices = ["error", "replace", "compose"] if "error" in existing else ["replace", "compose"]
+    add("--existing", default=choices[0], choices=choices, metavar="HOW", help=f"of a scaled checkpoint: {existing}")
 
 
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
@@ -614,7 +625,9 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     from ropescale.explain import page, readings, subject
 
-    geometry, heads = subject.model_facts(arguments.model)
+    geometry, heads = subject.model_facts(
+        arguments.model, original_length=arguments.original_length, existing=arguments.existing
+    )
     names = arguments.methods or subject.METHODS
     methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
     found = readings.readings(geometry, methods, length=length, heads=heads)
@@ -688,7 +701,9 @@ def _plot(arguments: argparse.Namespace) -> int:
 
     path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")
     plot.require_format(path)
-    geometry, _ = subject.model_facts(arguments.model)
+    geometry, _ = subject.model_facts(
+        arguments.model, original_length=arguments.original_length, existing=arguments.existing
+    )
     names = arguments.methods or plot.METHODS
     methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
     found = plot.wavelengths(geometry, methods, length=length)

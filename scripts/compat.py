@@ -31,18 +31,11 @@ PINS: dict[str, dict[str, str]] = {
     "5.24.0": NEW,
 }
 CORE = ["test_tiny", "test_laws", "test_reference", "test_proof", "test_bars", "test_saving", "test_late"]
-RUN = """
-import site, sys
-site.addsitedir(sys.argv.pop(1))
-import pytest, transformers
-print("transformers", transformers.__version__)
-raise SystemExit(pytest.main(sys.argv[1:]))
-"""
 START = """# Versions of Transformers
 
 ropescale works on every Transformers 5. `make compat` runs the core of the tests (`{core}`)
-on these, each with the packages that fit it, over the torch and PEFT of constraints.txt; families that a version lacks,
-whose tiny config it cannot build, or that are refused there by name, are left out by one rule (`runs` in
+on these, each with the packages that fit it, over the torch and PEFT of constraints.txt; families that a version
+lacks, whose tiny config it cannot build, or that are refused there by name, are left out by one rule (`runs` in
 tests/families.py). A newer version than the last one here is named in a warning at the first patch, and the
 [proof](proof.md) on the model decides.
 
@@ -62,7 +55,7 @@ def built(version: str) -> Path:
         if "httpx" in PINS[version]:  # and what that needs
             subprocess.run([python, "-m", "pip", "install", "--quiet", f"httpx=={PINS[version]['httpx']}"], check=True)
         own = next(folder.glob("lib/*/site-packages"))
-        (own / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        (own / "packages.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
         (folder / ".installed").touch()
     return python
 
@@ -70,23 +63,20 @@ def built(version: str) -> Path:
 def tested(version: str, names: list[str]) -> dict[str, object]:
     """What the tests said on that version."""
     python = built(version)
-    count = "import families, json; print(len(families.NAMES))"
-    inner = "import site, sys; sys.path[:0] = sys.argv[1:]; site.addsitedir(sys.argv[2]); " + count
-    purelib = sysconfig.get_path("purelib")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    asked = [python, "-c", inner, str(ROOT / "tests"), purelib]
-    families = subprocess.run(
-        asked, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
-    ).stdout.split()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+    counted = "import families, transformers; print(transformers.__version__, len(families.NAMES))"
+    asked = [python, "-c", counted]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout.split()
+    if found[-2] != version:
+        raise SystemExit(f"{version}: not the version that ran, got {found[-2]}")
     files = [f"tests/{name}.py" for name in names]
-    command = [python, "-c", RUN, purelib, "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *files]
+    # the page is what this writes
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not page_of_versions", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    if f"transformers {version}" not in done.stdout:
-        raise SystemExit(f"{version}: not the version that ran\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    print(done.stdout[-1500:], flush=True)
+    print(done.stdout[-3000:], flush=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
     return {
-        "families": int(families[-1]),
+        "families": int(found[-1]),
         "passed": counts.get("passed", 0),
         "skipped": counts.get("skipped", 0),
         "failed": counts.get("failed", 0) + counts.get("error", 0),
@@ -113,10 +103,12 @@ def main() -> int:
     parser.add_argument("--versions", default=",".join(PINS), help="comma-separated; all of PINS by default")
     parser.add_argument("--tests", default=",".join(CORE), help="files of tests, comma-separated; the core by default")
     arguments = parser.parse_args()
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    figures: dict[str, dict[str, object]] = {}
     for version in arguments.versions.split(","):
         print(f"transformers {version}", flush=True)
-        figures[version] = tested(version, arguments.tests.split(","))
+        one = tested(version, arguments.tests.split(","))
+        figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}  # others may run beside this
+        figures[version] = one
         FIGURES.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
         PAGE.write_text(page(figures))
     print(f"page: {PAGE}")

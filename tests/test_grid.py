@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ropescale
 from ropescale.checkpoints import resolve
-from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
 from ropescale.evals import grid
 from ropescale.evals.plan import Options
 from ropescale.evals.results import UNPATCHED, Arm
@@ -226,6 +226,47 @@ def test_a_model_that_returns_nan_is_named_and_finished_cells_are_kept(options, 
         run(replace(options, model=str(tmp_path / "broken"), tasks=("position",)), tmp_path / "out")
     kept = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {cell["task"] for cell in kept} == {"record"}
+
+
+@pytest.fixture
+def extended(checkpoint, tokenizer, tmp_path):
+    """The same checkpoint as somebody would publish it: scaled natively by yarn to four times its length."""
+    model = ropescale.patch(LlamaForCausalLM.from_pretrained(checkpoint), "yarn", factor=4)
+    model.save_pretrained(tmp_path / "extended")
+    tokenizer.save_pretrained(tmp_path / "extended")
+    config = json.loads((tmp_path / "extended" / "config.json").read_text())
+    del config["ropescale"]
+    (tmp_path / "extended" / "config.json").write_text(json.dumps(config))
+    return tmp_path / "extended"
+
+
+def test_a_checkpoint_that_is_scaled_natively_is_evaluated_as_it_is(options, extended, tmp_path):
+    """Its figures are those of the method on the original, and its length is the one that it was extended to."""
+    few = replace(options, tasks=("position",), lengths=(512,))
+    method = run(replace(few, factors=(4.0,)), tmp_path / "of the original")
+    plain = run(replace(few, model=str(extended), methods=("none",)), tmp_path / "as it is")
+    assert plain.settings.original_length == 512
+    theirs = method.cell(Arm(method="yarn", factor=4.0), "position", 512)["samples"]
+    ours = plain.cell(UNPATCHED, "position", 512)["samples"]
+    assert [sum(one["nll"]) for one in ours] == pytest.approx([sum(one["nll"]) for one in theirs], rel=1e-6)
+
+
+def test_methods_on_a_checkpoint_that_is_scaled_natively_say_what_they_start_from(options, extended, tmp_path):
+    few = replace(options, tasks=("position",), factors=(4.0,), lengths=(512,))
+    with pytest.raises(AlreadyScaledError, match="replace"):
+        run(replace(few, model=str(extended)), tmp_path / "neither")
+    original = run(few, tmp_path / "original")
+    replaced = replace(few, model=str(extended), existing="replace")
+    found = run(replaced, tmp_path / "replaced")
+    assert found.settings.original_length == 128
+    arm = Arm(method="yarn", factor=4.0)
+    assert found.cell(arm, "position", 512)["samples"] == original.cell(arm, "position", 512)["samples"]
+    composed = run(replace(few, model=str(extended), existing="compose", lengths=(512,)), tmp_path / "composed")
+    assert composed.settings.original_length == 512
+    with pytest.raises(InvalidArgumentError, match="existing"):
+        run(replace(replaced, existing="compose", original_length=128), tmp_path / "replaced")
+    with pytest.raises(InvalidArgumentError, match="existing must be one of error, compose, replace"):
+        replace(few, existing="keep")
 
 
 def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):

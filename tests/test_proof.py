@@ -329,7 +329,7 @@ def test_an_untried_version_is_named_once_and_the_proof_decides(monkeypatch: pyt
     with pytest.warns(UserWarning, match=r"transformers 5.99.0: newer than what .* \(5.0.0 to 5.24.0\); every patch"):
         ropescale.patch(model, "yarn", factor=4)
     ropescale.unpatch(model)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # once in a process
         warnings.simplefilter("error")
         ropescale.patch(model, "yarn", factor=4)
     assert ropescale.record(model).proof["how"] == "on this model"
@@ -342,9 +342,9 @@ def test_the_page_of_versions_is_of_those_that_were_tried() -> None:
     import compat
 
     figures = json.loads(compat.FIGURES.read_text())
-    assert set(compat.PINS) == set(proven.table()) == set(figures)
+    assert set(compat.PINS) == set(proven.table()) >= set(figures) >= {"5.0.0", "5.24.0"}
     assert compat.PAGE.read_text() == compat.page(figures)
-    assert all(figures[version]["pins"] == pins for version, pins in compat.PINS.items())
+    assert all(one["pins"] == compat.PINS[version] for version, one in figures.items())
     assert sum(one["failed"] for one in figures.values()) == 0
 
 

@@ -133,7 +133,13 @@ def command_text(arm: Arm, findings: Findings) -> str:
     """The call that makes a model this arm."""
     if arm.method in findings.settings.adapters:
         return f'ropescale.load_adapter(model, "path/to/{shown(arm.method.partition("+")[2], 50)}")'
-    return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g})'
+    settings = findings.settings
+    start = ""
+    if settings.existing != "error":
+        start = f', existing="{settings.existing}"'
+        if settings.existing == "replace":
+            start += f", original_length={settings.original_length}"
+    return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g}{start})'
 
 
 def verdict(findings: Findings) -> str:

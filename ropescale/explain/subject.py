@@ -15,15 +15,19 @@ METHODS = ("linear", "ntk", "yarn", "dynamic_ntk", "rerope", "self_extend", "lm_
 FACTOR = 4.0
 
 
-def model_facts(model: str) -> tuple[Geometry, int]:
-    """The geometry of a checkpoint as it was pretrained, and its number of attention heads.
+def model_facts(model: str, *, original_length: int | None = None, existing: str = "replace") -> tuple[Geometry, int]:
+    """The geometry of a checkpoint, and its number of attention heads.
+
+    As it was pretrained; with `existing="compose"` as it is scaled today.
 
     Raises:
+        AlreadyScaledError: scaled, and the config does not say from what length.
         CheckpointError: no checkpoint there.
         UnsupportedModelError: not a family of this version.
     """
     config = text_of(read_config(resolve(model)))
-    return read_geometry(config, existing="replace"), config.num_attention_heads
+    geometry = read_geometry(config, original_length=original_length, existing=existing)
+    return geometry, config.num_attention_heads
 
 
 def chosen_methods(

@@ -48,7 +48,7 @@ def warn_of_untried_version() -> None:
     oldest, *_, newest = sorted(table(), key=Version)
     if Version(transformers.__version__) > Version(newest):
         warnings.warn(
-            f"transformers {transformers.__version__}: newer than what ropescale {__version__} was tried with ({oldest} "
-            f"to {newest}); every patch is proven on the model before it counts",
+            f"transformers {transformers.__version__}: newer than what ropescale {__version__} was tried with "
+            f"({oldest} to {newest}); every patch is proven on the model before it counts",
             stacklevel=4,
         )
