@@ -145,6 +145,21 @@ def test_a_layer_that_ignores_what_the_rotary_module_gives_is_refused(layers: tu
     refused(model, "yarn", f"must change what attention reads far away, .* layer {layers[0]}", factor=4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_layer_that_gives_no_numbers_with_the_patch_is_refused(value: float) -> None:
+    """NaN differs from what was there before, and is no change that anybody wants."""
+    model = family("llama")
+    layer, rotary = model.model.layers[1].self_attn, model.model.rotary_emb
+    whole, own = layer.forward, rotary.inv_freq.clone()
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        answer, *rest = whole(*args, **kwargs)
+        return (answer if torch.equal(rotary.inv_freq, own) else answer * value, *rest)
+
+    layer.forward = forward
+    refused(model, "yarn", "must give finite numbers, .* layer 1", factor=4)
+
+
 def test_a_module_that_mixes_layer_types_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sliding layers that are given the rotation of full ones would be rescaled with them."""
     model = family("gemma3_text")

@@ -70,6 +70,9 @@ class Proof:
         with self._reading(claim.method):
             self.patched = self.watch.apart(self.last)
             self._rows = self.watch.rows() if claim.late else None
+        for layer, answer in self.patched.items():
+            if not bool(answer.isfinite().all()):
+                raise self._refused(claim, "give finite numbers", layer, float("inf"))
 
     def read_undone(self, claim: Claim) -> None:
         """Reads the model after the patch was taken out, and whatever of it has to excuse the patched one."""
