@@ -476,7 +476,7 @@ def commit(plan: Plan, start: Snapshot) -> None:
     claim = claimed(plan, proof.last)
     probe = None
     if extension.late is not None:
-        probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late)
+        probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late, proof.watch)
     substitutions = [Substitution(one, extension.turns) for one in modules]
     if probe is not None:  # first, since its readings before and after have one softmax scale
         modules[0].__dict__[LATE_FIELD] = probe.put()

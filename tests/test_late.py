@@ -1099,3 +1099,26 @@ def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
         compiled(ids[:, at : at + 1], **over(cache), position_ids=torch.tensor([[at]])).logits for at in range(40, 60)
     ]
     assert apart(torch.cat(steps, dim=1), whole[:, 40:]) < TOLERANCE
+
+
+def test_a_deep_model_in_half_precision_is_not_refused_for_its_rounding() -> None:
+    """The rounding of thirty layers is as large as their sum; each layer by itself gives what it gave."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=ORIGINAL,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    ropescale.patch(model.to(torch.bfloat16), "self_extend")
+    assert ropescale.record(model).proof["layers"] == "0-29"

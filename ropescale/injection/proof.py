@@ -210,6 +210,12 @@ class Watch:
         found = self._pass(input_ids=self._ids, position_ids=positions, attention_mask=torch.ones_like(self._ids))
         return {layer: answer[:, :, -1:] for layer, answer in found.items()}
 
+    def text(self, first: int, tokens: int) -> Answers:
+        """What every token of a short text reads that begins at position `first`."""
+        positions = torch.arange(first, first + tokens, device=self._ids.device)[None]
+        ids = self._ids[:, :tokens]
+        return self._pass(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids))
+
     def rows(self) -> Rows:
         """A text in a batch with its own beginning, which is padded on the left, and the same text alone."""
         padding = torch.zeros_like(self._ids[:, :PADDING])
@@ -351,7 +357,7 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
             found.setdefault(module, set()).update(labels)
 
     def given(module: nn.Module, args: Any, kwargs: Any) -> None:
-        labels = {label for wave, label in waves if any(one is wave for one in _tensors((args, kwargs)))}
+        labels = {label for wave, label in waves if any(one is wave for one in tensors_in((args, kwargs)))}
         take(module, running, labels)
         running.append(module)
 
@@ -359,7 +365,7 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
         running.pop()
         if module in rotaries:
             label = next((one for one in (*args, *kwargs.values()) if isinstance(one, str)), "")
-            waves.extend((wave, label) for wave in _tensors(answer))
+            waves.extend((wave, label) for wave in tensors_in(answer))
             take(running[-1], running[:-1], {label})
 
     hooks = []
@@ -385,12 +391,12 @@ def _blocks(decoder: nn.Module) -> set[nn.Module]:
     return found
 
 
-def _tensors(nested: Any) -> Iterator[Tensor]:
+def tensors_in(nested: Any) -> Iterator[Tensor]:
     """The tensors in tuples, lists and dicts."""
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, (tuple, list)):
         for one in nested:
-            yield from _tensors(one)
+            yield from tensors_in(one)
     elif isinstance(nested, dict):
-        yield from _tensors(list(nested.values()))
+        yield from tensors_in(list(nested.values()))
