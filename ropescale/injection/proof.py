@@ -53,7 +53,7 @@ class Proof:
         with self._reading():
             try:
                 self.before = self.watch.apart(self.last)
-                self.near = {} if late else self.watch.apart(TOKENS - 1)
+                self.near = {} if late else self.watch.apart(TOKENS - 1 if self.last >= TOKENS else 0)
             except (IndexError, RuntimeError):
                 # a family that counts blocks of tokens by their positions: it is read where no position jumps
                 self.last = TOKENS - 1
@@ -223,7 +223,7 @@ class Watch:
         mask = torch.ones_like(ids)
         mask[1, :PADDING] = 0
         found = self._pass(input_ids=ids, attention_mask=mask)
-        with _listening(self.layers) as heard, _quiet(self.decoder):
+        with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):
             output = self.decoder(input_ids=self._ids[:, :-1], use_cache=True)
             first = _gathered(heard)
             name, cache = _cache_of(self.decoder, output)
@@ -244,12 +244,12 @@ class Watch:
     def layers(self) -> list[nn.Module]:
         """The attention layers, in the order in which they read."""
         if not self.labels:
-            with _followed(self.decoder, self._rotaries) as self.labels, _quiet(self.decoder):
+            with _followed(self.decoder, self._rotaries) as self.labels, _quiet(self.decoder, self._ids.device):
                 self.decoder(input_ids=self._ids, attention_mask=torch.ones_like(self._ids), use_cache=False)
         return list(self.labels)
 
     def _pass(self, **inputs: Any) -> Answers:
-        with _listening(self.layers) as heard, _quiet(self.decoder):
+        with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):
             self.decoder(use_cache=False, **inputs)
         return _gathered(heard)
 
@@ -285,12 +285,13 @@ def _ranges(numbers: list[int]) -> str:
 
 
 @contextmanager
-def _quiet(decoder: nn.Module) -> Iterator[None]:
-    """Without dropout, gradients or compilation for a while."""
+def _quiet(decoder: nn.Module, device: torch.device) -> Iterator[None]:
+    """Without dropout, gradients, compilation or a coarser dtype than that of the weights for a while."""
     training = [part for part in decoder.modules() if part.training]
     decoder.eval()
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        coarser = torch.autocast(device.type, enabled=False)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), coarser:
             yield
     finally:
         for part in training:
