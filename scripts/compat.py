@@ -33,7 +33,7 @@ PINS: dict[str, dict[str, str]] = {
 CORE = ["test_tiny", "test_laws", "test_reference", "test_proof", "test_bars", "test_saving", "test_late"]
 START = """# Versions of Transformers
 
-ropescale works on every Transformers 5. `make compat` runs the core of the tests (`{core}`)
+ropescale is made for every Transformers 5. `make compat` runs the core of the tests (`{core}`)
 on these, each with the packages that fit it, over the torch and PEFT of constraints.txt; families that a version
 lacks, whose tiny config it cannot build, or that are refused there by name, are left out by one rule (`runs` in
 tests/families.py). A newer version than the last one here is named in a warning at the first patch, and the
