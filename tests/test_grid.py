@@ -19,7 +19,9 @@ from ropescale.checkpoints import resolve
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
 from ropescale.evals import grid
 from ropescale.evals.plan import Options
-from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.report.findings import read_findings
+from ropescale.evals.report.wording import command_text
+from ropescale.evals.results import UNPATCHED, Arm, read
 
 YARN = Arm(method="yarn", factor=2.0)
 
@@ -267,6 +269,30 @@ def test_methods_on_a_checkpoint_that_is_scaled_natively_say_what_they_start_fro
         run(replace(replaced, existing="compose", original_length=128), tmp_path / "replaced")
     with pytest.raises(InvalidArgumentError, match="existing must be one of error, compose, replace"):
         replace(few, existing="keep")
+
+
+@pytest.mark.parametrize(
+    ("start", "scaled"),
+    [
+        ({"original_length": 64}, False),
+        ({"existing": "replace", "original_length": 64}, True),
+        ({"existing": "compose"}, True),
+    ],
+)
+def test_the_call_in_the_report_makes_the_model_that_was_evaluated(
+    options, checkpoint, extended, tmp_path, start, scaled
+):
+    source = str(extended if scaled else checkpoint)
+    # llama3, since its frequencies differ between these lengths also with so few pairs
+    asked = replace(options, model=source, methods=("llama3",), tasks=("position",), factors=(2.0,), **start)
+    run(asked, tmp_path / "out")
+    findings = read_findings(read(tmp_path / "out"))
+    call = command_text(Arm(method="llama3", factor=2.0), findings)
+    printed = eval(call, {"ropescale": ropescale, "model": LlamaForCausalLM.from_pretrained(source)})
+    meant = ropescale.patch(LlamaForCausalLM.from_pretrained(source), "llama3", factor=2.0, **start)
+    assert printed.config.max_position_embeddings == meant.config.max_position_embeddings
+    tokens = torch.randint(0, printed.config.vocab_size, (1, 120), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(printed(tokens).logits, meant(tokens).logits)
 
 
 def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):

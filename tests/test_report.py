@@ -209,7 +209,7 @@ def test_the_verdict_names_the_arm_that_reaches_furthest(folder: Path) -> None:
     page = page_of(folder)
     assert verdict(findings) in page.text
     assert all(rule in page.text for rule in rules(findings))
-    assert 'ropescale.patch(model, "yarn", factor=4)' in page.text
+    assert 'ropescale.patch(model, "yarn", factor=4, original_length=128)' in page.text
     assert page.text.index(verdict(findings)) < page.text.index("Every arm against the unpatched model")
 
 
@@ -527,7 +527,7 @@ def test_the_model_card_holds_metadata_that_the_hub_reads(folder: Path) -> None:
     )
     assert found["cloze", None, "accuracy"] == pytest.approx(cells["cloze", None]["scores"]["acc"], abs=1e-6)
     assert card.text.strip().startswith("## Context extension")
-    assert 'ropescale.patch(model, "yarn", factor=4)' in card.text
+    assert 'ropescale.patch(model, "yarn", factor=4, original_length=128)' in card.text
 
 
 def test_a_hostile_name_does_not_break_the_metadata(hostile: Path) -> None:

@@ -134,11 +134,9 @@ def command_text(arm: Arm, findings: Findings) -> str:
     if arm.method in findings.settings.adapters:
         return f'ropescale.load_adapter(model, "path/to/{shown(arm.method.partition("+")[2], 50)}")'
     settings = findings.settings
-    start = ""
+    start = f", original_length={settings.original_length}"  # stated always: the config may say another one
     if settings.existing != "error":
-        start = f', existing="{settings.existing}"'
-        if settings.existing == "replace":
-            start += f", original_length={settings.original_length}"
+        start += f', existing="{settings.existing}"'
     return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g}{start})'
 
 
