@@ -62,7 +62,8 @@ def attention(
     call = Call(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         layout=module.__dict__[LAYOUT],
-        mask=attention_mask,
+        # Persimmon of Transformers 5.0 makes a column more than there are keys, which no key fills
+        mask=None if attention_mask is None else attention_mask[..., : key.shape[2]],
         added=module._modules.get(NAME) or reading.added,  # type: ignore[arg-type] # a ParameterDict is a mapping
         dropout=dropout if module.training else 0.0,
         softcap=kwargs.get("softcap"),
