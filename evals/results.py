@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.destinations import append_line, cut_torn_line, write_file
+from ropescale.errors import InvalidArgumentError
 
 Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[str, str, float, int | None]  # task, method, factor, length
+REMEDY = "make room there and give the same command again, finished cells are kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +118,11 @@ class Results:
         Raises:
             CheckpointError: the line could not be written; the file is as it was before.
         """
-        _append_line(self.folder / "results.jsonl", cell)
+        append_line(self.folder / "results.jsonl", json.dumps(cell), name="results", remedy=REMEDY)
         self.cells[key_of(cell)] = cell
         axes = {name: cell.get(name) for name in ("task", "method", "factor", "length")}
         timing = {**axes, "seconds": round(seconds, 3), "tokens": tokens}
-        _append_line(self.folder / "timings.jsonl", timing)
+        append_line(self.folder / "timings.jsonl", json.dumps(timing), name="results", remedy=REMEDY)
         self.timings.append(timing)
 
     def arms(self) -> list[Arm]:
@@ -157,12 +158,8 @@ def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
         results = read(folder)
         results.settings = settings.joined(results.settings, folder)
         for name in ("results.jsonl", "timings.jsonl"):
-            _cut_torn_line(folder / name)
+            cut_torn_line(folder / name, name="results", remedy=REMEDY)
     results.sessions.append(session)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     write_atomically(
         folder / "run.json",
         json.dumps({"settings": asdict(results.settings), "sessions": results.sessions}, indent=2) + "\n",
@@ -205,43 +202,10 @@ def write_atomically(path: Path, text: str) -> None:
     """Write beside the place and move there, so that no reader and no kill ever meets half a file.
 
     Raises:
+        InvalidArgumentError: a folder, a link, a device or a pipe is there.
         CheckpointError: it could not be written; what was there before still is.
     """
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        if beside.exists():
-            beside.unlink()
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"results: {str(path)!r} must be writable, got {error.strerror!r}; "
-        f"make room there and give the same command again, finished cells are kept"
-    )
-
-
-def _append_line(path: Path, value: dict[str, Any]) -> None:
-    """One JSON line at the end of a file; what cannot be written whole is taken back."""
-    line = (json.dumps(value) + "\n").encode()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            before = os.fstat(descriptor).st_size
-            try:
-                if os.write(descriptor, line) != len(line):
-                    raise OSError(28, "No space left on device")
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, before)
-                raise
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    write_file(path, text, name="results", remedy=REMEDY)
 
 
 def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -264,10 +228,3 @@ def _damaged(path: Path, number: int, line: str) -> InvalidArgumentError:
         f"results: line {number} of {str(path)!r} must be a cell as an evaluation wrote it, got {line[:40]!r}; "
         f"remove the line and run again"
     )
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Remove what stands after the last line end, so that the next cell begins a line of its own."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)

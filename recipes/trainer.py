@@ -24,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
+from ropescale.destinations import fresh_folder
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.patching import bare
 from ropescale.recipes.evaluation import Yardstick, flat
@@ -292,9 +293,10 @@ def whole(folder: Path, writes: bool = True) -> Iterator[Path]:
         CheckpointError: it could not be written.
     """
     beside = folder / UNFINISHED
-    if writes:
-        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed while it wrote
     try:
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            fresh_folder(beside)  # in the place of what a killed run left
         yield beside
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
         if isinstance(error, RopescaleError):

@@ -7,7 +7,6 @@ it loads the adapter by itself.
 
 import dataclasses
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -30,7 +29,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCE
 
 from ropescale.checkpoint import FINDING, added_parameters, from_weights, located, raise_limits, read_json, size_of
 from ropescale.checkpoints import resolve
-from ropescale.destinations import require_new, written_whole
+from ropescale.destinations import replaced, require_new, write_file, written_whole
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
 from ropescale.heads import class_of
@@ -101,9 +100,8 @@ def add_record(model: nn.Module, folder: str | Path) -> None:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         parameters = _apart(model)
         if parameters:
-            part = folder / f"{PARAMETERS_FILE}.part"
-            save_file(parameters, part, metadata={"format": "pt"})
-            os.replace(part, folder / PARAMETERS_FILE)
+            with replaced(folder / PARAMETERS_FILE, name="adapter") as work:
+                save_file(parameters, work, metadata={"format": "pt"})
         _write_json(folder / RECORD_FILE, done.to_dict())
         _write_json(folder / CONFIG_FILE, {**config, NOTICE: done.method})
     except (OSError, ValueError) as error:
@@ -482,7 +480,4 @@ def _file(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the file beside its place and move it there."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_file(path, json.dumps(content, indent=2, sort_keys=True) + "\n", name="adapter")

@@ -1,14 +1,29 @@
-"""Destinations: a file or folder that is written whole or not at all, where nothing was before."""
+"""Destinations: every file or folder is written whole or not at all, and never through a link.
+
+A folder of results or of a model may come from somebody else. So whatever is made on the way is made anew, in a folder
+that nobody else can write into, and what stands at the end of the way is only ever replaced where it is an ordinary
+file.
+"""
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ropescale.errors import CheckpointError, InvalidArgumentError
+
+# Flags of an opening that neither follows a link nor waits; Windows has neither flag
+NOT_ELSEWHERE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+# What is wrong with the disk that is written, whichever file an error names: copying names the one that is read
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+REMEDY = "make room, or give another"
 
 
 def require_new(destination: Path, source: Path | None = None, *, name: str = "destination") -> None:
@@ -60,7 +75,8 @@ def written_whole(destination: Path, size: int = 0, *, name: str = "destination"
         InvalidArgumentError: something is there already.
     """
     place = destination.absolute()  # "." has no name to make others from
-    work, lock = place.with_name(f".{place.name}.partial"), FileLock(place.with_name(f".{place.name}.lock"))
+    apart, lock = place.with_name(f".{place.name}.partial"), FileLock(place.with_name(f".{place.name}.lock"))
+    work = apart / f".{place.name}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -82,7 +98,7 @@ def written_whole(destination: Path, size: int = 0, *, name: str = "destination"
                 f"make room, or give a place on another disk"
             )
         stood = place.is_dir()
-        _remove(work)
+        fresh_folder(apart)
         yield work
         if stood:
             place.rmdir()  # which fails if somebody has filled it meanwhile
@@ -90,28 +106,181 @@ def written_whole(destination: Path, size: int = 0, *, name: str = "destination"
             raise FileExistsError(17, "it was made by somebody else meanwhile")
         work.rename(place)
     except OSError as error:
-        raise _unwritable(destination, error, name) from error
+        mine = error.filename is None or str(place) in (error.filename, error.filename2)
+        raise (None if mine else _unreadable(error, apart)) or _unwritable(destination, error, name) from error
     finally:
-        _remove(work)
+        with contextlib.suppress(OSError):  # what cannot be removed is found out by whoever writes there next
+            removed(apart)
         Path(lock.lock_file).unlink(missing_ok=True)  # nobody waits for it
         lock.release()
+
+
+@contextlib.contextmanager
+def replaced(path: Path, *, name: str = "destination", remedy: str = REMEDY) -> Iterator[Path]:
+    """A path to make a file at, which takes the place of an ordinary file or of nothing when the block ends.
+
+    If the block fails, what was there still is. Whoever reads meanwhile meets the old file or the new one.
+
+    Args:
+        path: where the file is to be; its folder is made where there is none.
+        name: what the caller's argument is called.
+        remedy: what to do where it cannot be written.
+
+    Raises:
+        InvalidArgumentError: a folder, a link, a device or a pipe is there.
+        CheckpointError: it cannot be written.
+    """
+    require_ordinary(path, name=name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        apart = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.parent))  # new, and for nobody else
+        try:
+            yield apart / path.name
+            require_ordinary(path, name=name)
+            os.replace(apart / path.name, path)
+        finally:
+            removed(apart)
+    except OSError as error:
+        raise _unwritable(path, error, name, remedy) from error
+
+
+def write_file(path: Path, text: str, *, name: str = "destination", remedy: str = REMEDY) -> None:
+    """Write a text in UTF-8 as `replaced` does.
+
+    Raises:
+        InvalidArgumentError: a folder, a link, a device or a pipe is there.
+        CheckpointError: it cannot be written; what was there still is.
+    """
+    with replaced(path, name=name, remedy=remedy) as work:
+        work.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str, *, name: str = "destination", remedy: str = REMEDY) -> None:
+    """Add one line to a file with one write; what cannot be written whole is taken back.
+
+    Raises:
+        InvalidArgumentError: not an ordinary file of that folder alone.
+        CheckpointError: it cannot be written; the file is as it was.
+    """
+    content = f"{line}\n".encode()
+    with _going_on(path, os.O_APPEND | os.O_CREAT, name, remedy) as descriptor:
+        before = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, content) != len(content):
+                raise OSError(28, "No space left on device")
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+
+
+def cut_torn_line(path: Path, *, name: str = "destination", remedy: str = REMEDY) -> None:
+    """Remove what stands after the last line end of a file, so that the next line is one of its own.
+
+    Raises:
+        InvalidArgumentError: not an ordinary file of that folder alone.
+        CheckpointError: it cannot be written.
+    """
+    if not os.path.lexists(path):
+        return
+    with _going_on(path, 0, name, remedy) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+        os.ftruncate(descriptor, file.read().rfind(b"\n") + 1)
+
+
+def require_ordinary(path: Path, *, name: str = "destination") -> None:
+    """Refuse what a file cannot take the place of: a folder, a link, a device, a pipe.
+
+    Raises:
+        InvalidArgumentError: one of those is there.
+        CheckpointError: a path that the system cannot look at.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        raise CheckpointError(
+            f"{name}: must be a path that this system can look at, got {str(path)!r} ({error}); give another"
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidArgumentError(
+            f"{name}: must be new, or an ordinary file to write again, got {str(path)!r}, which is "
+            f"{_kind(found.st_mode)}; give another, or remove it"
+        )
+
+
+@contextlib.contextmanager
+def _going_on(path: Path, flags: int, name: str, remedy: str) -> Iterator[int]:
+    """A descriptor of a file that is written on, and of no file by another name."""
+    require_ordinary(path, name=name)
+    try:
+        # a link that was put there meanwhile fails, and a pipe does not wait for a reader
+        descriptor = os.open(path, os.O_RDWR | flags | NOT_ELSEWHERE, 0o644)
+        try:
+            if os.fstat(descriptor).st_nlink > 1:
+                raise InvalidArgumentError(
+                    f"{name}: must be a file of its own to be written on, got {str(path)!r}, which stands in another "
+                    f"place too (a hard link); copy the folder, and use the copy"
+                )
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(path, error, name, remedy) from error
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_ISDIR: "a folder",
+        stat.S_ISLNK: "a link",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+        stat.S_ISSOCK: "a socket",
+    }
+    return next((said for is_kind, said in kinds.items() if is_kind(mode)), "no file")
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
-def _remove(work: Path) -> None:
-    """Remove a file or folder; what cannot be removed is found out by whoever writes there next."""
-    with contextlib.suppress(OSError):
-        if work.is_dir():
-            shutil.rmtree(work)
-        else:
-            work.unlink(missing_ok=True)
+def removed(path: Path) -> None:
+    """Remove what stands at a path, whatever it is: of a link the link itself.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _unwritable(destination: Path, error: OSError, name: str) -> CheckpointError:
+def fresh_folder(path: Path) -> None:
+    """An empty folder that nobody else may look into, in the place of what a killed run left there.
+
+    Raises:
+        OSError: something is there that cannot be removed, or was put there meanwhile.
+    """
+    removed(path)
+    path.mkdir(mode=0o700)  # which makes a new one or fails
+
+
+def _unwritable(destination: Path, error: OSError, name: str, remedy: str = REMEDY) -> CheckpointError:
     return CheckpointError(
-        f"{name}: must be a place with room that can be written, got {str(destination)!r} ({error}); make room, or "
-        f"give another"
+        f"{name}: must be a place with room that can be written, got {str(destination)!r} ({error}); {remedy}"
+    )
+
+
+def _unreadable(error: OSError, apart: Path) -> CheckpointError | None:
+    """The error for a file that could not be read while something else was written; None where that is not so."""
+    if error.errno in FULL or not isinstance(error.filename, (str, Path)):
+        return None
+    place = Path(error.filename).absolute()
+    if apart in (place, *place.parents):
+        return None
+    return CheckpointError(
+        f"{error.filename}: must be a file that can be read, got {error.strerror or type(error).__name__}; make it "
+        f"readable, or fetch it again"
     )

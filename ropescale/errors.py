@@ -3,9 +3,35 @@
 Texts follow one form: `{what}: {rule}, got {value!r}; {what to do}`.
 """
 
+# What a terminal obeys, or what makes a line look like another: controls of both blocks, the ends of lines and
+# paragraphs, and what turns the direction of writing
+OBEYED = frozenset(
+    [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+)
+LONGEST = 4000  # characters of a text: what nobody reads to the end
+
+
+def cleaned(text: str, *, lines: bool = False) -> str:
+    """A text without anything that a terminal obeys: such a character is shown as Python would write it.
+
+    Args:
+        text: it may quote files that somebody else wrote.
+        lines: leave line ends and tabs as they are.
+    """
+    kept = "\n\t" if lines else ""
+    shown = {code: repr(chr(code))[1:-1] for code in OBEYED if chr(code) not in kept}
+    return text.translate(shown)
+
 
 class RopescaleError(Exception):
-    """The root of every error that ropescale raises on purpose."""
+    """The root of every error that ropescale raises on purpose. Its text is of one line, and nothing a terminal obeys.
+
+    Texts quote what stands in configs and other files, which somebody else may have written.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        shown = cleaned(text)
+        super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}...")
 
 
 class InvalidArgumentError(RopescaleError, ValueError):

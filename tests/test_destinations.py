@@ -1,13 +1,15 @@
 """Destinations: whole or not at all, one run at a time, and nothing of anybody else's is touched."""
 
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ropescale.destinations import require_new, written_whole
+from ropescale.destinations import append_line, cut_torn_line, replaced, require_new, write_file, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError
 
 
@@ -192,3 +194,125 @@ def test_a_place_within_the_source_is_told_in_words(inside: str, tmp_path: Path)
             f"destination: must lie outside the source, got {str(start / inside)!r} for {str(source)!r}; give another"
         )
     require_new(tmp_path / "source-2", source)
+
+
+# What somebody else may have planted
+
+
+def planted(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder that came from somebody else, and a folder of mine with a file."""
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    theirs.mkdir()
+    mine.mkdir()
+    (mine / "diary").write_text("mine")
+    return theirs, mine
+
+
+@kinds
+@pytest.mark.parametrize("to", ["diary", ".", "nothing"])
+@pytest.mark.parametrize("name", [".out.partial", ".out.lock"])
+def test_a_link_in_the_place_of_the_work_is_not_followed(
+    name: str, to: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    theirs, mine = planted(tmp_path)
+    (theirs / name).symlink_to(mine / to)
+    with unchanged(mine):
+        if name == ".out.lock":
+            with pytest.raises(CheckpointError, match=r"^destination: must "), written_whole(theirs / "out"):
+                pytest.fail("writing has begun")
+        else:
+            with written_whole(theirs / "out") as work:
+                make(work)
+            assert tree(theirs) == whole(make)
+
+
+REPLACING: dict[str, Callable[[Path], None]] = {
+    "written": lambda path: write_file(path, "new", name="--output"),
+    "a line more": lambda path: append_line(path, "new", name="--output"),
+    "a torn line less": lambda path: cut_torn_line(path, name="--output"),
+}
+OTHERS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "a link": (lambda path, mine: path.symlink_to(mine / "diary"), "which is a link"),
+    "a link to nothing": (lambda path, mine: path.symlink_to(mine / "nothing"), "which is a link"),
+    "a folder": (lambda path, mine: path.mkdir(), "which is a folder"),
+    "a pipe": (lambda path, mine: os.mkfifo(path), "which is a pipe"),
+}
+
+
+@pytest.mark.parametrize("how", REPLACING)
+@pytest.mark.parametrize("case", OTHERS)
+def test_only_an_ordinary_file_is_written_again(case: str, how: str, tmp_path: Path) -> None:
+    theirs, mine = planted(tmp_path)
+    plant, said = OTHERS[case]
+    plant(theirs / "out", mine)
+    before = os.lstat(theirs / "out")
+    with unchanged(mine), pytest.raises(InvalidArgumentError) as refusal:
+        REPLACING[how](theirs / "out")
+    assert str(refusal.value) == (
+        f"--output: must be new, or an ordinary file to write again, got {str(theirs / 'out')!r}, {said}; give "
+        f"another, or remove it"
+    )
+    assert os.lstat(theirs / "out") == before
+    assert [path.name for path in theirs.iterdir()] == ["out"]
+
+
+def test_a_device_is_not_written_again() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"got '/dev/null', which is a device; give another"):
+        write_file(Path("/dev/null"), "new")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_of_two_places_is_replaced_and_never_written_on(tmp_path: Path) -> None:
+    theirs, mine = planted(tmp_path)
+    os.link(mine / "diary", theirs / "out")
+    with unchanged(mine):
+        with pytest.raises(InvalidArgumentError, match="which stands in another place too"):
+            append_line(theirs / "out", "new")
+        with pytest.raises(InvalidArgumentError, match="which stands in another place too"):
+            cut_torn_line(theirs / "out")
+        write_file(theirs / "out", "new")
+    assert tree(theirs) == {"out": "new"}
+
+
+@pytest.mark.parametrize("name", ["out.part", ".out.partial", ".out.part", ".out", "out.tmp"])
+def test_no_name_that_can_be_guessed_is_written_on_the_way(name: str, tmp_path: Path) -> None:
+    theirs, mine = planted(tmp_path)
+    (theirs / name).symlink_to(mine / "diary")
+    with unchanged(mine):
+        write_file(theirs / "out", "new")
+    assert (theirs / "out").read_text() == "new"
+    assert {path.name for path in theirs.iterdir()} == {"out", name}
+
+
+def test_a_link_that_comes_while_a_file_is_made_is_refused(tmp_path: Path) -> None:
+    theirs, mine = planted(tmp_path)
+
+    def write_meanwhile() -> None:
+        with replaced(theirs / "out") as work:
+            a_file(work)
+            (theirs / "out").symlink_to(mine / "diary")
+
+    with unchanged(mine), pytest.raises(InvalidArgumentError, match="which is a link"):
+        write_meanwhile()
+    assert [path.name for path in theirs.iterdir()] == ["out"]
+
+
+def test_what_is_written_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    write_file(tmp_path / "out", "new")
+    append_line(tmp_path / "lines", "new")
+    with written_whole(tmp_path / "whole") as work:
+        a_file(work)
+    rights = {name: (tmp_path / name).stat().st_mode for name in ("other", "out", "whole")}
+    assert len(set(rights.values())) == 1
+
+
+def test_a_source_that_cannot_be_read_is_not_called_a_destination_without_room(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with pytest.raises(CheckpointError) as refusal, written_whole(tmp_path / "out") as work:
+        shutil.copyfile(tmp_path / "source" / "lost", work)
+    assert str(refusal.value) == (
+        f"{tmp_path / 'source' / 'lost'}: must be a file that can be read, got No such file or directory; make it "
+        f"readable, or fetch it again"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -380,11 +381,11 @@ def test_a_page_that_cannot_be_finished_leaves_the_old_one(in_a_folder, capsys, 
         raise OSError(28, "No space left on device")
 
     (in_a_folder / "a.html").write_text("old")
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert cli.main(["explain", "tiny", "--methods", "linear", "--output", "a.html"]) == 2
     assert capsys.readouterr().err == (
-        "ropescale: --output: must be a file that can be written, got 'a.html' (No space left on device); "
-        "name another\n"
+        "ropescale: --output: must be a place with room that can be written, got 'a.html' ([Errno 28] No space "
+        "left on device); give another path\n"
     )
     assert (in_a_folder / "a.html").read_text() == "old"
     assert [path.name for path in in_a_folder.iterdir()] == ["a.html"]
@@ -411,7 +412,7 @@ def test_the_verb_takes_a_length_for_a_factor(in_a_folder, capsys):
             "--length: must be a number of tokens from the original length (128) to 16777216, got 64; give the "
             "context length you want\n",
         ),
-        (["--output", "."], "--output: must be a file that can be written, got '.' "),
+        (["--output", "."], "--output: must be new, or an ordinary file to write again, got '.', which is a folder"),
     ],
 )
 def test_a_wrong_call_is_one_sentence_and_code_2_and_leaves_nothing(in_a_folder, capsys, arguments, message):

@@ -239,7 +239,10 @@ def test_pairs_without_position_are_counted_in_the_picture(tmp_path: Path) -> No
         (["--output", "waves.jpeg2"], "--output: must be a file that ends in one of pdf, png, svg, got 'waves.jpeg2'"),
         (["--methods", "rerope"], "--methods: must be methods that change frequencies, got 'rerope'"),
         (["--length", "64"], "--length: must be a number of tokens from the original length (128)"),
-        (["--output", "/proc/waves.png"], "--output: must be a file that can be written, got '/proc/waves.png'"),
+        (
+            ["--output", "/proc/waves.png"],
+            "--output: must be a place with room that can be written, got '/proc/waves.png'",
+        ),
     ],
 )
 def test_a_wrong_picture_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

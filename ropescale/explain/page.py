@@ -1,7 +1,6 @@
 """The page: one HTML file that opens from disk, loads nothing and runs nothing. All text is escaped here."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.destinations import write_file
 from ropescale.explain import theory
 from ropescale.explain.drawing import Chart, Curve, Mark, bounds, drawn, legend, number
 from ropescale.explain.readings import EFFECTS, Reading, effects, facts, negative_text
@@ -58,20 +57,10 @@ def write(path: Path, text: str) -> None:
     """Write the page beside its place and move it there, so that nobody meets half of one.
 
     Raises:
-        InvalidArgumentError: nothing can be written there.
+        InvalidArgumentError: a folder, a link, a device or a pipe is there.
+        CheckpointError: nothing can be written there.
     """
-    beside = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InvalidArgumentError(
-            f"--output: must be a file that can be written, got {str(path)!r} ({error.strerror}); name another"
-        ) from error
+    write_file(path, text, name="--output", remedy="give another path")
 
 
 def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> str:

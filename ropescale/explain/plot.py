@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.destinations import replaced
+from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods import AnyMethod, Method
 from ropescale.spectrum import base_inv_freq
@@ -92,14 +93,6 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=160, format=path.suffix.lower().removeprefix("."))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"--output: must be a file that can be written, got {str(path)!r} ({error}); give another path"
-        ) from error
+    with replaced(path, name="--output", remedy="give another path") as work:
+        figure.savefig(work, dpi=160, format=path.suffix.lower().removeprefix("."))
     return path
