@@ -52,6 +52,7 @@ from ropescale.evals.forward import (
     pads_exactly,
     place_of,
     prefill,
+    require_embedded,
     resting,
     reuses_exactly,
     scores,
@@ -189,6 +190,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         )
         if wanted and add_special_tokens is None and bos_id is not None and ids[:1] != [bos_id]:
             ids = [bos_id, *ids]  # a tokenizer that does not add it by itself
+        require_embedded(ids, self.model)
         return ids
 
     def tok_batch_encode(self, strings: Sequence[str], padding_side: str = "left", **_: Any) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -325,6 +325,22 @@ def bare(model: nn.Module) -> Any:
 def vocabulary(model: nn.Module) -> int:
     """Entries of the vocabulary, by the config."""
     return int(bare(model).config.get_text_config(decoder=True).vocab_size)
+
+
+def require_embedded(ids: Iterable[int], model: nn.Module) -> None:
+    """Refuse tokens that the model has no embedding for: they were added to a tokenizer, and to no model.
+
+    Raises:
+        InvalidArgumentError: names the largest of them.
+    """
+    rows = bare(model).get_input_embeddings().weight.shape[0]
+    largest = max(ids, default=0)
+    if largest >= rows:
+        raise InvalidArgumentError(
+            f"tokenizer: its tokens must have rows in the model's embedding, got id {largest} where there are {rows} "
+            f"rows; give the tokenizer of the model's training, or resize the embedding "
+            f"(model.resize_token_embeddings), train it and save the model"
+        )
 
 
 def chunk(entries: int) -> int:

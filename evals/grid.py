@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from filelock import FileLock, Timeout
 from lm_eval import evaluator
@@ -30,7 +31,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 import ropescale
-from ropescale.checkpoint import load_language_model
+from ropescale.checkpoint import first_line, load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import plan, results
@@ -217,7 +218,7 @@ class Bench:
             known = f"ropescale_{name}" if ours else name
             if known not in manager.all_tasks:
                 raise plan.unknown_task(name, manager.all_tasks)
-            loaded = manager.load([known])["tasks"]
+            loaded = self._loaded(manager, known)
             if len(loaded) != 1:
                 raise InvalidArgumentError(
                     f"eval: tasks of the harness must be single tasks, got the group {name!r} of {len(loaded)}; "
@@ -229,6 +230,22 @@ class Bench:
             task.set_fewshot_seed(seed=self.options.seed)
             self._tasks[name, length] = task
         return self._tasks[name, length]
+
+    def _loaded(self, manager: TaskManager, name: str) -> dict[str, Any]:
+        """The harness's tasks of that name, with their data.
+
+        Raises:
+            CheckpointError: data that cannot be had.
+        """
+        try:
+            found: dict[str, Any] = manager.load([name])["tasks"]
+        except (OSError, datasets.exceptions.DatasetsError) as error:  # ConnectionError is an OSError
+            raise CheckpointError(
+                f"eval: tasks must have their data here or on a hub that is reached, got {name!r} "
+                f"({type(error).__name__}: {first_line(error)}); run it once where the hub is reached, or name tasks "
+                f"that need no download: {', '.join((*KINDS,)[:5])}"
+            ) from error
+        return found
 
     def try_tasks(self, cells: Iterable[Planned]) -> None:
         """Build the rows of every task, so that what cannot be asked for is known before the first costly cell."""

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,6 +25,7 @@ from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
 from ropescale.patching import ARGUMENTS, require_knobs
 from ropescale.recipes.data import DataOptions
 from ropescale.recipes.schedules import CONTENTS, SCHEDULES
+from ropescale.recipes.shipped import comment, read_text
 
 TUNINGS = ("full", "lora", "lora_plus", "qlora")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -422,39 +422,6 @@ def given_names(arguments: Sequence[str]) -> set[str]:
     """Names of the options on a command line, as a recipe spells them."""
     names = {one[2:].partition("=")[0].replace("-", "_") for one in arguments if one.startswith("--")}
     return {"output_dir" if name == "output" else name for name in names}
-
-
-def comment(name: str) -> str:
-    """What a recipe's file says at its top."""
-    lines = read_text(name).splitlines()
-    return " ".join(line.strip("# ") for line in lines[: next(i for i, x in enumerate([*lines, ""]) if x[:1] != "#")])
-
-
-def list_recipes() -> dict[str, str]:
-    """Every recipe that is shipped, with the first line of its comment."""
-    found = {}
-    for entry in sorted(files("ropescale.recipes").iterdir(), key=lambda one: one.name):
-        if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8").partition("\n")[0].strip("# ")
-    return found
-
-
-def read_text(name: str) -> str:
-    """A recipe's file.
-
-    Raises:
-        InvalidArgumentError: no such recipe.
-    """
-    if name in list_recipes():
-        return files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
-    near = difflib.get_close_matches(name, list_recipes(), n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise InvalidArgumentError(
-        f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {guess}see "
-        f"`ropescale train --list`"
-    )
 
 
 def read_yaml(name: str) -> dict[str, Any]:

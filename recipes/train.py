@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute
 import torch
 from peft import PeftModel
 from rich.console import Console
@@ -32,7 +33,7 @@ from ropescale.adapters import add_record
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.forward import place_of
+from ropescale.evals.forward import place_of, require_embedded
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record, text_of
@@ -40,7 +41,7 @@ from ropescale.heads import require_language_model
 from ropescale.patching import chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
-from ropescale.recipes.data import prepare
+from ropescale.recipes.data import Prepared, prepare
 from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
@@ -102,6 +103,7 @@ def run(recipe: Recipe, command: str) -> Run:
         model = load_language_model(options.model, **keywords).to(
             training.device if "quantization_config" not in keywords else None
         )
+    _require_embedded(data, measure, model)
     if "unpatched" not in told:
         told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
     tried = measure.windows[0].to(place_of(model))
@@ -280,6 +282,15 @@ def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> N
                 f"attention: {attention} reads pose from rows of one document each, got row {packed} with several; "
                 f"set min_tokens to {schedule.source_length}, or use sdpa"
             )
+
+
+def _require_embedded(data: Prepared, measure: Yardstick, model: nn.Module) -> None:
+    """Refuse rows and windows with tokens that the model has no embedding for, before the first figure."""
+    rows = (
+        pyarrow.compute.max(split.data.column("input_ids").combine_chunks().flatten())
+        for split in (data.train, data.held_out)
+    )
+    require_embedded([int(measure.windows.max()), *(one.as_py() or 0 for one in rows)], model)
 
 
 def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> Figures:

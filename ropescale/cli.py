@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale import failures
+from ropescale.errors import InvalidArgumentError
+from ropescale.spelling import Names, names_of, spelled
 from ropescale.version import __version__
 
 OVERVIEW = """\
@@ -219,7 +221,10 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (found something wrong) or 2 (wrong usage)."""
+    """Run one command; returns the exit code.
+
+    0 done, 1 found something wrong or failed in a way that nobody foresaw, 2 wrong usage, 130 stopped by Ctrl-C.
+    """
     # Waiting threads that spin cost five times the time where the cores are shared; torch reads this when it starts
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # PEFT loads it where it is installed, and it warns of a kernel that only inference in 4 bits would use
@@ -231,19 +236,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help (0) or what is wrong (2)
         return int(stop.code or 0)
     arguments.command = shlex.join(["ropescale", *given])
-    try:
+
+    def work() -> int:
+        if not _answers_alone(arguments):
+            failures.require_extras(f"ropescale {arguments.name}", arguments.extras)
         code: int = arguments.verb(arguments)
-    except RopescaleError as error:
-        print(f"ropescale: {error}", file=sys.stderr)
-        return 2
-    return code
+        return code
+
+    return failures.ended(
+        work,
+        doing=arguments.doing.format(**vars(arguments)),
+        command=arguments.command,
+        spelled=lambda text: spelled(text, _names(parser, arguments.name)),
+        extras=arguments.extras,
+    )
+
+
+def _answers_alone(arguments: argparse.Namespace) -> bool:
+    """Whether a verb only tells something that needs none of its packages."""
+    return any(getattr(arguments, name, False) for name in ("list", "task_folder"))
+
+
+def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
+    """How the options of a verb are written, and behind them those of all others, which a sentence may speak of."""
+    kinds = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    parsers = kinds[0].choices
+    names = names_of(parsers[verb])
+    if (
+        verb == "train" and "ropescale.recipes.options" in sys.modules
+    ):  # it was read already, or nothing is wrong there
+        from ropescale.recipes.options import parser as of_recipe
+
+        names = names_of(of_recipe("RECIPE"))
+    for other in parsers.values():
+        names = names.beside(names_of(other))
+    return names
 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="ropescale", description=OVERVIEW, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"ropescale {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="name", required=True)
 
     demo = verbs.add_parser(
         "demo",
@@ -253,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    demo.set_defaults(verb=_demo)
+    demo.set_defaults(verb=_demo, doing="comparing methods on {model}", extras=("eval", "train"))
     demo.add_argument(
         "--model", default="tiny", metavar="MODEL", help="tiny (embedded, the default), smollm2, a path or a hub id"
     )
@@ -268,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    evaluation.set_defaults(verb=_eval)
+    evaluation.set_defaults(verb=_eval, doing="evaluating {model}", extras=("eval",))
     evaluation.add_argument(
         "model", nargs="?", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id; unpatched"
     )
@@ -299,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
         help="list the methods and their knobs",
         description="List every method of the registry, with its knobs and their defaults.",
     )
-    methods.set_defaults(verb=_methods)
+    methods.set_defaults(verb=_methods, doing="listing the methods", extras=())
 
     inspection = verbs.add_parser(
         "inspect",
@@ -308,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n  ropescale inspect tiny\n  ropescale inspect path/to/checkpoint",
         formatter_class=formatter,
     )
-    inspection.set_defaults(verb=_inspect)
+    inspection.set_defaults(verb=_inspect, doing="reading the config of {model}", extras=())
     add = inspection.add_argument
     add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
     add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
@@ -320,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
         formatter_class=formatter,
     )
-    doctor.set_defaults(verb=_doctor)
+    doctor.set_defaults(verb=_doctor, doing="examining {path}", extras=())
     doctor.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
 
     rescale = verbs.add_parser(
@@ -331,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    rescale.set_defaults(verb=_rescale)
+    rescale.set_defaults(verb=_rescale, doing="extending {source}", extras=())
     add = rescale.add_argument
     add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
@@ -354,7 +388,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    explain.set_defaults(verb=_explain)
+    explain.set_defaults(verb=_explain, doing="explaining {model}", extras=())
     add = explain.add_argument
     add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
     add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: some of every kind)")
@@ -373,7 +407,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    plot.set_defaults(verb=_plot)
+    plot.set_defaults(verb=_plot, doing="drawing {model}", extras=())
     add = plot.add_argument
     add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
     add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
@@ -392,7 +426,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="ropescale train [--list] RECIPE --model MODEL [options]",
         allow_abbrev=False,
     )
-    training.set_defaults(verb=_train)
+    training.set_defaults(verb=_train, doing="training by {recipe}", extras=("train",))
     add = training.add_argument
     add("--list", action="store_true", help="name the recipes, and stop")
     add("recipe", metavar="RECIPE", nargs="?", help="a name from --list, or a .yaml file of your own")
@@ -406,7 +440,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    merging.set_defaults(verb=_merge)
+    merging.set_defaults(verb=_merge, doing="merging {adapter}", extras=("train",))
     add = merging.add_argument
     add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter and its ropescale.json")
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
@@ -421,7 +455,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  ropescale report out/eval-tiny",
         formatter_class=formatter,
     )
-    report.set_defaults(verb=_report)
+    report.set_defaults(verb=_report, doing="reporting {folder}", extras=("eval",))
     report.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
 
     export = verbs.add_parser(
@@ -432,7 +466,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    export.set_defaults(verb=_export)
+    export.set_defaults(verb=_export, doing="exporting {source}", extras=())
     add = export.add_argument
     add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
     add("destination", metavar="DST", help="a folder that is not there or empty; for gguf a new .gguf file")
@@ -458,7 +492,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    verify.set_defaults(verb=_verify_export)
+    verify.set_defaults(verb=_verify_export, doing="verifying {path}", extras=())
     add = verify.add_argument
     add("path", metavar="DST", help="what `ropescale export` wrote")
     add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
@@ -579,8 +613,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
             options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
-        print(f"ropescale: stopped; {folder} keeps the finished cells, the same command goes on", file=sys.stderr)
-        return 1
+        return failures.stopped(f"{folder} keeps the finished cells, the same command goes on")
     if int(os.environ.get("RANK", "0")):  # the first process reports
         return 0
     page = report.write(folder)
@@ -722,11 +755,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from ropescale.recipes import options
+    from ropescale.recipes import shipped
 
     if arguments.list:
         table = Table("recipe", "what it does")
-        for name, said in options.list_recipes().items():
+        for name, said in shipped.list_recipes().items():
             table.add_row(name, said)
         Console().print(table, markup=False)
         return 0
@@ -735,6 +768,10 @@ def _train(arguments: argparse.Namespace) -> int:
             "ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr
         )
         return 2
+    shipped.read_text(arguments.recipe)  # a misspelt name is answered before anything heavy loads
+
+    from ropescale.recipes import options
+
     wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
     if wanted:
         print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
@@ -746,8 +783,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         told = train.run(recipe, arguments.command)
     except KeyboardInterrupt:
-        print(f"ropescale: stopped; {recipe.output} keeps the checkpoints, the same command goes on", file=sys.stderr)
-        return 1
+        return failures.stopped(f"{recipe.output} keeps the checkpoints, the same command goes on")
     if recipe.training.process_index == 0:
         Console().print(train.summary(told))
         print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")

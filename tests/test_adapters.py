@@ -346,7 +346,7 @@ def test_the_command_merges(saved: dict[str, Path], tmp_path: Path, capsys: pyte
     assert cli.main(["merge", str(saved["yarn"]), str(tmp_path / "b"), "--base", "tiny", "--dtype", "bfloat16"]) == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "b").dtype == torch.bfloat16
     assert cli.main(["merge", str(saved["yarn"]), str(tmp_path / "a")]) == 2
-    assert "destination: must be new, or an empty folder, got " in capsys.readouterr().err
+    assert "DST: must be new, or an empty folder, got " in capsys.readouterr().err
 
 
 def test_the_base_may_be_a_name_or_a_path_with_keywords(saved: dict[str, Path]) -> None:

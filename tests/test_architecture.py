@@ -24,6 +24,7 @@ SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).
 FLOORS = [
     ["ropescale.version", "ropescale.errors"],
     ["ropescale.destinations", "ropescale.geometry", "ropescale.limits", "ropescale.shards"],
+    ["ropescale.failures", "ropescale.spelling"],
     ["ropescale.spectrum"],
     ["ropescale.methods.base"],
     ["ropescale.methods.late"],
@@ -45,6 +46,7 @@ FLOORS = [
     ["evals"],
     ["recipes"],
     ["ropescale.cli"],
+    ["ropescale.__main__"],
 ]
 # Rooms with several files for one purpose, which may import one another
 ROOMS = ("evals", "recipes", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")

@@ -400,7 +400,7 @@ def test_the_verb_takes_a_length_for_a_factor(in_a_folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--factor", "0.5"], "linear: factor must be a number of at least 1 and at most 16777216 "),
+        (["--factor", "0.5"], "linear: --factor must be a number of at least 1 and at most 16777216 "),
         (
             ["--methods", "abf"],
             "--methods: must be methods that need no knob of their own, got 'abf', which needs theta; give an "

@@ -709,7 +709,7 @@ LOSSY: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("method", LOSSY)
 def test_an_approximation_is_labelled_in_the_file_and_in_the_summary(method: str, tmp_path: Path) -> None:
     arguments, static = LOSSY[method]
-    with pytest.raises(ExportError, match=rf"nearest that engines hold exactly: {static} x4, which --lossy"):
+    with pytest.raises(ExportError, match=rf"nearest that engines hold exactly: {static} x4, which lossy=True"):
         export("tiny", tmp_path / "a.gguf", to="gguf", method=method, factor=4, **arguments)
     done = export("tiny", tmp_path / "a.gguf", to="gguf", method=method, factor=4, lossy=True, **arguments)
     label = f"{static} at every length in the place of {method}: "
@@ -1001,7 +1001,7 @@ def test_the_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["verify-export", path, "--engine", "llama.cpp", "--tolerance", "0"]) == 1
     assert f"{path}: OFF in llama.cpp" in capsys.readouterr().out
     assert cli.main(asked) == 2
-    assert capsys.readouterr().err.startswith("ropescale: destination: must be new, or an empty folder, got ")
+    assert capsys.readouterr().err.startswith("ropescale: DST: must be new, or an empty folder, got ")
 
 
 def test_the_command_line_takes_log_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

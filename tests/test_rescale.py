@@ -238,7 +238,7 @@ def test_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     record = ropescale.record(ropescale.load(folder))
     assert (record.target_length, record.knobs["beta_fast"]) == (200, 16.0)
     assert cli.main(arguments) == 2
-    assert "destination: must be new, or an empty folder, got " in capsys.readouterr().err
+    assert "DST: must be new, or an empty folder, got " in capsys.readouterr().err
 
 
 def test_no_weight_is_read(source: Path, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from ropescale.errors import InvalidArgumentError, RopescaleError, UnknownMethod
 from ropescale.evals import grid, report
 from ropescale.evals.plan import Options
 from ropescale.recipes import train
-from ropescale.recipes.options import list_recipes, parser, read_recipe, read_yaml
+from ropescale.recipes.options import parser, read_recipe, read_yaml
 from ropescale.recipes.schedules import Draws
+from ropescale.recipes.shipped import list_recipes
 from ropescale.recipes.trainer import UNFINISHED, RecipeTrainer
 
 ROOT = Path(__file__).parent.parent

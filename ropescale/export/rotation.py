@@ -204,7 +204,7 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         near = f"{static.name} x{record.target_length / record.original_length:g}"
         raise ExportError(
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}; nearest that engines "
-            f"hold exactly: {near}, which --lossy (lossy=True) writes, with a label that says so"
+            f"hold exactly: {near}, which lossy=True writes, with a label that says so"
         )
     extension = extended(
         before,

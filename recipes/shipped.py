@@ -1,0 +1,42 @@
+"""The recipes that are shipped, by name, and the file of any: answered without the packages that training needs."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from ropescale.errors import InvalidArgumentError
+
+
+def comment(name: str) -> str:
+    """What a recipe's file says at its top."""
+    lines = read_text(name).splitlines()
+    return " ".join(line.strip("# ") for line in lines[: next(i for i, x in enumerate([*lines, ""]) if x[:1] != "#")])
+
+
+def list_recipes() -> dict[str, str]:
+    """Every recipe that is shipped, with the first line of its comment."""
+    found = {}
+    for entry in sorted(files("ropescale.recipes").iterdir(), key=lambda one: one.name):
+        if entry.name.endswith(".yaml"):
+            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8").partition("\n")[0].strip("# ")
+    return found
+
+
+def read_text(name: str) -> str:
+    """A recipe's file.
+
+    Raises:
+        InvalidArgumentError: no such recipe.
+    """
+    if name in list_recipes():
+        return files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    near = difflib.get_close_matches(name, list_recipes(), n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidArgumentError(
+        f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {guess}see "
+        f"`ropescale train --list`"
+    )

@@ -1,0 +1,98 @@
+"""Messages in the language of the command line: an error of the library names its arguments as Python has them.
+
+The one place where the two meet. A message stays what it is in Python (`existing="replace"`, `original_length: ...`);
+the command line says it as its own options are written (`--existing replace`, `--original-length: ...`). What is
+quoted is somebody's value, or code, and stays as it is.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Words that are arguments where a value follows in quotes, as in: method 'yarn'
+CHOICES = ("backend", "content", "dtype", "engine", "existing", "layers", "method", "schedule", "tuning")
+# Verbs, whose name may stand before the argument, as in: eval: factors must be ...
+VERBS = ("demo", "eval", "train")
+# What only Python has, and what stands for it on the command line
+IDIOMS = {
+    "a registry name or a Method instance": "a registry name",
+    "ropescale.list_methods()": "`ropescale methods`",
+    "give it as a keyword, see": "give it in --knobs, see",
+    "ropescale.diagnose": "ropescale doctor",
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the arguments of one verb are written: `--factor`, or `SRC` for what has no dashes."""
+
+    written: Mapping[str, str]
+    flags: frozenset[str] = frozenset()  # those that take no value
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # options of other verbs, of which a message may speak
+
+    def beside(self, other: "Names") -> "Names":
+        """These, and the options of another parser as ones that are elsewhere."""
+        options = {name: option for name, option in other.written.items() if option.startswith("-")}
+        return Names(self.written, self.flags | (other.flags - set(self.written)), {**options, **self.elsewhere})
+
+
+def names_of(parser: argparse.ArgumentParser) -> Names:
+    """The arguments of a parser; `factor` where it takes `factors`, because a method has one."""
+    written, flags = {}, set()
+    for action in parser._actions:
+        long = [option for option in action.option_strings if option.startswith("--")]
+        metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+        if action.nargs != argparse.PARSER and "help" not in action.dest:
+            written.setdefault(action.dest, _hyphened(long) if long else metavar)  # --packing before --no-packing
+        if action.nargs == 0:
+            flags.add(action.dest)
+    for one, many in (("factor", "factors"), ("method", "methods"), ("length", "lengths")):
+        if many in written and one not in written:
+            written[one] = written[many]
+    return Names(written, frozenset(flags))
+
+
+def _hyphened(options: list[str]) -> str:
+    """The spelling that is shown of several: without underscores, and the first of these."""
+    return next((option for option in options if "_" not in option), options[0])
+
+
+def spelled(text: str, names: Names) -> str:
+    """A message of the library, with its arguments as the command line writes them."""
+    for python, here in IDIOMS.items():
+        text = text.replace(python, here)
+    every = {**names.elsewhere, **names.written}
+    own, known = (
+        "|".join(sorted(map(re.escape, some), key=len, reverse=True)) or "(?!)" for some in (names.written, every)
+    )
+    pattern = re.compile(
+        rf"""
+          `[^`]*` | ropescale\.\w+\([^)]*\)                                     # code
+        | \A(?P<first>(?:{own})(?:,\ (?:{own}))*)(?=:)                      # argument: rule
+        | \A(?P<owner>\w+:\ )(?P<owned>{own})(?=\ (?:must|is\ required|or)\b) # verb: argument rule
+        | (?<![\w.'"-])(?P<assigned>{known})=(?P<quote>["']?)(?P<value>[\w.+]*\w)(?P=quote)
+        | (?<![\w.'"-])(?<!unknown\ )(?P<chosen>{"|".join(CHOICES)})\ (?P<mark>["'])(?P<choice>\w+)(?P=mark)
+        | (?<!\w)'(?:[^'\\]|\\.)*'(?!\w) | "(?:[^"\\]|\\.)*"                    # a value
+        | (?<![\w.'"-])(?P<word>[a-z]+(?:_[a-z]+)+)(?![\w.('"=])
+        """,
+        re.VERBOSE,
+    )
+
+    def written(found: re.Match[str]) -> str:
+        part = found.groupdict()
+        if part["first"]:
+            return ", ".join(names.written[name] for name in part["first"].split(", "))
+        if part["owned"]:
+            theirs = part["owner"][:-2] in VERBS or part["owned"] in ("factor", "target_length")
+            return part["owner"] + (names.written[part["owned"]] if theirs else part["owned"])
+        if part["assigned"]:
+            option = every[part["assigned"]]
+            return option if part["assigned"] in names.flags else f"{option} {part['value']}"
+        if every.get(part["chosen"] or "", "").startswith("--"):
+            return f"{every[part['chosen']]} {part['choice']}"
+        return every.get(part["word"] or "", found[0])
+
+    said = pattern.sub(written, text)
+    # a short word is an argument where it stands beside one
+    return re.sub(r"(?<![\w-])(factor)\b(?= (?:or|nor) --)", lambda found: every.get(found[1], found[1]), said)
