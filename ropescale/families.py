@@ -4,13 +4,14 @@ Knows configs and modules of Transformers; knows nothing of patching.
 """
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropescale.errors import (
@@ -185,7 +186,7 @@ REFUSED = {
     "roformer": "positions from a table of sines and cosines that is built from max_position_embeddings and saved "
     "with the weights",
 }
-# Phi-3 renames yarn to longrope and refuses every other type.
+# Phi-3 renames yarn to longrope and refuses every other type; `admit_late` makes it let that of ropescale pass.
 LONGROPE_ONLY = frozenset({"phi3", "phi4_multimodal"})
 # PhiMoE works its frequencies out at every call, and takes the attention factor from two entries of its own.
 RECOMPUTING = frozenset({"phimoe"})
@@ -213,6 +214,30 @@ def refuse_late(config: PreTrainedConfig, *_: Any, **__: Any) -> tuple[Tensor, f
 
 
 ROPE_INIT_FUNCTIONS[LATE_TYPE] = refuse_late
+
+
+def admit_late(config_class: Any) -> None:
+    """Let a config class that lists the types it may state be read and saved with `LATE_TYPE` too.
+
+    Of other types nothing changes, and whoever builds a model from such a config still meets `refuse_late`.
+    """
+    own = config_class.validate_rope
+
+    @functools.wraps(own)
+    def validate_rope(config: PreTrainedConfig, *arguments: Any, **keywords: Any) -> None:
+        rope = config.rope_parameters
+        if not isinstance(rope, dict) or rope.get("rope_type") != LATE_TYPE:
+            own(config, *arguments, **keywords)
+
+    config_class.validate_rope = validate_rope
+    # what is checked when a config is made and saved was noted when the class was; early versions look it up
+    validators = getattr(config_class, "__class_validators__", [])
+    validators[:] = [validate_rope if one is own else one for one in validators]
+
+
+for _family in sorted(LONGROPE_ONLY | RECOMPUTING):
+    if _family in CONFIG_MAPPING:
+        admit_late(CONFIG_MAPPING[_family])
 
 
 def text_of(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -843,22 +868,16 @@ def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
 
 
 def late_spelling(part: Part, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:
-    """The fields that the config of this part gets for a method that Transformers cannot carry out, by field name.
-
-    Raises:
-        UnsupportedModelError: a family whose config refuses such a type when it is saved.
-    """
+    """The fields that the config of this part gets for a method that Transformers cannot carry out, by field name."""
     config = part.config
-    if config.model_type in LONGROPE_ONLY | RECOMPUTING:
-        raise UnsupportedModelError(
-            f"{config.model_type}: a config that can state rope_type {LATE_TYPE!r} is needed for a method that acts "
-            f"in attention, got one that refuses other types than its own; use a method of fixed frequencies"
-        )
     parameters = {"rope_type": LATE_TYPE, "rope_theta": theta_of(config), **kept_parameters(config)}
     if isinstance(method, Method):  # of fixed frequencies, beside what acts in attention
         fixed = spelling(part, method, geometry)["rope_parameters"]
         if softmax_factor(stating(config, fixed)) != 1:
             parameters |= {name: fixed[name] for name in ("factor", "mscale_all_dim")}
+    if config.model_type in RECOMPUTING:  # which reads them at every call of any type but the default one
+        parameters |= {"short_mscale": 1.0, "long_mscale": 1.0}
+        parameters["original_max_position_embeddings"] = geometry.original_length
     return {"rope_parameters": parameters}
 
 
@@ -954,6 +973,21 @@ def find_rotaries(model: nn.Module, parts: list[Part]) -> list[Rotary]:
                 f"load the weights first"
             )
     return found
+
+
+def live_spectrum(rotary: Any, prefix: str, last: int) -> Spectrum:
+    """What a live rotary module turned its latest text by, whose last token stood at `last`, on the CPU.
+
+    `prefix` begins the names of its buffers.
+    """
+    if rotary.config.model_type in RECOMPUTING:  # which reads neither its buffers nor the factor beside them
+        rope = rotary.config.rope_parameters
+        inv_freq, factor = rotary.rope_init_fn(rotary.config)
+        if rope_type_of(rotary.config) != "default":
+            factor = rope["long_mscale" if last >= rope["original_max_position_embeddings"] else "short_mscale"]
+    else:
+        inv_freq, factor = getattr(rotary, f"{prefix}inv_freq"), getattr(rotary, f"{prefix}attention_scaling")
+    return Spectrum(inv_freq.detach().float().cpu().clone(), float(factor))
 
 
 def softmax_factor(config: PreTrainedConfig) -> float:

@@ -34,6 +34,7 @@ from ropescale.families import (
     kept_layers,
     late_spelling,
     limit_fields,
+    live_spectrum,
     part_geometry,
     read_geometry,
     read_original_length,
@@ -251,7 +252,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
     An interruption may strike at any line, so nothing within cleans up after itself; what the model held at the
     beginning is put back from here.
     """
-    with _ALONE:
+    with _ALONE, torch.device("cpu"):  # what is worked out is moved to where the model is, whatever the default
         start = Snapshot(bare(model))
         try:
             yield start
@@ -354,6 +355,14 @@ def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
     return parameters[turn.part.label] if turn.part.label else parameters
 
 
+@contextmanager
+def _on_the_cpu() -> Iterator[None]:
+    """Whatever the default device: a figure of a config belongs to no accelerator, and has a value."""
+    with torch.device("cpu"):
+        yield
+
+
+@_on_the_cpu()
 def extended(
     config: PreTrainedConfig,
     method: str | AnyMethod,
@@ -393,7 +402,7 @@ def extended(
             spectrum = as_reloaded(part, stated, chosen, own)
         else:
             stated = late_spelling(part, chosen, geometry)
-            spectrum = Spectrum(torch.zeros(geometry.pairs))  # the identity: attention rotates
+            spectrum = Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))  # the identity: attention rotates
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
@@ -464,29 +473,33 @@ def commit(plan: Plan, start: Snapshot) -> None:
     config, extension = config_of(plan.model), plan.extension
     text = text_of(config)
     modules = [rotary.module for rotary in plan.rotaries]
-    shown = of_class(plan.model, modules[0], late=extension.late is not None)
+    shown = of_class(plan.model, modules[0], late=extension.late is not None) or {}
     restless: set[str] = set()
     last = last_position(extension.record.original_length, extension.record.target_length)
     proof = Proof(plan.model, modules, text.model_type, last)
+    claim = None
     if not shown:
         proof.read_unpatched(late=extension.late is not None)
+        claim = claimed(plan, proof.last)  # now that frequencies which depend on length are those of that place
         # Transformers' length-dependent types have written into their buffers, and what else writes when it is read
         restless = set(start.differences())
         start.restore()
-    claim = claimed(plan, proof.last)
     probe = None
     if extension.late is not None:
         probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late, proof.watch)
+        start.restore()  # what reading has changed, as above
     substitutions = [Substitution(one, extension.turns) for one in modules]
+    put_record(plan, extension)  # PhiMoE reads its config whenever it rotates
     if probe is not None:  # first, since its readings before and after have one softmax scale
         modules[0].__dict__[LATE_FIELD] = probe.put()
     if plan.sharpened:
         layers, scalings = map(list, zip(*plan.sharpened, strict=True))
         modules[0].__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
-    put_record(plan, extension)
     for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
         verify(rotary, extension, text, substitution.device)
-    done = dataclasses.replace(extension.record, proof=shown or proven(plan, proof, claim, start, restless))
+    if claim is not None:
+        shown = proven(plan, proof, claim, start, restless)
+    done = dataclasses.replace(extension.record, proof=shown)
     put_record(plan, dataclasses.replace(extension, record=done))
 
 
@@ -532,9 +545,7 @@ def claimed(plan: Plan, last: int) -> Claim:
     change = 0.0
     for turn in extension.turns:
         for rotary in plan.rotaries:
-            live: torch.Tensor = getattr(rotary.module, f"{turn.part.prefix}inv_freq")
-            scaling = float(getattr(rotary.module, f"{turn.part.prefix}attention_scaling"))
-            before = Spectrum(live.detach().float().cpu(), scaling)
+            before = live_spectrum(rotary.module, turn.part.prefix, last)
             late = extension.late
             own = change_when_read(before, late, last) if late else change_of_spectrum(before, turn.spectrum, last)
             change = max(change, own)

@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 import torch
 from families import LATE, NAMES, OLDER, config_of, family, fingerprint, logits, model_of, wants
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -38,7 +40,13 @@ from transformers.models.t5.modeling_t5 import T5Attention
 import ropescale
 from ropescale import Geometry, get_method
 from ropescale.checkpoint import added_parameters
-from ropescale.errors import AlreadyScaledError, RopescaleError, UnsupportedModelError, VerificationError
+from ropescale.errors import (
+    AlreadyScaledError,
+    CheckpointError,
+    RopescaleError,
+    UnsupportedModelError,
+    VerificationError,
+)
 from ropescale.injection.kernels import Call, blockwise, pairwise, rotated
 from ropescale.injection.late import implementations
 from ropescale.injection.reading import Late, Reading
@@ -836,7 +844,6 @@ REFUSED = {
     "falcon": "the function that Transformers looks up",
     "gpt_neox_japanese": "the function that Transformers looks up",
     "nemotron": "hands keywords down to its attention",
-    **dict.fromkeys(("phi3", "phi4_multimodal", "phimoe"), "refuses other types than its own"),
     "stablelm": "hands keywords down to its attention",
     "zamba2": "mamba_decoder, which is given cos and sin",
 }
@@ -881,6 +888,102 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
         ropescale.unpatch(model)
     assert torch.equal(logits(model), beyond)
     assert model.config.to_dict() == config
+
+
+SHORT, LONG = [1 + pair / 10 for pair in range(8)], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
+
+
+def longrope(pairs: int, **besides: Any) -> dict[str, Any]:
+    """The scaling that Phi-3 with 128k tokens and its successors are published with."""
+    lists = {"short_factor": SHORT[:pairs], "long_factor": LONG[:pairs]}
+    return {"rope_type": "longrope", "rope_theta": 1e4, **lists, "original_max_position_embeddings": 64, **besides}
+
+
+# Phi-3 mini 128k; Phi-4 mini, and the multimodal one; Phi-3.5 MoE
+LISTING_TYPES: dict[str, dict[str, Any]] = {
+    "phi3": {"rope_parameters": longrope(8)},
+    "phi3 in part": {"rope_parameters": longrope(6), "partial_rotary_factor": 0.75},
+    "phi4_multimodal": {"rope_parameters": longrope(6), "partial_rotary_factor": 0.75},
+    "phimoe": {"rope_parameters": longrope(8, short_mscale=1.24, long_mscale=1.25)},
+}
+ALONE = """
+import sys
+from transformers import AutoModelForCausalLM
+try:
+    AutoModelForCausalLM.from_pretrained(sys.argv[1])
+except Exception as error:
+    sys.exit(0 if "ropescale" in str(error) else f"{error!r} does not say what it met")
+sys.exit("loaded without its method")
+"""
+RELOADED = """
+import sys, torch, ropescale
+ids, expected = torch.load(sys.argv[2])
+with torch.no_grad():
+    sys.exit(0 if torch.equal(ropescale.load(sys.argv[1])(ids).logits, expected) else "another model")
+"""
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+@pytest.mark.parametrize("name", LISTING_TYPES)
+def test_a_config_that_lists_the_types_it_may_state_is_saved_with_that_of_ropescale(
+    name: str, read_before: bool, tmp_path: Path
+) -> None:
+    """As published, by the list of short or of long texts, whichever the model has read last."""
+    family_name, published = name.split()[0], {**LISTING_TYPES[name], "max_position_embeddings": 256}
+    if family_name not in NAMES:
+        return
+    plain = {**LISTING_TYPES[name], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    lists = {key: published["rope_parameters"][key] for key in ("short_factor", "long_factor")}
+    ids = prompts(length=160)
+    model = model_of(config_of(family_name, **published))
+    if read_before:
+        logits(model)
+    for method, knobs in (("self_extend", {"group_size": 4, "window": 10}), ("longrope", {"factor": 4, **lists})):
+        unscaled = model_of(config_of(family_name, **plain))
+        ropescale.patch(model, method, existing="replace", **knobs)
+        assert apart(logits(model), logits(ropescale.patch(unscaled, method, **knobs))) < 1e-5
+        found = model(ids).logits
+        steps = [ids[:, :60], *ids[:, 60:].split(1, dim=1)]
+        assert apart(read(model, steps, DynamicCache(config=model.config)), found) < TOLERANCE
+        model.save_pretrained(tmp_path / method)
+        assert (
+            json.loads((tmp_path / method / "config.json").read_text())["rope_parameters"]["rope_type"] == "ropescale"
+        )
+        loaded = ropescale.load(tmp_path / method)
+        assert torch.equal(loaded(ids).logits, found)
+        assert ropescale.diagnose(tmp_path / method) == []
+        with pytest.raises(CheckpointError, match=r"must be loaded by ropescale, got method .* call ropescale\.load"):
+            AutoModelForCausalLM.from_pretrained(tmp_path / method)
+        for one in (model, loaded):
+            native = model_of(config_of(family_name, **published))
+            assert torch.equal(logits(ropescale.unpatch(one)), logits(native))
+            assert one.config.rope_parameters == native.config.rope_parameters
+
+
+def test_in_a_fresh_process_it_is_loaded_by_ropescale_and_refused_by_transformers(tmp_path: Path) -> None:
+    model, ids = ropescale.patch(family("phi3"), "dynamic_yarn"), prompts(length=80)
+    model.save_pretrained(tmp_path / "saved")
+    torch.save((ids, model(ids).logits), tmp_path / "expected.pt")
+    for script, *arguments in ((ALONE,), (RELOADED, str(tmp_path / "expected.pt"))):
+        command = [sys.executable, "-c", script, str(tmp_path / "saved"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_other_types_are_refused_as_before() -> None:
+    for kind in ("linear", "dynamic", "ropescale2"):
+        with pytest.raises((StrictDataclassError, ValueError), match=kind):
+            config_of("phi3", rope_parameters={**longrope(8), "rope_type": kind, "factor": 2.0})
+
+
+def test_a_longrope_as_published_can_be_put_in_again() -> None:
+    """The far token of the proof is read by the long list already: there is nothing to change."""
+    model = model_of(config_of("phi3", rope_parameters=longrope(8), max_position_embeddings=256))
+    before = logits(model)
+    ropescale.patch(model, "longrope", factor=4, long_factor=LONG, existing="replace")
+    assert apart(logits(model), before) < 1e-5
+    short = logits(model, 48)
+    assert apart(short, logits(ropescale.unpatch(model), 48)) > 1e-3
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("learned", "longrope with two lists")])

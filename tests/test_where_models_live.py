@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import ropescale
-from ropescale.errors import UnsupportedModelError
+from ropescale.checkpoint import added_parameters
+from ropescale.errors import RopescaleError, UnsupportedModelError
 
 SEVERAL = ["deepseek_v3", "deepseek_v4", "gemma3_text", "llama", "moshi", "phimoe"]  # every way of being patched
 
@@ -49,6 +50,53 @@ def test_hooks_of_accelerate_leave_the_patch_alone(name: str, placed: object, or
     assert torch.equal(logits(model), before)
 
 
+def on_disk(model: nn.Module) -> nn.Module:
+    return accelerate.disk_offload(model, "offload", execution_device=torch.device("cpu"))
+
+
+ADDING = {"cope": {}, "learned": {"max_length": 256}, "shaw": {}, "t5": {}}  # methods with parameters of their own
+
+
+def drawn(model: nn.Module) -> nn.Module:
+    """A model whose added parameters are large enough to show."""
+    for parameter in added_parameters(model).values():
+        parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+    return model
+
+
+@pytest.mark.parametrize("method", ["self_extend", "dynamic_yarn", *ADDING])
+@pytest.mark.parametrize("placed", [dispatched, offloaded, on_disk])
+def test_a_method_that_acts_in_attention_is_put_where_weights_are_offloaded(
+    placed: object, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it adds has values, where the decoder computes."""
+    monkeypatch.chdir(tmp_path)
+    knobs = ADDING.get(method, {})
+    plain, model = family("llama"), family("llama")
+    before = logits(plain)
+    expected = logits(drawn(ropescale.patch(plain, method, **knobs)))
+    placed(model)
+    ropescale.patch(model, method, **knobs)
+    assert torch.equal(logits(drawn(model)), expected)
+    assert torch.equal(logits(ropescale.unpatch(model)), before)
+
+
+@pytest.mark.parametrize("method", ADDING)
+def test_parameters_that_are_offloaded_after_the_patch_are_missed_by_name(method: str) -> None:
+    """Accelerate brings back what a module reads that it calls, which these are not."""
+    model = family("llama")
+    before = logits(model)
+    accelerate.cpu_offload(ropescale.patch(model, method, **ADDING[method]), execution_device=torch.device("cpu"))
+    with pytest.raises(RopescaleError) as refusal:
+        logits(model)
+    assert str(refusal.value) == (
+        f"{method}: the parameters that it added must have values, got some on the meta device; call "
+        f"ropescale.unpatch(model), and patch it again where its weights are offloaded already"
+    )
+    assert torch.equal(logits(ropescale.unpatch(model)), before)
+    assert not torch.equal(logits(ropescale.patch(model, method, **ADDING[method])), before)
+
+
 @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, "auto"])
 def test_a_model_loaded_with_a_device_map(saved: Path, device_map: object, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(saved, device_map=device_map)
@@ -73,6 +121,10 @@ def test_a_model_with_weights_on_the_disk(saved: Path, tmp_path: Path) -> None:
     expected = logits(ropescale.patch(family("llama"), "yarn", factor=4))
     assert torch.equal(logits(ropescale.patch(model, "yarn", factor=4)), expected)
     assert torch.equal(logits(ropescale.unpatch(model)), before)
+    patched = drawn(ropescale.patch(family("llama"), "cope"))
+    patched.save_pretrained(tmp_path / "patched")
+    loaded = ropescale.load(tmp_path / "patched", device_map=device_map, offload_folder=tmp_path / "another")
+    assert torch.equal(logits(loaded), logits(patched))
 
 
 def test_a_model_on_the_meta_device_is_refused_until_it_has_weights(saved: Path) -> None:

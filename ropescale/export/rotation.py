@@ -253,8 +253,10 @@ def _nearest(method: AnyMethod, geometry: Geometry, record: Record) -> tuple[Met
 
 def _without_rotation(config: PreTrainedConfig, record: Record, method: NoPE, geometry: Geometry) -> Rotation:
     """NoPE: no pair rotates, and a constant on the logits is the square of one on queries and keys."""
-    scale = method.query_scale(geometry, torch.zeros(1))
-    spectrum = Spectrum(torch.zeros(geometry.pairs), 1.0 if scale is None else math.sqrt(float(scale)))
+    scale = method.query_scale(geometry, torch.zeros(1, dtype=torch.float32))
+    spectrum = Spectrum(
+        torch.zeros(geometry.pairs, dtype=torch.float32), 1.0 if scale is None else math.sqrt(float(scale))
+    )
     part = parts_of(config)[0]
     rotation = Rotation(
         part=part,

@@ -18,7 +18,7 @@ from ropescale.errors import RopescaleError
 from ropescale.injection.kernels import Call, attend
 from ropescale.injection.places import cache_among, placed
 from ropescale.injection.reading import NOTHING, Late, Reading
-from ropescale.methods.late import Sizes
+from ropescale.methods.late import Added, Sizes
 
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
 KEPT = "_ropescale_kept"  # attribute of an attention layer that rotates as it did before; others have none
@@ -64,7 +64,7 @@ def attention(
         layout=module.__dict__[LAYOUT],
         # Persimmon of Transformers 5.0 makes a column more than there are keys, which no key fills
         mask=None if attention_mask is None else attention_mask[..., : key.shape[2]],
-        added=module._modules.get(NAME) or reading.added,  # type: ignore[arg-type] # a ParameterDict is a mapping
+        added=_added_to(module, reading.late) or reading.added,
         dropout=dropout if module.training else 0.0,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
@@ -79,6 +79,21 @@ def attention(
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _added_to(owner: nn.Module, late: Late) -> Added:
+    """The parameters that a method added to a module.
+
+    Raises:
+        RopescaleError: they were offloaded, by hooks that do not bring back what attention reads by itself.
+    """
+    added: Any = owner._modules.get(NAME) or NOTHING
+    if any(one.is_meta for one in added.values()):
+        raise RopescaleError(
+            f"{late.name}: the parameters that it added must have values, got some on the meta device; call "
+            f"ropescale.unpatch(model), and patch it again where its weights are offloaded already"
+        )
+    return added  # type: ignore[no-any-return]  # a ParameterDict is a mapping
 
 
 class Guide:
@@ -115,7 +130,7 @@ class Guide:
             return (), kwargs  # the decoder says what is missing
         places = placed(kwargs, tokens.shape[1], past, tokens.device, cached=cache is not None, name=self.late.name)
         positions = kwargs["position_ids"] = places.queries
-        shared: Any = decoder._modules.get(NAME) or NOTHING
+        shared = _added_to(decoder, self.late)
         added = self.late.method.embedding(positions, config.hidden_size, shared)
         if added is not None:
             if kwargs.get("inputs_embeds") is None:
@@ -161,6 +176,15 @@ class Recorder:
         return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
+def _computing(owner: nn.Module, otherwise: torch.device | None) -> torch.device | None:
+    """Where an offloaded module computes, as the hooks of accelerate know it."""
+    for part in owner.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return otherwise
+
+
 class LateRotation:
     """A late method put into a live model, and what was there before.
 
@@ -175,10 +199,12 @@ class LateRotation:
         layouts: dict[nn.Module, str | None],
         sizes: Sizes | None,
         before: Late | None = None,
+        place: torch.device | None = None,
     ) -> None:
         """`sizes` shape the parameters that the method adds; None for a method that adds none.
 
-        `before` is the rotation of the layers that `late.kept` numbers.
+        `before` is the rotation of the layers that `late.kept` numbers. `place` is where the decoder computes, if its
+        weights are offloaded.
         """
         self.decoder = decoder
         self.layers = list(layouts)
@@ -193,7 +219,9 @@ class LateRotation:
             begun = late.method.added(late.geometry, sizes)
             if begun:
                 weight = next(owner.parameters())
-                owner.add_module(NAME, nn.ParameterDict({name: one.to(weight) for name, one in begun.items()}))
+                device = _computing(owner, place) if weight.is_meta else weight.device
+                begun = {name: one.to(device, weight.dtype) for name, one in begun.items()}
+                owner.add_module(NAME, nn.ParameterDict(begun))
         for layer, layout in layouts.items():
             layer.__dict__[LAYOUT] = layout
         for layer in kept:

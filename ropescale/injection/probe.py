@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
+from ropescale.families import live_spectrum
 from ropescale.injection.kernels import LAYOUTS, rotated
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
 from ropescale.injection.proof import Watch, decoder_of, gap, tensors_in
 from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
-from ropescale.spectrum import Spectrum
 
 TOKENS = 8  # of a probing pass
 FIRST = 3  # position of its first token: at 0 nothing rotates
@@ -40,17 +40,9 @@ class Probe:
         """`prefix` begins the names of the buffers that will be emptied; `watch` hears what each layer gives back."""
         self._model, self._late, self._watch = model, late, watch
         self._decoder = decoder_of(model, rotary)
-        live: Tensor = getattr(rotary, f"{prefix}inv_freq")
-        place = live.device
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
-        self._ids = torch.arange(1, TOKENS + 1, device=embeddings.weight.device).remainder(embeddings.num_embeddings)[
-            None
-        ]
+        self._ids = torch.arange(1, TOKENS + 1, device=watch.device).remainder(embeddings.num_embeddings)[None]
         self._positions = torch.arange(FIRST, FIRST + TOKENS, device=self._ids.device)[None]
-        scaling = float(getattr(rotary, f"{prefix}attention_scaling"))
-        self._spectrum = Spectrum(live.detach().float().cpu().clone(), scaling)
-        angles = torch.arange(FIRST, FIRST + TOKENS, device=place)[:, None].float() * live.detach().float()
-        self._cos, self._sin = angles.cos() * scaling, angles.sin() * scaling
         self._tolerance = TOLERANCES.get(embeddings.weight.dtype, COARSE)
         if self._decoder.get_output_embeddings() is not None:  # type: ignore[operator]
             raise self._refused("a decoder apart from its head", "one that is both")
@@ -63,6 +55,11 @@ class Probe:
                 ) from error
             with _followed(self._decoder, rotary) as takers:
                 self._native = self._noted()
+        # after the passes: Transformers' length-dependent types have then what these rotated by
+        self._spectrum = live_spectrum(rotary, prefix, FIRST + TOKENS - 1)
+        angles = self._positions[0, :, None].float() * self._spectrum.inv_freq.to(self._ids.device)
+        factor = self._spectrum.attention_factor
+        self._cos, self._sin = angles.cos() * factor, angles.sin() * factor
         self._require_no_rotation_elsewhere(takers)
 
     def put(self) -> LateRotation:
@@ -99,7 +96,7 @@ class Probe:
             hidden=config.hidden_size,
         )
         self._require_numbers(layouts)
-        return LateRotation(self._decoder, self._late, layouts, sizes, before)
+        return LateRotation(self._decoder, self._late, layouts, sizes, before, self._watch.device)
 
     def _require_numbers(self, layouts: dict[nn.Module, str | None]) -> None:
         """Refuse layers of which some are to keep their rotation, and which do not say which they are."""

@@ -52,18 +52,22 @@ class Proof:
         """Reads the model as it is; where a late method acts, the layers themselves say, so that a pass is saved."""
         with self._reading():
             try:
-                self.before = self.watch.apart(self.last)
-                self.near = {} if late else self.watch.apart(TOKENS - 1 if self.last >= TOKENS else 0)
+                self._read_before(late=late)
             except (IndexError, RuntimeError):
                 # a family that counts blocks of tokens by their positions: it is read where no position jumps
                 self.last = TOKENS - 1
-                self.before, self.near = self.watch.apart(self.last), {} if late else self.watch.apart(0)
+                self._read_before(late=late)
         for layer, answer in self.before.items():
             if not bool(answer.isfinite().all()):
                 raise VerificationError(
                     f"{self._model_type}: the weights must give finite numbers, since a short text shows what a patch "
                     f"does, got NaN or infinity in layer {self.watch.number(layer)} of the unpatched one; restore them"
                 )
+
+    def _read_before(self, *, late: bool) -> None:
+        """The far token last: frequencies that depend on length are left as it found them."""
+        self.near = {} if late else self.watch.apart(TOKENS - 1 if self.last >= TOKENS else 0)
+        self.before = self.watch.apart(self.last)
 
     def read_patched(self, claim: Claim) -> None:
         """Reads the patched model."""
@@ -181,10 +185,10 @@ class Watch:
         self.decoder = decoder_of(model, rotaries[0])
         embeddings: nn.Embedding = self.decoder.get_input_embeddings()  # type: ignore[operator]
         self._dtype = embeddings.weight.dtype
-        place = embeddings.weight.device
-        if place.type == "meta":  # offloaded: where it will be when it is needed
-            place = next(rotaries[0].buffers()).device
-        self._ids = torch.arange(1, TOKENS + 1, device=place).remainder(embeddings.num_embeddings)[None]
+        self.device = embeddings.weight.device
+        if self.device.type == "meta":  # offloaded: where it will be when it is needed
+            self.device = next(rotaries[0].buffers()).device
+        self._ids = torch.arange(1, TOKENS + 1, device=self.device).remainder(embeddings.num_embeddings)[None]
         self.labels: dict[nn.Module, set[str]] = {}  # layer -> the layer types whose rotation it is given
         self._rotaries = rotaries
 

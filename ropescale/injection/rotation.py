@@ -134,7 +134,7 @@ def deviation(rotary: nn.Module, turn: Turn, positions: Tensor) -> float:
     inv_freq = spectrum.inv_freq.to(positions.device)
     angles = positions[:, None].float() * inv_freq
     with torch.no_grad():
-        inputs = (torch.zeros(1, 1, device=positions.device), positions[None])
+        inputs = (torch.zeros(1, 1, dtype=torch.float32, device=positions.device), positions[None])
         returned = rotary(*inputs, label) if label else rotary(*inputs)
     if isinstance(returned, Tensor) and returned.is_complex():
         returned = (returned.real, returned.imag)

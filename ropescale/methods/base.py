@@ -245,8 +245,8 @@ def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
     """
     series = theta_series(geometry.theta, geometry.rotary_dim)
     nearest = (1 / (inv_freq.double() * series.double())).float()
-    below = torch.nextafter(nearest, torch.zeros(()))
-    above = torch.nextafter(nearest, torch.full((), math.inf))
+    below = torch.nextafter(nearest, torch.zeros((), dtype=torch.float32))
+    above = torch.nextafter(nearest, torch.full((), math.inf, dtype=torch.float32))
     candidates = torch.stack((nearest, below, above))
     misses = (1.0 / (candidates * series) - inv_freq).abs()
     best = candidates.gather(0, misses.argmin(dim=0, keepdim=True)).squeeze(0)

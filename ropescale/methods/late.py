@@ -224,7 +224,7 @@ class WithoutRotation(LateMethod):
 
     def base_spectrum(self, geometry: Geometry) -> Spectrum:
         """No rotation."""
-        return Spectrum(torch.zeros(geometry.pairs))
+        return Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
         """As `LateMethod.regions`."""
@@ -399,7 +399,8 @@ class LengthDependent(LateMethod):
 
 def stacked(spectra: Sequence[Spectrum]) -> tuple[Tensor, Tensor]:
     """[spectra, pairs] inverse frequencies and [spectra] attention factors, float32."""
-    return torch.stack([one.inv_freq for one in spectra]), torch.tensor([one.attention_factor for one in spectra])
+    factors = torch.tensor([one.attention_factor for one in spectra], dtype=torch.float32)
+    return torch.stack([one.inv_freq for one in spectra]), factors
 
 
 def sharpened(spectrum: Spectrum, attention_factor: float) -> Spectrum:

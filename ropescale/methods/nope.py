@@ -41,4 +41,6 @@ class NoPE(WithoutRotation, name="nope"):
     def query_scale(self, geometry: Geometry, query: Tensor) -> Tensor | None:
         if self.logit_scale == "none" or self.factor is None:
             return None
-        return torch.full(query.shape, 1 + self.coefficient * math.log(self.factor), device=query.device)
+        return torch.full(
+            query.shape, 1 + self.coefficient * math.log(self.factor), dtype=torch.float32, device=query.device
+        )

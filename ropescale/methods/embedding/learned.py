@@ -30,7 +30,8 @@ class Learned(WithoutRotation, name="learned"):
         return self.max_length
 
     def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
-        drawn = torch.randn(self.max_length, sizes.hidden, generator=torch.Generator().manual_seed(SEED))
+        generator = torch.Generator().manual_seed(SEED)
+        drawn = torch.randn(self.max_length, sizes.hidden, generator=generator, dtype=torch.float32)
         return {"vectors": drawn * SPREAD}
 
     def embedding(self, position: Tensor, hidden: int, added: Added) -> Tensor:

@@ -18,7 +18,7 @@ class ALiBi(WithoutRotation, name="alibi"):
     """
 
     def bias(self, geometry: Geometry, distance: Tensor, heads: int, added: Added) -> Tensor:
-        slopes = torch.tensor(alibi_slopes(heads), device=distance.device)
+        slopes = torch.tensor(alibi_slopes(heads), dtype=torch.float32, device=distance.device)
         return -slopes[:, None, None] * distance[..., None, :, :].float()
 
 

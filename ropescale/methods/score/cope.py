@@ -28,7 +28,7 @@ class CoPE(WithoutRotation, name="cope"):
         self.require_tokens("npos_max", at_least=2)
 
     def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
-        return {"vectors": torch.zeros(sizes.head_dim, self.npos_max)}
+        return {"vectors": torch.zeros(sizes.head_dim, self.npos_max, dtype=torch.float32)}
 
     def content_bias(self, query: Tensor, scaling: float, scores: Tensor, distance: Tensor, added: Added) -> Tensor:
         # in float64: cached and uncached sums are of different order, and the vectors multiply what that rounds

@@ -32,7 +32,7 @@ class LeakyReRoPE(LateMethod, name="leaky_rerope"):
 
     def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         window, distance = self.window_for(geometry), query - key
-        far = window + (distance - window) / self.stretch
+        far = window + (distance - window).float() / self.stretch
         return torch.where(distance < window, distance.to(far.dtype), far), key <= query
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
@@ -40,6 +40,6 @@ class LeakyReRoPE(LateMethod, name="leaky_rerope"):
         return two_regions(
             self.base_spectrum(geometry),
             window,
-            lambda i: i / self.stretch + (window - window / self.stretch),
-            lambda j: j / self.stretch,
+            lambda i: i.float() / self.stretch + (window - window / self.stretch),
+            lambda j: j.float() / self.stretch,
         )

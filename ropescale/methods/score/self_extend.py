@@ -47,19 +47,20 @@ class SelfExtend(LateMethod, name="self_extend"):
 
     def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         distance = query - key
-        far = query // self.group_size - key // self.group_size + self._shift(geometry)
+        far = self._shifted(query // self.group_size - key // self.group_size, geometry)
         return torch.where(distance < self.window_for(geometry), distance, far), key <= query
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
-        shift = self._shift(geometry)
         return two_regions(
             self.base_spectrum(geometry),
             self.window_for(geometry),
-            lambda i: i // self.group_size + shift,
+            lambda i: self._shifted(i // self.group_size, geometry),
             lambda j: j // self.group_size,
         )
 
-    def _shift(self, geometry: Geometry) -> float:
+    def _shifted(self, groups: Tensor, geometry: Geometry) -> Tensor:
+        """Groups as distances that continue those of the window; float32 where the shift is no whole number."""
         window = self.window_for(geometry)
-        groups = window // self.group_size if self.exact == "floor" else window / self.group_size
-        return window - groups
+        if self.exact == "floor":
+            return groups + (window - window // self.group_size)
+        return groups.float() + (window - window / self.group_size)

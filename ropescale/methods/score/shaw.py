@@ -28,7 +28,7 @@ class Shaw(WithoutRotation, name="shaw"):
 
     def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
         widths = {"key_vectors": sizes.head_dim, "value_vectors": sizes.value_dim}
-        return {name: torch.zeros(self.clip + 1, width) for name, width in widths.items()}
+        return {name: torch.zeros(self.clip + 1, width, dtype=torch.float32) for name, width in widths.items()}
 
     def content_bias(self, query: Tensor, scaling: float, scores: Tensor, distance: Tensor, added: Added) -> Tensor:
         by_distance = query * scaling @ added["key_vectors"].to(query.dtype).T

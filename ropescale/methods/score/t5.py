@@ -33,7 +33,7 @@ class T5(WithoutRotation, name="t5"):
             )
 
     def added(self, geometry: Geometry, sizes: Sizes) -> dict[str, Tensor]:
-        return {"table": torch.zeros(self.buckets, sizes.heads)}
+        return {"table": torch.zeros(self.buckets, sizes.heads, dtype=torch.float32)}
 
     def bias(self, geometry: Geometry, distance: Tensor, heads: int, added: Added) -> Tensor:
         return added["table"][self.bucket(distance)].movedim(-1, -3)
