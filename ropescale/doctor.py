@@ -61,6 +61,8 @@ READ = {
 READ_ALWAYS = ("mrope_interleaved", "mrope_section", "partial_rotary_factor", "rope_theta", "rope_type", "type")
 # Entries that some families read beside these
 FAMILY_KEYS = frozenset({"alpha", "llama_4_scaling_beta", "long_mscale", "max_position_embeddings", "short_mscale"})
+# What latent attention makes its softmax scale of, whatever type is scaled by
+SOFTMAX = ("factor", "mscale_all_dim")
 NEEDED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -379,7 +381,8 @@ def _block(
         )
         return
     yield from _theta(where, block, text.get("rope_theta"), legacy=legacy, nested=nested)
-    yield from _keys(where, rope_type, block, nested=nested)
+    latent = text.get("kv_lora_rank") is not None and rope_type != "default" and block.get("mscale_all_dim")
+    yield from _keys(where, rope_type, block, nested=nested, besides=SOFTMAX if latent else ())
     yield from _numbers(where, rope_type, block)
     if rope_type in ANCHORED and not text.get(EXPORT_FIELD):  # engines are told lengths in words of their own
         yield from _lengths(where, rope_type, block, text)
@@ -412,9 +415,11 @@ def _theta(where: str, block: dict[str, Any], top: Any, *, legacy: bool, nested:
     )
 
 
-def _keys(where: str, rope_type: str, block: dict[str, Any], *, nested: bool) -> Iterator[Finding]:
-    """Entries that are ignored, and ones that are missing."""
-    read = (*READ_ALWAYS, *READ[rope_type])
+def _keys(
+    where: str, rope_type: str, block: dict[str, Any], *, nested: bool, besides: tuple[str, ...]
+) -> Iterator[Finding]:
+    """Entries that are ignored, and ones that are missing; `besides` are read whatever the type."""
+    read = (*READ_ALWAYS, *READ[rope_type], *besides)
     needed = NEEDED.get(rope_type, ())
     for name in needed:
         if block.get(name) is None:

@@ -441,8 +441,11 @@ def reach_of(config: PreTrainedConfig) -> int:
     original, factor = (
         as_float(config.rope_parameters.get(name)) for name in ("original_max_position_embeddings", "factor")
     )
-    # what counts queries from there is stated as the original length, also where a scaling has another
-    if 0 < original * factor <= LONGEST and not filled_in(config) and QUERY_GROWTH not in config.rope_parameters:
+    # what counts queries from there is stated as the original length, also where a scaling has another; and the factor
+    # of Llama 3 is no ratio of lengths (3.1: 8 from 8,192 to 131,072; 3.2: 32 to the same)
+    other = QUERY_GROWTH in config.rope_parameters
+    other |= rope_type_of(config) == "llama3" and config.max_position_embeddings > original
+    if 0 < original * factor <= LONGEST and not filled_in(config) and not other:
         reaches.append(round(original * factor))
     return max(reach for reach in reaches if isinstance(reach, int) and reach <= LONGEST)
 
@@ -463,14 +466,49 @@ def read_geometry(
         AlreadyScaledError: scaled, and `existing` is "error"; or "replace", and the config does not say from what.
         InvalidArgumentError: `existing` or `original_length` is not what it must be.
     """
+    require_existing(existing)
+    if isinstance(config, PreTrainedConfig):
+        config = text_of(config)
+    require_supported(config)
+    part = parts_of(config)[0]
+    if existing == "compose":
+        require_fixed(part)
+    return part_geometry(part, original_length=original_length, existing=existing)
+
+
+def require_existing(existing: str) -> None:
+    """Refuse what is no choice.
+
+    Raises:
+        InvalidArgumentError: `existing` is not what it must be.
+    """
     if existing not in EXISTING:
         raise InvalidArgumentError(
             f"existing: must be one of {', '.join(EXISTING)}, got {existing!r}; leave it out for 'error'"
         )
-    if isinstance(config, PreTrainedConfig):
-        config = text_of(config)
-    require_supported(config)
-    return part_geometry(parts_of(config)[0], original_length=original_length, existing=existing)
+
+
+def depends_on_length(config: PreTrainedConfig) -> bool:
+    """Whether Transformers rotates the layers of this part otherwise in longer texts."""
+    rope = config.rope_parameters
+    if by_alpha(config):
+        return False
+    return rope_type_of(config) == "dynamic" or (
+        rope_type_of(config) == "longrope" and rope.get("short_factor") != rope.get("long_factor")
+    )
+
+
+def require_fixed(part: Part) -> None:
+    """Refuse a base that depends on length, which no method of fixed frequencies can start from.
+
+    Raises:
+        AlreadyScaledError: the frequencies are others in longer texts.
+    """
+    if depends_on_length(part.config):
+        raise AlreadyScaledError(
+            f"{part.config.model_type}: a base must be a fixed spectrum, got {scaling(part.config)}, which depends on "
+            f'length; pass existing="replace", or factor=1 to leave it as it is'
+        )
 
 
 def part_geometry(part: Part, *, original_length: int | None = None, existing: str = "error") -> Geometry:
@@ -490,11 +528,6 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
         if rope_type_of(config) == LATE_TYPE:
             raise AlreadyScaledError(
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which acts in attention; "
-                f'pass existing="replace"'
-            )
-        if rope_type_of(config) == "dynamic" or rope.get("short_factor") != rope.get("long_factor"):
-            raise AlreadyScaledError(
-                f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which depends on length; "
                 f'pass existing="replace"'
             )
         live, attention_factor = todays_spectrum(part)
@@ -807,6 +840,10 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
         # what counts queries from there stays, and a type that counts turns from there would be another
         parameters = method.pairwise_rope_parameters(geometry)
     parameters |= kept
+    if parameters["rope_type"] != "yarn" and (sharper := softmax_parameters(config, method, geometry)):
+        if parameters["rope_type"] == "default":  # which has no softmax scale
+            parameters = method.pair_by_pair(geometry) | kept
+        parameters |= sharper
     if pretrained_proportional(config) and method.name == "linear" and not method.resonance and method.factor != 1:
         # the one scaling that Transformers has for it
         parameters = {**config.rope_parameters, "factor": method.factor}
@@ -831,22 +868,45 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     return fields
 
 
-def require_own_softmax(part: Part, method: AnyMethod, geometry: Geometry) -> None:
-    """Refuse to compose with a scaling that has a softmax scale, unless all of it stays as it is.
+def as_it_is(part: Part, target: int) -> dict[str, Any]:
+    """The fields that the config of this part gets where its rotation depends on length and goes on as it is.
 
     Raises:
-        AlreadyScaledError: the scale would belong to neither scaling.
+        AlreadyScaledError: it is counted from the maximum, which would be another.
     """
-    rope = part.config.rope_parameters
-    if not geometry.inv_freq or softmax_factor(part.config) == 1:
-        return
-    if isinstance(method, Method) and stated_already(part, method, geometry):
-        return
-    raise AlreadyScaledError(
-        f"{part.config.model_type}: a base must leave the softmax scale alone, got mscale_all_dim="
-        f"{shortened(rope['mscale_all_dim'])}, which belongs to the scaling of today; pass "
-        f'existing="replace"'
-    )
+    config = part.config
+    parameters = copy.deepcopy(config.rope_parameters)
+    if target != config.max_position_embeddings:
+        if rope_type_of(config) == "dynamic":
+            require_fixed(part)
+        if config.model_type not in RECOMPUTING:  # Transformers works the factor out from the maximum
+            parameters.setdefault("attention_factor", todays_spectrum(part)[1])
+    return {"rope_parameters": parameters}
+
+
+def softmax_parameters(config: PreTrainedConfig, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:
+    """The entries that state the softmax scale of latent attention, beside a type that has none of its own.
+
+    A base that is scaled has one, and so may the method (yarn's `mscale_all_dim`); one is multiplied with the other.
+
+    Raises:
+        InvalidArgumentError: a scale, and a factor of 1 to state it by.
+    """
+    if not hasattr(config, "kv_lora_rank"):
+        return {}
+    factor = getattr(method, "factor", None) or 1.0
+    today = softmax_factor(config) if geometry.inv_freq else 1.0
+    own = (yarn_mscale(factor, getattr(method, "mscale_all_dim", None) or 0.0)) ** 2
+    if today * own == 1:
+        return {}
+    if not isinstance(method, Method):  # which states no factor of its own
+        return {name: config.rope_parameters[name] for name in ("factor", "mscale_all_dim")}
+    if factor == 1:
+        raise InvalidArgumentError(
+            f"{method.name}: factor must be above 1 to compose with a softmax scale (mscale_all_dim="
+            f"{shortened(config.rope_parameters['mscale_all_dim'])}), which is stated by it, got 1; give a larger one"
+        )
+    return {"factor": factor, "mscale_all_dim": (math.sqrt(today * own) - 1) / (0.1 * math.log(factor))}
 
 
 def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
@@ -875,6 +935,8 @@ def late_spelling(part: Part, method: AnyMethod, geometry: Geometry) -> dict[str
         fixed = spelling(part, method, geometry)["rope_parameters"]
         if softmax_factor(stating(config, fixed)) != 1:
             parameters |= {name: fixed[name] for name in ("factor", "mscale_all_dim")}
+    else:
+        parameters |= softmax_parameters(config, method, geometry)
     if config.model_type in RECOMPUTING:  # which reads them at every call of any type but the default one
         parameters |= {"short_mscale": 1.0, "long_mscale": 1.0}
         parameters["original_max_position_embeddings"] = geometry.original_length
@@ -999,8 +1061,12 @@ def softmax_factor(config: PreTrainedConfig) -> float:
     scale = rope.get("mscale_all_dim")
     if not hasattr(config, "kv_lora_rank") or rope_type_of(config) == "default" or not scale:
         return 1.0
-    factor = as_float(rope.get("factor"))
-    return (0.1 * as_float(scale) * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
+    return yarn_mscale(as_float(rope.get("factor")), as_float(scale)) ** 2
+
+
+def yarn_mscale(factor: float, scale: float) -> float:
+    """YaRN's attention factor, 0.1 scale ln(factor) + 1."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> list[tuple[nn.Module, float]]:

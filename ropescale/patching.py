@@ -28,7 +28,9 @@ from ropescale.families import (
     LAYERS,
     UNSCALED,
     Rotary,
+    as_it_is,
     as_reloaded,
+    depends_on_length,
     find_rotaries,
     find_softmax,
     kept_layers,
@@ -36,11 +38,11 @@ from ropescale.families import (
     limit_fields,
     live_spectrum,
     part_geometry,
-    read_geometry,
     read_original_length,
     require_effect,
+    require_existing,
+    require_fixed,
     require_matching,
-    require_own_softmax,
     require_supported,
     rescaled_parts,
     saved_record,
@@ -61,7 +63,7 @@ from ropescale.limits import GENERATION, MAX_LENGTH, outdated
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
-from ropescale.spectrum import Spectrum
+from ropescale.spectrum import Spectrum, base_inv_freq
 from ropescale.version import __version__
 
 ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
@@ -377,13 +379,13 @@ def extended(
 ) -> Extension:
     """Work out what a method makes of a config; the arguments and errors are those of `patch`."""
     require_choices(layers, log_n=log_n)
+    require_existing(existing)
     require_method(method, knobs)
     require_supported(config)
     parts = rescaled_parts(config, layers)
-    geometry = read_geometry(config, original_length=original_length, existing=existing)
+    geometry = part_geometry(parts[0], original_length=original_length, existing=existing)
     chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
     warning = require_effect(config, chosen.name, geometry.original_length, layers)
-    require_own_softmax(parts[0], chosen, geometry)
     late = late_of(chosen, geometry, log_n=log_n, kept=kept_layers(config, layers))
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
@@ -393,17 +395,23 @@ def extended(
     fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, **limit_fields(config, target)}
     turns = []
     for part in parts:
-        if late is None:
+        own = geometry
+        if part.label != parts[0].label:
+            own = part_geometry(part, original_length=geometry.original_length, existing=existing)
+        goes_on = existing == "compose" and depends_on_length(part.config)
+        if goes_on and (late is not None or not leaves_rotation(chosen)):
+            require_fixed(part)
+        if goes_on:
+            stated = as_it_is(part, target)
+            spectrum = Spectrum(base_inv_freq(own), own.attention_factor)
+        elif late is None:
             assert isinstance(chosen, Method)
-            own = geometry
-            if part.label != parts[0].label:
-                own = part_geometry(part, original_length=geometry.original_length, existing=existing)
             stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
             spectrum = as_reloaded(part, stated, chosen, own)
         else:
             stated = late_spelling(part, chosen, geometry)
             spectrum = Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))  # the identity: attention rotates
-        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"]))
+        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
     done = Record(
@@ -479,10 +487,15 @@ def commit(plan: Plan, start: Snapshot) -> None:
     proof = Proof(plan.model, modules, text.model_type, last)
     claim = None
     if not shown:
-        proof.read_unpatched(late=extension.late is not None)
+        proof.find_layers()
+        start.restore()
+        # Transformers' length-dependent types write into their buffers whenever they are read, and go on from there
+        proof.read_unpatched()
         claim = claimed(plan, proof.last)  # now that frequencies which depend on length are those of that place
-        # Transformers' length-dependent types have written into their buffers, and what else writes when it is read
         restless = set(start.differences())
+        if extension.late is None:
+            proof.read_near()
+            restless |= set(start.differences())
         start.restore()
     probe = None
     if extension.late is not None:
@@ -544,7 +557,7 @@ def claimed(plan: Plan, last: int) -> Claim:
     extension, done = plan.extension, plan.extension.record
     change = 0.0
     for turn in extension.turns:
-        for rotary in plan.rotaries:
+        for rotary in plan.rotaries if not turn.as_it_is else ():
             before = live_spectrum(rotary.module, turn.part.prefix, last)
             late = extension.late
             own = change_when_read(before, late, last) if late else change_of_spectrum(before, turn.spectrum, last)
@@ -614,11 +627,18 @@ def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozens
                 f"'full'; leave it out"
             )
         return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
-    if not log_n and (not kept or method.name == UNSCALED):
+    if not log_n and (not kept or leaves_rotation(method)):
         return None
     assert isinstance(method, Method)
     spectrum = method.spectrum(geometry)
     return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
+
+
+def leaves_rotation(method: AnyMethod) -> bool:
+    """Whether a method leaves every frequency and the attention factor as they are."""
+    if not isinstance(method, Method) or "identity" in method.laws_broken():
+        return False
+    return method.factor == 1 or method.name == UNSCALED
 
 
 def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:
@@ -630,14 +650,15 @@ def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, devic
     done, model_type = extension.record, config.model_type
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
+    turns = [turn for turn in extension.turns if not turn.as_it_is]
     try:
-        differences = [deviation(rotary.module, turn, positions) for turn in extension.turns]
+        differences = [deviation(rotary.module, turn, positions) for turn in turns]
     except Exception as error:
         raise VerificationError(
             f"{model_type}: the rotary module {rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    for difference, turn in zip(differences, extension.turns, strict=True):
+    for difference, turn in zip(differences, turns, strict=True):
         if difference <= TOLERANCE * turn.spectrum.attention_factor:
             continue
         raise VerificationError(

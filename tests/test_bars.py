@@ -1,4 +1,4 @@
-"""What a composed factor 1 and a doubled linear factor must be, over every family."""
+"""What a composed factor 1 and a doubled linear factor must be, over every family and over published shapes."""
 
 import warnings
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from families import NAMES, NATIVE_ONLY, TEXT_CLASSES, family, logits, model_of, rope_of
+from shapes import SHAPES, model_type_of, published
 from transformers import PreTrainedModel
 
 import ropescale
 from ropescale.doctor import diagnose
+from ropescale.errors import AlreadyScaledError
+from ropescale.families import depends_on_length, parts_of, text_of
 
 # Where doubled positions are more than a doubled rotation, and why
 COUNTING = {
@@ -65,3 +68,68 @@ def test_what_is_saved_and_rescaled_passes_the_own_doctor(name: str, tmp_path: P
     model.save_pretrained(tmp_path / "saved")
     for case in (model, tmp_path / "rescaled", tmp_path / "saved", ropescale.load(tmp_path / "saved")):
         assert [str(found) for found in diagnose(case)] == []
+
+
+PUBLISHED = [name for name in SHAPES if model_type_of(name) in NAMES]
+# Within the original length of the shortest, beyond that of most, and far beyond
+REACHES = (24, 9000, 100000)
+
+
+def spread(reach: int) -> torch.Tensor:
+    """[24] positions over so many tokens."""
+    return torch.arange(24) * (reach // 24)
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_factor_one_over_a_published_shape_is_the_identity(name: str, tmp_path: Path) -> None:
+    model = published(name)
+    before = [at(model, spread(reach)) for reach in REACHES]
+    faults = {str(found) for found in diagnose(model)}
+    maximum = text_of(model.config).max_position_embeddings
+    for method in ("linear", "yarn", "unscaled"):
+        ropescale.patch(model, method, factor=1, existing="compose")
+        for reach, expected in zip(REACHES, before, strict=True):
+            assert (at(model, spread(reach)) - expected).abs().max() <= 1e-6, (method, reach)
+        if method == "yarn":
+            assert {str(found) for found in diagnose(model)} <= faults
+            assert text_of(model.config).max_position_embeddings >= maximum
+            model.save_pretrained(tmp_path)
+            for reloaded in (ropescale.load(tmp_path), type(model).from_pretrained(tmp_path)):
+                for reach, expected in zip(REACHES, before, strict=True):
+                    assert (at(reloaded, spread(reach)) - expected).abs().max() <= 1e-6, reach
+        ropescale.unpatch(model)
+        for reach, expected in zip(REACHES, before, strict=True):
+            assert torch.equal(at(model, spread(reach)), expected), (method, reach)
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_linear_by_two_over_a_published_shape_at_twice_the_position(name: str, tmp_path: Path) -> None:
+    """Also where the softmax has a scale of its own, which composing leaves as it is."""
+    model = published(name)
+    if depends_on_length(parts_of(text_of(model.config))[0].config):
+        with pytest.raises(AlreadyScaledError, match="must be a fixed spectrum"):
+            ropescale.patch(model, "linear", factor=2, existing="compose")
+        return
+    before = at(model, torch.arange(24))
+    assert (at(model, 2 * torch.arange(24)) - before).abs().max() > 1e-4, "positions that change nothing"
+    ropescale.patch(model, "linear", factor=2, existing="compose", layers="all")
+    assert (at(model, 2 * torch.arange(24)) - before).abs().max() <= 1e-4
+    model.save_pretrained(tmp_path)
+    stranger = type(model).from_pretrained(tmp_path)
+    assert (at(stranger, 2 * torch.arange(24)) - before).abs().max() <= 1e-4
+    assert diagnose(model) == diagnose(tmp_path) == [] or name == "longchat 7b"
+
+
+@pytest.mark.parametrize("name", [name for name in ("phi-3 mini 128k", "phi-3.5 moe") if name in PUBLISHED])
+def test_the_limit_alone_is_raised_over_two_lists(name: str, tmp_path: Path) -> None:
+    """The attention factor would follow from the maximum where it is not stated."""
+    model = published(name)
+    before = [at(model, spread(reach)) for reach in REACHES]
+    ropescale.patch(model, "unscaled", factor=4, existing="compose")
+    assert model.config.max_position_embeddings == 4 * 131072
+    model.save_pretrained(tmp_path)
+    for case in (model, ropescale.load(tmp_path), type(model).from_pretrained(tmp_path)):
+        for reach, expected in zip(REACHES, before, strict=True):
+            assert (at(case, spread(reach)) - expected).abs().max() <= 1e-6

@@ -701,7 +701,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             patching("yarn", factor=2, existing="compose"),
             AlreadyScaledError,
             "llama: a base must be a fixed spectrum, got rope_type 'dynamic', which depends on length; "
-            'pass existing="replace"',
+            'pass existing="replace", or factor=1 to leave it as it is',
         ),
     ),
     (
@@ -711,7 +711,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             patching("yarn", factor=2, existing="compose"),
             AlreadyScaledError,
             "llama: a base must be a fixed spectrum, got rope_type 'longrope', which depends on length; "
-            'pass existing="replace"',
+            'pass existing="replace", or factor=1 to leave it as it is',
         ),
     ),
     (

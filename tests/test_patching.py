@@ -1,9 +1,11 @@
 """patch and unpatch over every family and every method."""
 
 import copy
+import math
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -26,6 +28,7 @@ from families import (
 from transformers import PreTrainedModel
 
 import ropescale
+from ropescale.doctor import diagnose
 from ropescale.errors import RopescaleError
 from ropescale.families import LONGROPE_ONLY
 from ropescale.injection.places import cache_keyword
@@ -537,15 +540,43 @@ def test_a_scaling_that_is_built_into_the_softmax_is_taken_out_and_put_back() ->
     ropescale.unpatch(model)
     assert model.model.layers[0].self_attn.scaling == scaling
     assert torch.equal(logits(model), before)
-    with pytest.raises(RopescaleError) as refusal:
-        ropescale.patch(model, "linear", factor=2, existing="compose")
-    assert str(refusal.value) == (
-        "deepseek_v3: a base must leave the softmax scale alone, got mscale_all_dim=0.707, which belongs to the "
-        'scaling of today; pass existing="replace"'
-    )
+    ropescale.patch(model, "linear", factor=2, existing="compose")
+    assert model.model.layers[0].self_attn.scaling == pytest.approx(scaling)
+    ropescale.unpatch(model)
+    assert model.model.layers[0].self_attn.scaling == scaling
     model.model.layers[1].self_attn.scaling *= 2
     with pytest.raises(RopescaleError, match=r"model\.layers\.1\.self_attn\.scaling must be what its config says"):
         ropescale.patch(model, "linear", factor=2, existing="replace")
+
+
+@pytest.mark.parametrize(
+    ("existing", "knobs", "expected"),
+    [
+        ("compose", {}, (1 + 0.0707 * math.log(4)) * (1 + 0.1 * math.log(4))),  # today's, and the method's own
+        ("replace", {}, 1 + 0.1 * math.log(4)),
+        ("replace", {"ramp": "turns"}, 1 + 0.1 * math.log(4)),  # which Transformers has no type for
+        ("replace", {"resonance": True}, 1 + 0.1 * math.log(4)),
+    ],
+)
+def test_a_softmax_scale_is_stated_beside_every_type(
+    existing: str, knobs: dict[str, Any], expected: float, tmp_path: Path
+) -> None:
+    model = model_of(config_of("deepseek_v3", rope_parameters=dict(DEEPSEEK), max_position_embeddings=256))
+    ropescale.patch(model, "yarn", factor=4, mscale=1.0, mscale_all_dim=1.0, existing=existing, **knobs)
+    plain = model.model.layers[0].self_attn.qk_head_dim ** -0.5
+    assert model.model.layers[0].self_attn.scaling == pytest.approx(plain * expected**2)
+    model.save_pretrained(tmp_path)
+    for one in (ropescale.load(tmp_path), type(model).from_pretrained(tmp_path)):
+        assert (logits(one) - logits(model)).abs().max() <= 1e-5
+    assert diagnose(tmp_path) == []
+
+
+def test_a_base_with_a_softmax_scale_is_read_late() -> None:
+    model = model_of(config_of("deepseek_v3", rope_parameters=dict(DEEPSEEK), max_position_embeddings=256))
+    before = logits(model)  # of fewer tokens than there are before the first group
+    ropescale.patch(model, "self_extend", existing="compose", window=200)
+    assert (logits(model) - before).abs().max() <= 1e-4
+    assert torch.equal(logits(ropescale.unpatch(model)), before)
 
 
 def test_replacing_an_existing_scaling_starts_from_the_original() -> None:

@@ -48,15 +48,20 @@ class Proof:
         self._model_type = model_type
         self.last = last
 
-    def read_unpatched(self, *, late: bool) -> None:
-        """Reads the model as it is; where a late method acts, the layers themselves say, so that a pass is saved."""
+    def find_layers(self) -> None:
+        """Finds the layers to be read, which takes a pass of its own."""
+        with self._reading():
+            self.watch.follow()
+
+    def read_unpatched(self) -> None:
+        """Reads the model as it is."""
         with self._reading():
             try:
-                self._read_before(late=late)
+                self.before = self.watch.apart(self.last)
             except (IndexError, RuntimeError):
                 # a family that counts blocks of tokens by their positions: it is read where no position jumps
                 self.last = TOKENS - 1
-                self._read_before(late=late)
+                self.before = self.watch.apart(self.last)
         for layer, answer in self.before.items():
             if not bool(answer.isfinite().all()):
                 raise VerificationError(
@@ -64,10 +69,13 @@ class Proof:
                     f"does, got NaN or infinity in layer {self.watch.number(layer)} of the unpatched one; restore them"
                 )
 
-    def _read_before(self, *, late: bool) -> None:
-        """The far token last: frequencies that depend on length are left as it found them."""
-        self.near = {} if late else self.watch.apart(TOKENS - 1 if self.last >= TOKENS else 0)
-        self.before = self.watch.apart(self.last)
+    def read_near(self) -> None:
+        """Reads the model as it is once more, its last token elsewhere: layers that answer otherwise rotate.
+
+        Where a late method acts, the layers themselves say, so that this pass is saved.
+        """
+        with self._reading():
+            self.near = self.watch.apart(TOKENS - 1 if self.last >= TOKENS else 0)
 
     def read_patched(self, claim: Claim) -> None:
         """Reads the patched model."""
@@ -247,10 +255,14 @@ class Watch:
     @property
     def layers(self) -> list[nn.Module]:
         """The attention layers, in the order in which they read."""
+        self.follow()
+        return list(self.labels)
+
+    def follow(self) -> None:
+        """Find the layers, by one pass, unless they are known."""
         if not self.labels:
             with _followed(self.decoder, self._rotaries) as self.labels, _quiet(self.decoder, self._ids.device):
                 self.decoder(input_ids=self._ids, attention_mask=torch.ones_like(self._ids), use_cache=False)
-        return list(self.labels)
 
     def _pass(self, **inputs: Any) -> Answers:
         with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):

@@ -28,6 +28,7 @@ class Turn:
     part: Part
     spectrum: Spectrum
     rope_type: str  # in the config
+    as_it_is: bool = False  # goes on by what the module has, which depends on the length of a text
 
     @property
     def module_type(self) -> str:
@@ -58,25 +59,27 @@ class Substitution:
     It stands in for the module's `_apply`, through which `.to()`, `.half()` and `.cuda()` reach tensors. The
     substituted frequencies follow to another device but keep their values: in bf16 the phase would be off by 40
     radians at 32k tokens. The originals are kept as if they were still in place, so that taking the substitution out
-    leaves the module as it would be had it never been there.
+    leaves the module as it would be had it never been there. Of what goes on as it is, nothing is substituted.
     """
 
     def __init__(self, rotary: nn.Module, turns: list[Turn]) -> None:
         self.rotary = rotary
+        turns = [turn for turn in turns if not turn.as_it_is]
         # [pairs] float32, on the CPU; a copy each, since Transformers' own reset writes into one of them
         self.inv_freq = {f"{turn.part.prefix}{name}": turn.spectrum.inv_freq for turn in turns for name in BUFFERS}
         self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in self.inv_freq}  # type: ignore[misc]
         factors: dict[str, Any] = {
             f"{turn.part.prefix}attention_scaling": turn.spectrum.attention_factor for turn in turns
         }
-        if "rope_init_fn" in rotary.__dict__:
+        if turns and "rope_init_fn" in rotary.__dict__:
             factors["rope_init_fn"] = Given(turns[0].spectrum.inv_freq, turns[0].spectrum.attention_factor)
         self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in (*factors, "rope_type")}
         for name, values in self.inv_freq.items():
             rotary._buffers[name] = values.to(self.originals[name].device, copy=True)
         types = {turn.part.label: turn.module_type for turn in turns}
         stated = self.attributes["rope_type"]
-        rotary.__dict__.update(factors, rope_type={**stated, **types} if isinstance(stated, dict) else types[""])
+        rope_type = {**stated, **types} if isinstance(stated, dict) else types.get("", stated)
+        rotary.__dict__.update(factors, rope_type=rope_type)
         rotary.__dict__["_apply"] = self
 
     def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -94,9 +97,7 @@ class Substitution:
     @property
     def device(self) -> torch.device:
         """Where the substituted frequencies are."""
-        tensor = self.rotary._buffers[next(iter(self.inv_freq))]
-        assert tensor is not None
-        return tensor.device
+        return next(self.rotary.buffers()).device
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

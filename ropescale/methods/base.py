@@ -216,6 +216,11 @@ class Method(AnyMethod):
         theirs = theta_inv_freq(geometry.theta, geometry.rotary_dim)
         if torch.equal(spectrum.inv_freq, theirs) and spectrum.attention_factor == 1:
             return {"rope_type": "default", "rope_theta": geometry.theta}
+        return self.pair_by_pair(geometry)
+
+    def pair_by_pair(self, geometry: Geometry) -> dict[str, Any]:
+        """The same also where theta alone would state it."""
+        spectrum = self.spectrum(geometry)
         factors = divisors(spectrum.inv_freq, geometry).tolist()
         return {
             "rope_type": "longrope",
