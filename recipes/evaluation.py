@@ -6,6 +6,8 @@ right at every token of the answer, which is what greedy decoding would write.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,9 +45,12 @@ class Yardstick:
 
         Returns:
             {"perplexity": {length: of whole windows}, "perplexity_by_position": {"from-to": of the longest},
-            "passkey": {length: share answered}, "passkey_by_depth": {length: {depth: share}}}, keys as strings.
+            "passkey": {length: share answered}, "passkey_by_depth": {length: {depth: share}}}, keys as strings; each
+            of them empty where no length is so short.
         """
         lengths = [length for length in self.lengths if longest is None or length <= longest]
+        if not lengths:
+            return {name: {} for name in ("perplexity", "perplexity_by_position", "passkey", "passkey_by_depth")}
         reach = lengths[-1]
         with resting(model):
             losses = torch.cat([token_losses(model, ids) for ids in _batches(self.windows[:, :reach])])
@@ -119,6 +124,13 @@ def yardstick(
             if passkeys and length >= shortest
         },
     )
+
+
+def digest(measure: Yardstick) -> str:
+    """By which the same texts and passkeys are known."""
+    asked = sorted((length, [one.input_ids for one in samples]) for length, samples in measure.passkeys.items())
+    told = [measure.lengths, measure.windows.tolist(), asked]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def flat(figures: Figures) -> dict[str, float]:

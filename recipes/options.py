@@ -298,10 +298,20 @@ class Recipe:
         return Path(folder)
 
     def settings(self) -> dict[str, Any]:
-        """What the trained weights depend on, as JSON can hold it: a run is only continued with the same."""
+        """What the trained weights depend on, as JSON can hold it: a run is only continued with the same.
+
+        Documents are not among them: they are known by their content, not by the names of their files.
+        """
         mine = {"recipe": self.name, **dataclasses.asdict(self.options), **dataclasses.asdict(self.data)}
-        trained = {name: getattr(self.training, name) for name in DECIDING}
-        told: dict[str, Any] = json.loads(json.dumps({**mine, **trained, "cache_dir": None}, default=str))
+        trained = {
+            item.name: getattr(self.training, item.name)
+            for item in dataclasses.fields(self.training)
+            if item.init and item.name not in {*REFUSED, *INDIFFERENT}
+        }
+        if self.options.stop_passkey is None and self.options.stop_perplexity is None:
+            trained |= dict.fromkeys(EVALUATIONS)  # which decide nothing then
+        processes = {"processes": self.training.world_size}
+        told: dict[str, Any] = json.loads(json.dumps({**mine, **trained, **processes, "cache_dir": None}, default=str))
         return told
 
 
@@ -318,28 +328,132 @@ SHOWN = (
     "run_name",
     "disable_tqdm",
 )
-# Fields of TrainingArguments that the weights depend on
-DECIDING = (
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "optim",
-    "optim_args",
-    "neftune_noise_alpha",
-    "seed",
-    "bf16",
-    "fp16",
-    "deepspeed",
+# Fields of TrainingArguments that would be ignored, or break a promise of this program, and what to do instead
+REFUSED = {
+    "num_train_epochs": "a run is measured in steps; give --max-steps",
+    "resume_from_checkpoint": "the same command goes on from the last checkpoint by itself; leave it out",
+    "load_best_model_at_end": "what is written is the last step's; set --stop-perplexity or --stop-passkey instead",
+    "metric_for_best_model": "no step is best; set --stop-perplexity or --stop-passkey instead",
+    "greater_is_better": "no step is best; set --stop-perplexity or --stop-passkey instead",
+    "save_only_model": "without its optimizer a stopped run would go on to other weights; leave it out",
+    "ignore_data_skip": "a stopped run would go on to other weights; leave it out",
+    "restore_callback_states_from_checkpoint": "no callback has a state; leave it out",
+    "enable_jit_checkpoint": "a run that is stopped goes on from its last checkpoint; set --save-steps",
+    "remove_unused_columns": "documents in a row would see one another; leave it out",
+    "per_device_eval_batch_size": "evaluations read 8,192 tokens at a time; leave it out",
+    "prediction_loss_only": "evaluations measure perplexity and passkeys; leave it out",
+    "eval_do_concat_batches": "evaluations measure perplexity and passkeys; leave it out",
+    "eval_use_gather_object": "evaluations measure perplexity and passkeys; leave it out",
+    "eval_accumulation_steps": "evaluations measure perplexity and passkeys; leave it out",
+    "include_for_metrics": "evaluations measure perplexity and passkeys; leave it out",
+    "batch_eval_metrics": "evaluations measure perplexity and passkeys; leave it out",
+    "bf16_full_eval": "evaluations read the model as it is; set --dtype",
+    "fp16_full_eval": "evaluations read the model as it is; set --dtype",
+    "label_names": "the labels are the tokens; leave it out",
+    "do_train": "this trains and measures; leave it out",
+    "do_eval": "this trains and measures; leave it out",
+    "do_predict": "this trains and measures; leave it out",
+    "data_seed": "rows and their order follow from one seed; set --seed",
+    "dataloader_drop_last": "there are as many rows as the steps take; leave it out",
+    "train_sampling_strategy": "rows have one order, which --seed decides; leave it out",
+    "group_by_length": "rows are all of one length; leave it out",
+    "length_column_name": "rows are all of one length; leave it out",
+    "auto_find_batch_size": "the number of rows in a step decides the weights; set --batch-size",
+    "logging_nan_inf_filter": "a run ends at the first loss that is no number; leave it out",
+    "push_to_hub": "the folder is written here; upload it when it is finished",
+    "hub_token": "the folder is written here; upload it when it is finished",
+    "hub_private_repo": "the folder is written here; upload it when it is finished",
+    "hub_model_id": "the folder is written here; upload it when it is finished",
+    "hub_strategy": "the folder is written here; upload it when it is finished",
+    "hub_always_push": "the folder is written here; upload it when it is finished",
+    "hub_revision": "the folder is written here; upload it when it is finished",
+}
+# Those that decide nothing of the weights: where and how often something is written or said, and who computes.
+# What is in no list is taken to decide, whatever a later version of Transformers adds.
+INDIFFERENT = frozenset(
+    {
+        "output_dir",
+        "logging_dir",
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "log_on_each_node",
+        "log_level",
+        "log_level_replica",
+        "include_num_input_tokens_seen",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "save_strategy",
+        "save_steps",
+        "save_on_each_node",
+        "save_total_limit",
+        "skip_memory_metrics",
+        "debug",
+        "local_rank",
+        "use_cache",
+        "torch_empty_cache_steps",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "dataloader_multiprocessing_context",
+        "dataloader_in_order",
+        "ddp_find_unused_parameters",
+        "ddp_bucket_cap_mb",
+        "ddp_broadcast_buffers",
+        "ddp_static_graph",
+        "ddp_backend",
+        "ddp_timeout",
+        "accelerator_config",
+        "parallelism_config",
+    }
 )
+# Those that decide when a run is measured, and so where it stops if it has a target
+EVALUATIONS = ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start")
+# Those that act only where another one asks for them: given without it, they would be ignored
+DEPENDENT = {
+    "eval_steps": ("eval_strategy", "no"),
+    "eval_delay": ("eval_strategy", "no"),
+    "save_steps": ("save_strategy", "no"),
+    "save_total_limit": ("save_strategy", "no"),
+    "logging_steps": ("logging_strategy", "no"),
+    "gradient_checkpointing_kwargs": ("gradient_checkpointing", False),
+    "liger_kernel_config": ("use_liger_kernel", False),
+}
+# Numbers of TrainingArguments and their least value; "above" where that itself is none of them
+LEAST: dict[str, tuple[float, bool]] = {
+    "per_device_train_batch_size": (1, True),
+    "gradient_accumulation_steps": (1, True),
+    "learning_rate": (0, False),
+    "warmup_steps": (0, True),
+    "weight_decay": (0, True),
+    "adam_beta1": (0, True),
+    "adam_beta2": (0, True),
+    "adam_epsilon": (0, True),
+    "max_grad_norm": (0, True),
+    "label_smoothing_factor": (0, True),
+    "logging_steps": (0, False),
+    "save_steps": (0, False),
+    "eval_steps": (0, False),
+    "eval_delay": (0, True),
+    "save_total_limit": (1, True),
+    "neftune_noise_alpha": (0, False),
+    "dataloader_num_workers": (0, True),
+    "torch_empty_cache_steps": (1, True),
+    "seed": (0, True),
+}
+# and those that must be below something
+BELOW = {"adam_beta1": 1.0, "adam_beta2": 1.0, "label_smoothing_factor": 1.0, "seed": 2**32}
+
+
+ALIASES = {"output": "output_dir", "batch_size": "per_device_train_batch_size"}
+# An option of the command line, and what of a recipe it takes the place of
+ALTERNATIVES = {"target_length": ("factor",), "factor": ("target_length",), "data": ("data_weights",)}
 
 
 class Parser(HfArgumentParser):  # type: ignore[misc]  # as above
@@ -393,18 +507,21 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         InvalidArgumentError: no such recipe, an unknown key, a value of the wrong kind, or a contradiction.
         UnknownMethodError: a method that is not in the registry.
     """
-    reader = parser(name)
-    given = [*_as_arguments(read_yaml(name), reader, name), *overrides]
+    reader, own, asked = parser(name), read_yaml(name), given_names(overrides)
+    for taken, theirs in ALTERNATIVES.items():  # what the command line says in another way
+        if taken in asked and not asked & {*theirs}:
+            own = {key: value for key, value in own.items() if key not in theirs}
+    given = [*_as_arguments(own, reader, name), *overrides]
     try:
         *made, _, rest = reader.parse_args_into_dataclasses(
             given, return_remaining_strings=True, look_for_args_file=False
         )
     except RopescaleError:
         raise
-    except (ValueError, ImportError, TypeError) as error:  # of TrainingArguments
+    except Exception as error:  # of TrainingArguments, whose post-init reads files and devices
         raise InvalidArgumentError(
-            f"train: Transformers must accept the training arguments, got {type(error).__name__}: {error}; correct "
-            f"them"
+            f"train: Transformers must accept the training arguments, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; correct them"
         ) from error
     if rest:
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -415,13 +532,56 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InvalidArgumentError(
             f"max_steps: must be at least 1, got {training.max_steps}; a run is measured in steps, not in epochs"
         )
+    _require_numbers(training)
+    # what a recipe sets may rest where the command line turns off what it belongs to
+    resting = {name for name, (other, _) in DEPENDENT.items() if other in asked and name not in asked}
+    _require_acting(options, training, given_names(given) - resting)
     return Recipe(name=name, options=options, data=data, training=training)
 
 
 def given_names(arguments: Sequence[str]) -> set[str]:
     """Names of the options on a command line, as a recipe spells them."""
     names = {one[2:].partition("=")[0].replace("-", "_") for one in arguments if one.startswith("--")}
-    return {"output_dir" if name == "output" else name for name in names}
+    return {ALIASES.get(name, name) for name in names}
+
+
+def _require_numbers(training: TrainingOptions) -> None:
+    """Refuse numbers that Trainer would find out about after the model was loaded and measured, or not at all."""
+    for item in dataclasses.fields(training):
+        value = getattr(training, item.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        least, itself = LEAST.get(item.name, (-math.inf, False))
+        most = BELOW.get(item.name, math.inf)
+        if math.isfinite(value) and (value > least or (itself and value == least)) and value < most:
+            continue
+        rule = "a number" if least == -math.inf else f"{'at least' if itself else 'above'} {least:g}"
+        raise InvalidArgumentError(
+            f"{item.name}: must be {rule}{f' and below {most:g}' if most < math.inf else ''}, got {value!r}; correct "
+            f"it, or leave it out"
+        )
+
+
+def _require_acting(options: RecipeOptions, training: TrainingOptions, given: set[str]) -> None:
+    """Refuse options that would be accepted and change nothing."""
+    for name in sorted(given & REFUSED.keys()):
+        if getattr(training, name, None):
+            raise InvalidArgumentError(f"{name}: must be left out, got {getattr(training, name)!r}; {REFUSED[name]}")
+    if str(getattr(training.save_strategy, "value", training.save_strategy)) == "best":
+        raise InvalidArgumentError("save_strategy: must be steps, epoch or no, got 'best'; no step is best")
+    for name, (other, off) in DEPENDENT.items():
+        found = getattr(training, other)
+        if name in given and getattr(found, "value", found) == off:
+            raise InvalidArgumentError(
+                f"{name}: acts with {other} alone, got it with {other} {off!r}; leave one of the two out"
+            )
+    evaluated = getattr(training.eval_strategy, "value", training.eval_strategy) != "no"
+    for name in ("stop_passkey", "stop_perplexity"):
+        if getattr(options, name) is not None and not evaluated:
+            raise InvalidArgumentError(
+                f"{name}: is looked at when the run is measured meanwhile, got eval_strategy 'no'; leave one of the "
+                f"two out"
+            )
 
 
 def read_yaml(name: str) -> dict[str, Any]:

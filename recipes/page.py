@@ -112,6 +112,8 @@ def _by_position(told: Mapping[str, Any]) -> str:
     curves = []
     for series, key in enumerate(("unpatched", "before", "after")):
         buckets = told[key]["perplexity_by_position"]
+        if not buckets:  # not measured within the original length
+            continue
         middles = [sum(map(int, name.split("-"))) / 2 for name in buckets]
         curves.append(Curve(series=series, x=middles, y=list(buckets.values())))
     drawn = plotted(

@@ -54,20 +54,24 @@ class Schedule:
         return self.target_length if self.name == "pose" and self.content == "skip" else self.length
 
     def drawn(self, row: dict[str, Any], rng: random.Random) -> dict[str, Tensor]:
-        """One row as tensors of [length]: `input_ids`, `position_ids`, `documents`, `labels`, and `short`."""
+        """One row as tensors of [length]: `input_ids`, `position_ids`, `documents`, `labels`, and `short`.
+
+        Where the row says what of it is `learnt`, the other tokens have no label.
+        """
         ids, positions, documents = (
             torch.as_tensor(row[name], dtype=torch.long) for name in ("input_ids", "position_ids", "documents")
         )
+        learnt = torch.as_tensor(row.get("learnt", [1] * len(ids)), dtype=torch.bool)
         if self.name == "pose":
             jumps: list[int] = []  # first tokens of chunks whose text was moved away from that before
             if self.content == "skip":
                 kept = skipped_content(len(ids), self.length, self.chunks, rng)
-                ids, documents = ids[kept], documents[kept]
+                ids, documents, learnt = ids[kept], documents[kept], learnt[kept]
                 jumps = (torch.nonzero(kept.diff() > 1).flatten() + 1).tolist()
             positions = skipped_positions(documents, self.target_length, self.chunks, rng, jumps)
         first = torch.ones_like(documents, dtype=torch.bool)
         first[1:] = documents[1:] != documents[:-1]
-        labels = ids.masked_fill(first, IGNORED)  # nothing before it tells the first token of a document
+        labels = ids.masked_fill(first | ~learnt, IGNORED)  # nothing before it tells the first token of a document
         made = {"input_ids": ids, "position_ids": positions, DOCUMENTS: documents, "labels": labels}
         if self.name == "mixed_window":
             sizes = documents.bincount()

@@ -33,7 +33,12 @@ def read_text(name: str) -> str:
     if name in list_recipes():
         return files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"recipe: {name!r} must be a UTF-8 text that can be read, got {type(error).__name__}; correct the file"
+            ) from error
     near = difflib.get_close_matches(name, list_recipes(), n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise InvalidArgumentError(

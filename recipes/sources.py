@@ -1,30 +1,42 @@
 """Where training documents come from: short names, local files and folders, data sets of a hub.
 
-A source is read as a stream of whole texts, one per document, and knows a fingerprint of what it would give. This
-room knows files and `datasets`, no tokenizer.
+A source is read as a stream of documents, each a whole text or a whole conversation, and knows a fingerprint of what
+it would give. This room knows files and `datasets`, no tokenizer.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
 
-from ropescale.errors import InvalidArgumentError
-from ropescale.evals import texts
+from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.evals import reading, texts
 
 PASSKEY = "passkey"  # made, not read: see recipes/passkeys.py
 SHORT_NAMES = ("passkey", "sotu", "sotu-sample", "stdlib")
-TEXT = (".txt", ".md", ".rst")  # a file is a document
-ROWS = {".jsonl": "json", ".jsonl.gz": "json", ".parquet": "parquet"}  # a row is a document; who reads them
+TEXT_FIELD, SPLIT = "text", "train"
+CHATS = ("messages", "conversations")  # fields of conversations, looked for where a row has no text
+SPEAKERS = {  # what is called so in the field "from" of a message, and what templates call it
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
 OUTSIDE = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})  # of the standard library
+
+
+Message = dict[str, Any]  # at least "role" and "content"
+Document = str | list[Message] | None  # None where a row has no text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +45,20 @@ class Source:
 
     name: str  # as the caller wrote it
     fingerprint: str  # changes when the documents do
-    documents: Callable[[], Iterator[str | None]]  # None where a row has no text
+    documents: Callable[[], Iterator[Document]]
     count: int | None = None  # documents, where that is known before reading
+    rows: bool = False  # whether it has rows with fields, and not texts alone
+    splits: bool = False  # whether it has several splits
 
 
-def find_source(name: str, *, text_field: str = "text", split: str = "train") -> Source:
+def find_source(name: str, *, text_field: str = TEXT_FIELD, split: str = SPLIT) -> Source:
     """The source that a short name, a path or a hub id stands for; nothing is read but local files' contents.
 
     `stdlib` is the sources of Python's standard library, `sotu` the presidents' messages that evaluations do not
     use (downloaded on first use), `sotu-sample` an embedded part of these. A path is a file, or a folder with such
-    files: .txt, .md and .rst hold one document each, .jsonl, .jsonl.gz and .parquet one per row, in the field
-    `text_field`. Anything else is a data set of the hub, `owner/name` or `owner/name:configuration`, of which `split`
-    is streamed.
+    files, as `ropescale.evals.reading` knows them: of text a file is a document, of the others a row, in the field
+    `text_field`, or a conversation in `messages` or `conversations`. Anything else is a data set of the hub,
+    `owner/name` or `owner/name:configuration`, of which `split` is streamed.
 
     Raises:
         InvalidArgumentError: no such path or data set, or no documents in it.
@@ -57,9 +71,12 @@ def find_source(name: str, *, text_field: str = "text", split: str = "train") ->
     if name == "sotu-sample":
         return _speeches(name, texts.training_sample())
     path = Path(name).expanduser()
-    if path.exists():
-        return _local(name, path, text_field)
-    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in (*TEXT, *ROWS) or name.count("/") != 1:
+    with reading.said(path, "data"):
+        exists = path.exists()
+    if exists:
+        return _local(name, path, text_field, split)
+    known = reading.ending(path) in reading.ENDINGS
+    if path.is_absolute() or name.startswith((".", "~")) or known or name.count("/") != 1:
         raise InvalidArgumentError(
             f"data: must be {', '.join(SHORT_NAMES)}, an existing path, or a hub id as in owner/name, got {name!r}; "
             f"check the path"
@@ -77,7 +94,7 @@ def _standard_library() -> Source:
         )
     return Source(
         name="stdlib",
-        fingerprint=_contents(files),
+        fingerprint=reading.contents(files, "data"),
         documents=lambda: (file.read_text(encoding="utf-8", errors="replace") for file in files),
         count=len(files),
     )
@@ -92,30 +109,27 @@ def _speeches(name: str, documents: Sequence[texts.Document]) -> Source:
     )
 
 
-def _local(name: str, path: Path, text_field: str) -> Source:
-    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in found if file.name.endswith((*TEXT, *ROWS))]
-    if not files:
-        raise InvalidArgumentError(
-            f"data: a path must lead to {', '.join((*TEXT, *ROWS))} files, got {name!r} without any; convert them"
-        )
+def _local(name: str, path: Path, text_field: str, split: str) -> Source:
+    files = reading.files_of(path, "data", split=split)
+    tables = {file for file in files if reading.ending(file) not in reading.TEXT}
 
-    def documents() -> Iterator[str | None]:
+    def documents() -> Iterator[Document]:
+        none = True
         for file in files:
-            builder = next((builder for suffix, builder in ROWS.items() if file.name.endswith(suffix)), None)
-            if builder is None:
-                yield _text_of(file)
-                continue
-            opened = partial(
-                datasets.load_dataset, builder, data_files={"train": [str(file)]}, split="train", streaming=True
-            )
-            yield from _field(opened, text_field, str(file))
+            field = text_field if file in tables else TEXT_FIELD
+            for number, row in enumerate(reading.rows(file, "data", (field, *CHATS)), 1):
+                none = False
+                yield _document(row, field, f"row {number} of {str(file)!r}")
+        if none:
+            raise InvalidArgumentError(f"data: {name!r} must hold documents, got none; name another")
 
     return Source(
         name=name,
-        fingerprint=f"{_contents(files)} {text_field}",
+        fingerprint=f"{reading.contents(files, 'data')} {text_field}",
         documents=documents,
-        count=len(files) if all(file.name.endswith(TEXT) for file in files) else None,
+        count=None if tables else len(files),
+        rows=bool(tables),
+        splits=(path / "dataset_dict.json").is_file(),
     )
 
 
@@ -136,49 +150,68 @@ def _hub(name: str, text_field: str, split: str) -> Source:
         fingerprint=f"{repository} {builder.config_id} {builder.hash} {split} {text_field}",
         documents=lambda: _field(lambda: stream, text_field, name),
         count=info[split].num_examples if split in info else None,
+        rows=True,
+        splits=True,
     )
 
 
-def _field(opened: Callable[[], Iterable[dict[str, Any]]], text_field: str, where: str) -> Iterator[str | None]:
-    """One field of a stream of rows.
+def _field(opened: Callable[[], Iterable[dict[str, Any]]], text_field: str, where: str) -> Iterator[Document]:
+    """The documents of a stream of rows.
 
     Raises:
         InvalidArgumentError: rows that cannot be read, are without that field, or have something else than text in it.
     """
     try:
-        for row in opened():
-            if text_field not in row:
-                raise InvalidArgumentError(
-                    f"text_field: rows of {where!r} must have it, got {text_field!r} where there are "
-                    f"{', '.join(sorted(row))}; name the field that holds the text"
-                )
-            text = row[text_field]
-            if not (text is None or isinstance(text, str)):
-                raise InvalidArgumentError(
-                    f"text_field: {text_field!r} of {where!r} must hold text, got a {type(text).__name__}; name the "
-                    f"field that holds the text"
-                )
-            yield text
+        for number, row in enumerate(opened(), 1):
+            yield _document(row, text_field, f"row {number} of {where!r}")
     except (OSError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
+        said = (str(error).splitlines() or [""])[0]
         raise InvalidArgumentError(
-            f"data: {where!r} must hold rows that datasets can read, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}; correct it, or leave it out"
+            f"data: {where!r} must hold rows that datasets can read, got {type(error).__name__}: {said}; correct it, "
+            f"or leave it out"
         ) from error
 
 
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+def _document(row: dict[str, Any], text_field: str, where: str) -> Document:
+    """The text or the conversation of a row.
+
+    Raises:
+        InvalidArgumentError: none in the field, or something that is neither.
+    """
+    field = text_field
+    if field not in row and text_field == TEXT_FIELD:
+        field = next((name for name in CHATS if name in row), field)
+    if field not in row:
         raise InvalidArgumentError(
-            f"data: {str(file)!r} must be UTF-8 text, got {type(error).__name__}; correct the file, or leave it out"
-        ) from error
+            f"text_field: {where} must have it, got {text_field!r} where there are "
+            f"{', '.join(sorted(map(str, row)))}; name the field that holds the text or the conversation"
+        )
+    found = row[field]
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return reading.cleaned(found)
+    if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
+        return [_message(one, where) for one in found]
+    raise InvalidArgumentError(
+        f"text_field: {field!r} in {where} must hold text or a list of messages, got {shortened(found)}; name the "
+        f"field that does"
+    )
 
 
-def _contents(files: list[Path]) -> str:
-    """A digest of the files' bytes, in their order; neither names nor places matter."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _message(one: dict[str, Any], where: str) -> Message:
+    """A message as templates take it: `from` and `value` become `role` and `content`; what is None is left out."""
+    kept = {name: value for name, value in one.items() if value is not None}
+    speaker = kept.pop("from", None)
+    if speaker is not None and "role" not in kept:
+        kept["role"] = SPEAKERS.get(str(speaker))
+        kept["content"] = kept.pop("value", None)
+    content = kept.get("content", "")
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(kept.get("role"), str) or not isinstance(content, str):
+        raise InvalidArgumentError(
+            f"data: a message in {where} must have a role and a content, or who it is from ("
+            f"{', '.join(sorted(SPEAKERS))}) and a value, of text, got {shortened(one)}; correct it, or leave it out"
+        )
+    return {**kept, "content": reading.cleaned(content)}

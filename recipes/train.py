@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 import ropescale
 from ropescale.adapters import add_record
-from ropescale.checkpoint import load_language_model
+from ropescale.checkpoint import load_language_model, raise_limits
 from ropescale.checkpoints import resolve
+from ropescale.destinations import LOCK, sole_writer
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import place_of, require_embedded
 from ropescale.evals.results import write_atomically
@@ -41,18 +41,24 @@ from ropescale.heads import require_language_model
 from ropescale.patching import chosen_method
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
-from ropescale.recipes.data import Prepared, prepare
-from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
+from ropescale.recipes.card import card
+from ropescale.recipes.data import Prepared, identify, prepare
+from ropescale.recipes.evaluation import Figures, Yardstick, digest, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.parallel import Machines, refuse_combinations
 from ropescale.recipes.proof import alone
+from ropescale.recipes.rehearsal import rehearse
 from ropescale.recipes.schedules import Draws, Schedule
-from ropescale.recipes.trainer import RecipeTrainer, whole
+from ropescale.recipes.seals import digest_of
+from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoints, last_whole, whole
 from ropescale.recipes.tuning import loading, tuned
 
 RUN = "training.json"  # what is known of a run
+SPELLINGS = ("recipe", "data")  # of settings, those whose content is compared instead
+# What of it is known at the end alone
+RESULTS = ("after", "log", "logit_scale", "proof", "record", "steps", "tokens")
 PACKAGES = ("ropescale", "torch", "transformers", "peft", "accelerate")
 
 Run = dict[str, Any]
@@ -69,20 +75,29 @@ def run(recipe: Recipe, command: str) -> Run:
         CheckpointError: something that cannot be read or written.
         RopescaleError: a loss that is not a number; whatever `patch` raises.
     """
+    first = recipe.training.process_index == 0
+    with sole_writer(recipe.output) if first else nullcontext():
+        return _run(recipe, command, first=first)
+
+
+def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
+    """As `run`, in a folder that nobody else writes to."""
     options, training, folder = recipe.options, recipe.training, recipe.output
-    first, console = training.process_index == 0, Console(stderr=True)
+    console = Console(stderr=True, quiet=not first)
 
     # before the model: is this a run that may begin, what will it read, what is it measured by
     told = _opened(folder, recipe, command)
+    schedule = planned(recipe)
+    keywords = loading(options)
+    rehearse(recipe)
+    tokenizer = named_tokenizer(options.model)
+    _require_same(folder, told, "data", identify(recipe.data, tokenizer))
     if "after" in told:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False)
         return told
-    keywords = loading(options)
-    tokenizer = named_tokenizer(options.model)
-    schedule = planned(recipe)
+    resumed = last_whole(folder, console)
     data = prepare(recipe.data, tokenizer, schedule.source_length, seed=training.seed)
-    if first:
-        console.print(data.account.table())
+    console.print(data.account.table())
     _require_readable(schedule, data.train, options.attention)
     readers = training.world_size // options.ulysses  # processes that read rows of their own
     count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * readers
@@ -96,6 +111,7 @@ def run(recipe: Recipe, command: str) -> Run:
         limit=options.eval_windows,
         passkeys=options.eval_passkeys,
     )
+    _require_same(folder, told, "texts and passkeys", digest(measure))
 
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
@@ -103,6 +119,7 @@ def run(recipe: Recipe, command: str) -> Run:
         model = load_language_model(options.model, **keywords).to(
             training.device if "quantization_config" not in keywords else None
         )
+    _require_same(folder, told, "weights", digest_of(model.named_parameters()))
     _require_embedded(data, measure, model)
     if "unpatched" not in told:
         told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
@@ -126,9 +143,9 @@ def run(recipe: Recipe, command: str) -> Run:
         )
         proof = trainer.proven(tried, unpatched)
         told["proof"] = asdict(proof)
-        if first:
-            console.print(f"tried: {proof.said()}", highlight=False, soft_wrap=True)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        console.print(f"tried: {proof.said()}", highlight=False, soft_wrap=True)
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        trainer.require_numbers()
     trainer.separation.undo()
     told["seconds"] = round(told.get("seconds", 0.0) + time.monotonic() - began, 1)
     told |= {"chunked_loss": chunked, "steps": trainer.state.global_step, "log": trainer.state.log_history}
@@ -142,7 +159,7 @@ def run(recipe: Recipe, command: str) -> Run:
     assert done is not None
     told["record"] = done.to_dict()
     if first:
-        save(trained, tokenizer, folder)
+        save(trained, tokenizer, folder, told)
         _written(folder, told)
         write_atomically(folder / "training.html", page.page(told))
     return told
@@ -203,17 +220,21 @@ def planned(recipe: Recipe) -> Schedule:
     )
 
 
-def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, told: Run) -> None:
     """Write what was trained into the folder, each file whole or not at all.
 
     Raises:
         CheckpointError: it could not be written.
     """
+    adapter = hasattr(trained, "peft_config")
     with whole(folder) as beside:
         trained.save_pretrained(beside)
-        if hasattr(trained, "peft_config"):
+        if adapter:
             add_record(trained, beside)
         tokenizer.save_pretrained(beside)
+        record = told["record"]
+        raise_limits(beside, record["before"]["max_position_embeddings"], record["target_length"])
+        (beside / CARD).write_text(card(told, adapter=adapter), encoding="utf-8")
         # the config last: a folder without one is not taken for a finished adapter or model
         for file in sorted(beside.iterdir(), key=lambda one: (one.name.endswith("config.json"), one.name)):
             os.replace(file, folder / file.name)
@@ -237,28 +258,38 @@ def summary(told: Run) -> Table:
 def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
     """What is known of a run in this folder, or the beginning of a new one.
 
+    A run that has written no checkpoint has nothing to go on from, so that its folder is as good as new.
+
     Raises:
         InvalidArgumentError: a folder of another run.
     """
     settings = recipe.settings()
     file = folder / RUN
+    told: Run | None = None
     if file.exists():
         try:
-            told: Run = json.loads(file.read_text(encoding="utf-8"))
-            earlier = told["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+            told = json.loads(file.read_text(encoding="utf-8"))
+            earlier = told["settings"]  # type: ignore[index]
+            names = sorted({*settings, *earlier})
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgumentError(
                 f"output: {str(file)!r} must be as a training run wrote it, got {type(error).__name__}; choose "
                 f"another folder"
             ) from error
-        for name in sorted({*settings, *earlier}):
-            if settings.get(name) != earlier.get(name):
-                raise InvalidArgumentError(
-                    f"output: the run in {str(folder)!r} must be of the same {name} ({earlier.get(name)!r}), got "
-                    f"{settings.get(name)!r}; choose another folder with --output"
-                )
-        return told
-    if folder.is_dir() and any(folder.iterdir()):
+        assert told is not None
+        differing = [name for name in names if name not in SPELLINGS and settings.get(name) != earlier.get(name)]
+        if differing == ["max_steps"] and _may_be_extended(told, folder, recipe.training.max_steps):
+            return _extended(told, settings)
+        begun = "after" in told or bool(checkpoints(folder))
+        if begun and not differing:
+            return told
+        if begun:
+            name = differing[0]
+            raise InvalidArgumentError(
+                f"output: the run in {str(folder)!r} must be of the same {name} ({earlier.get(name)!r}), got "
+                f"{settings.get(name)!r}; choose another folder with --output"
+            )
+    elif folder.is_dir() and any(one.name not in (LOCK, UNFINISHED) for one in folder.iterdir()):
         raise InvalidArgumentError(
             f"output: must be a new folder, or one of a run that goes on, got {str(folder)!r} with other files; "
             f"choose another with --output"
@@ -271,6 +302,43 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
         "device": str(recipe.training.device),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def _may_be_extended(told: Run, folder: Path, steps: int) -> bool:
+    """Whether a run is finished, at its last step, and is to take more."""
+    last = checkpoints(folder)
+    done = told.get("steps")
+    return (
+        "after" in told
+        and done == told["settings"]["max_steps"] < steps
+        and bool(last)
+        and (last[0].name == f"checkpoint-{done}")
+    )
+
+
+def _extended(told: Run, settings: dict[str, Any]) -> Run:
+    """A finished run that is to take more steps: its figures before training stay, those after it are to come."""
+    kept = {name: value for name, value in told.items() if name not in RESULTS}
+    return {**kept, "settings": settings, "extended": [*told.get("extended", []), told["steps"]]}
+
+
+def _require_same(folder: Path, told: Run, what: str, found: Any) -> None:
+    """Note by what something is known when a run begins, and refuse to go on with something else.
+
+    Raises:
+        InvalidArgumentError: it was another one.
+    """
+    known = told.setdefault("identity", {}).setdefault(what, found)
+    if known != found:
+        differing = ""
+        if isinstance(known, dict) and isinstance(found, dict):
+            differing = (
+                f" in {', '.join(name for name in sorted({*known, *found}) if known.get(name) != found.get(name))}"
+            )
+        raise InvalidArgumentError(
+            f"{what}: the run in {str(folder)!r} must go on with those that it began with, got others{differing}; "
+            f"bring them back, or choose another folder with --output"
+        )
 
 
 def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> None:
@@ -296,10 +364,11 @@ def _require_embedded(data: Prepared, measure: Yardstick, model: nn.Module) -> N
 def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> Figures:
     """Measure, and say what came out."""
     figures = measure.measured(model, **limits)
+    if not figures["perplexity"]:
+        return figures
     said = [f"perplexity {value:.2f} at {int(length):,}" for length, value in figures["perplexity"].items()]
     said += [f"passkey {value:.0%} at {int(length):,}" for length, value in figures["passkey"].items()]
-    if int(os.environ.get("RANK", "0")) == 0:
-        console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
+    console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
     return figures
 
 

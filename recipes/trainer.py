@@ -33,11 +33,13 @@ from ropescale.recipes.parallel import Machines
 from ropescale.recipes.proof import Proof, proven
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Draws, Schedule
+from ropescale.recipes.seals import fault, seal
 from ropescale.recipes.separation import Separation
 from ropescale.recipes.tuning import unpack
 from ropescale.recipes.ulysses import Ulysses
 
 UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
+CARD = "README.md"
 
 
 class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -114,6 +116,9 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's, of a row that several processes share where they do."""
+        items = kwargs.get("num_items_in_batch")
+        if items is not None:  # a batch may show nothing of a conversation that is to be learnt
+            kwargs["num_items_in_batch"] = items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1)
         if self._ulysses is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         # Trainer counts the labels of every process, which here are the same ones
@@ -159,13 +164,34 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         size //= self.recipe.options.ulysses
         rows = [self.draws.row(draw) for draw in range(step * size, min((step + 1) * size, len(self.draws)))]
-        last = get_last_checkpoint(self.args.output_dir)
-        kept = f"{last} is the last good checkpoint" if last else "no checkpoint was written yet"
         return (
             f"train: {what} must be a number, got {value} at step {step + 1}, in the batch of rows "
-            f"{', '.join(map(str, rows))} of the prepared data; {kept}: go on from there with a lower learning rate, "
-            f"more warm-up, or dtype float32"
+            f"{', '.join(map(str, rows))} of the prepared data; {self._again()}"
         )
+
+    def _again(self) -> str:
+        """What to do after numbers that are none."""
+        last = get_last_checkpoint(self.args.output_dir)
+        remedy = "a lower learning rate, more warm-up, or dtype float32"
+        if last is None:
+            return f"no checkpoint was written yet: begin again with {remedy}"
+        return (
+            f"the weights of {last} are numbers, and the same command would go on from there to the same end: begin "
+            f"in another folder with {remedy}"
+        )
+
+    def require_numbers(self) -> None:
+        """Refuse to keep weights that are none; an optimizer can make such from gradients that are numbers.
+
+        Raises:
+            RopescaleError: some trained parameter has NaN or infinity in it.
+        """
+        for name, one in self.model.named_parameters():
+            if one.requires_grad and not bool(one.detach().isfinite().all()):
+                raise RopescaleError(
+                    f"train: the weights must be numbers, got NaN or infinity in {name} after step "
+                    f"{self.state.global_step}; {self._again()}"
+                )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Perplexity and passkeys by length, logged; ends training where the recipe's targets are reached."""
@@ -196,8 +222,10 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         """Trainer's, written beside its place and moved there.
 
         Raises:
+            RopescaleError: weights that are no numbers.
             CheckpointError: it could not be written; the last one is still there.
         """
+        self.require_numbers()
         run = Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with whole(run, self.args.should_save):
@@ -206,7 +234,9 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = False
+            self.accelerator.wait_for_everyone()  # every process writes a part
             if self.args.should_save:
+                seal(run / UNFINISHED / name)
                 shutil.rmtree(run / name, ignore_errors=True)
                 os.replace(run / UNFINISHED / name, run / name)
         if self.args.should_save:
@@ -220,7 +250,9 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         """Trainer's; an adapter carries its scaling."""
         super()._save(output_dir, state_dict)
         if self.args.should_save and hasattr(self.model, "peft_config"):
-            add_record(self.model, output_dir or self.args.output_dir)
+            place = Path(output_dir or self.args.output_dir)
+            add_record(self.model, place)
+            (place / CARD).unlink(missing_ok=True)  # PEFT's, with the path of this machine in it
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Trainer's, and what was trained beside an adapter."""
@@ -231,6 +263,35 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             with safe_open(beside, framework="pt") as weights, torch.no_grad():
                 for name in weights.keys():  # noqa: SIM118 # not a mapping
                     own[name].copy_(weights.get_tensor(name))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = [(one.name.partition("-")[2], one) for one in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if one.is_dir()]
+    return [one for step, one in sorted(((int(step), one) for step, one in found if step.isdecimal()), reverse=True)]
+
+
+def last_whole(folder: Path, console: Console) -> Path | None:
+    """The newest checkpoint that is as it was written; None where a run has written none yet.
+
+    Those that are not are named on the console.
+
+    Raises:
+        CheckpointError: there are some, and none is whole.
+    """
+    found = checkpoints(folder)
+    for one in found:
+        damage = fault(one)
+        if damage is None:
+            return one
+        console.print(f"{one.name} is damaged ({damage}); looking at the one before it", highlight=False)
+    if found:
+        raise CheckpointError(
+            f"output: one checkpoint of {str(folder)!r} must be as it was written, got {len(found)} that are not "
+            f"({found[0].name}: {fault(found[0])}); remove the folder, or choose another with --output, and begin "
+            f"again"
+        )
+    return None
 
 
 class Bar(TrainerCallback):  # type: ignore[misc]  # as above

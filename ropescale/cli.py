@@ -614,7 +614,8 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:
         return failures.stopped(f"{folder} keeps the finished cells, the same command goes on")
-    if int(os.environ.get("RANK", "0")):  # the first process reports
+    # the first of several processes reports; a rank that an earlier launch has left behind is none
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")):
         return 0
     page = report.write(folder)
     print_summary(results, Console())

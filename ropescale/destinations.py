@@ -2,7 +2,7 @@
 
 A folder of results or of a model may come from somebody else. So whatever is made on the way is made anew, in a folder
 that nobody else can write into, and what stands at the end of the way is only ever replaced where it is an ordinary
-file.
+file. Folders of long runs, which are written bit by bit, are written by one process at a time.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ NOT_ELSEWHERE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # What is wrong with the disk that is written, whichever file an error names: copying names the one that is read
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 REMEDY = "make room, or give another"
+LOCK = ".lock"  # in a folder that a long run writes into
 
 
 def require_new(destination: Path, source: Path | None = None, *, name: str = "destination") -> None:
@@ -239,6 +240,33 @@ def _kind(mode: int) -> str:
         stat.S_ISSOCK: "a socket",
     }
     return next((said for is_kind, said in kinds.items() if is_kind(mode)), "no file")
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder that a long run writes into, and goes on in: a second run would write the same files.
+
+    Raises:
+        InvalidArgumentError: another process is writing there, or the place is taken by something else.
+        CheckpointError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InvalidArgumentError(
+            f"--output: only one run at a time can write to a folder, got {str(folder)!r}, where another one is "
+            f"writing; wait for it, or choose another folder with --output"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"--output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with --output"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -57,7 +57,7 @@ ELSEWHERE = {
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
     "matplotlib": ("evals", "ropescale.explain"),
-    "pyarrow": ("recipes",),
+    "pyarrow": ("recipes", "evals"),
     "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
     "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export"),

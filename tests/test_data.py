@@ -421,17 +421,17 @@ def test_what_cannot_be_read_is_named(cache: Path, tokenizer: PreTrainedTokenize
     assert "without any; convert them" in refusal(tmp_path)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a"}\n{"text": oops}\n')
-    assert "must hold rows that datasets can read, got ArrowInvalid: JSON parse error" in refusal(broken)
+    assert "must be JSON, got '{\"text\": oops}' (Expecting value" in refusal(broken)
     broken.write_text('{"body": "a"}\n')
     assert refusal(broken) == (
-        f"text_field: rows of {str(broken)!r} must have it, got 'text' where there are body; name the field that "
-        f"holds the text"
+        f"text_field: row 1 of {str(broken)!r} must have it, got 'text' where there are body; name the field that "
+        f"holds the text or the conversation"
     )
     broken.write_text('{"text": 3}\n')
-    assert "must hold text, got a int" in refusal(broken)
+    assert "must hold text or a list of messages, got 3" in refusal(broken)
     latin = tmp_path / "latin.txt"
     latin.write_bytes("é".encode("latin-1"))
-    assert "must be UTF-8 text, got UnicodeDecodeError" in refusal(latin)
+    assert "must be UTF-8, got the byte 0xe9" in refusal(latin)
     short = tmp_path / "short.txt"
     short.write_text("a few words")
     assert "data: must fill at least one row of 128 tokens, got" in refusal(short)

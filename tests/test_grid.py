@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ropescale
 from ropescale.checkpoints import resolve
+from ropescale.destinations import sole_writer
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
 from ropescale.evals import grid
 from ropescale.evals.plan import Options
@@ -304,7 +305,7 @@ def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):
 
 
 def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
-    with grid._sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
+    with sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
         run(options, tmp_path)
     assert str(caught.value) == (
         f"--output: only one run at a time can write to a folder, got {str(tmp_path)!r}, where another one is "

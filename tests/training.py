@@ -43,6 +43,8 @@ def options(folder: Path, *more: str) -> list[str]:
         "lora_dropout": "0.1",  # draws from torch's generator, which a checkpoint has to hold
         "seed": "5",
     }
+    if "--eval-strategy" in more:
+        del given["eval_steps"]
     return [*(f"--{name.replace('_', '-')}={value}" for name, value in given.items()), "--output", str(folder), *more]
 
 
