@@ -7,8 +7,7 @@ learnt; the rest is read. Where a reply ends is found by having the template wri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +17,7 @@ from ropescale.errors import InvalidArgumentError, shortened
 REPLIES = "assistant"  # the role whose messages are learnt
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A conversation as a text."""
 
     text: str

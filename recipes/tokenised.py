@@ -63,7 +63,7 @@ class Tokens:
         """[tokens] bool: which of them are to be learnt; True where all are."""
         return True if self.learnt is None else self.learnt[self._at(document, start, stop)]
 
-    def _at(self, document: int, start: int, stop: int) -> slice:
+    def _at(self, document: int, start: int, stop: int) -> Any:  # a slice, the name of which is taken here
         begin = int(self.ends[document - 1]) if document else 0
         return slice(begin + start, begin + stop)
 

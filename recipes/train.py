@@ -269,7 +269,7 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
     if file.exists():
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
-            earlier = told["settings"]  # type: ignore[index]
+            earlier = told["settings"]
             names = sorted({*settings, *earlier})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgumentError(
