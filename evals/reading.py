@@ -186,14 +186,14 @@ def _saved(folder: Path, what: str) -> set[str]:
 @contextmanager
 def _opened(file: Path) -> Iterator[IO[str]]:
     """A file as text: decompressed by its ending, without a byte-order mark, lines ending in a line feed."""
-    with _bytes(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as stream:  # type: ignore[type-var]
+    with _bytes(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as stream:
         yield stream
 
 
 def _bytes(file: Path) -> IO[bytes]:
     suffix = file.suffix.lower()
     if suffix == ".gz":
-        return gzip.open(file)  # the caller closes it
+        return cast("IO[bytes]", gzip.open(file))  # the caller closes it
     if suffix == ".zst":
         import pyarrow
 
