@@ -322,8 +322,11 @@ def _stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[F
     about = dict(text)
     if config is not None and text.get("rope_theta") == getattr(type(config), "rope_theta", None):
         about.pop("rope_theta", None)  # a field that some classes write into every config, whatever rotates
-    nested = bool(rope) and all(one is None or isinstance(one, dict) for one in rope.values())
-    for label, block in (rope if nested else {"": rope}).items():
+    blocks = {label: block for label, block in rope.items() if block is None or isinstance(block, dict)}
+    # Transformers 5.14 writes entries of no label beside those of DeepSeek V4, and reads them nowhere
+    labelled = len(blocks) == len(rope) or (config is not None and bool(parts_of(config)[0].label))
+    nested = bool(blocks) and labelled
+    for label, block in (blocks if nested else {"": rope}).items():
         if block:
             where = f"{key}.{label}" if label else key
             rope_type = _type(block, label, text, config)

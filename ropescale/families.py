@@ -268,11 +268,12 @@ def parts_of(config: PreTrainedConfig) -> list[Part]:
     """The parts of a model, the one that reads the whole context first."""
     rope: Any = getattr(config, "rope_parameters", None)
     labels: list[str] = []
-    if isinstance(rope, dict) and all(entry is None or isinstance(entry, dict) for entry in rope.values()):
-        # some families name their rotations otherwise than their layers
+    if isinstance(rope, dict):
+        # some families name their rotations otherwise than their layers; Transformers 5.14 writes entries of no label
+        # beside those of DeepSeek V4
         types, named = (getattr(config, name, None) for name in ("layer_types", "_rope_type_labels"))
         used = _names(types).intersection(rope) or _names(named)
-        labels = sorted(used.intersection(label for label in rope if rope[label] is not None))
+        labels = sorted(used.intersection(label for label in rope if isinstance(rope[label], dict)))
         labels.sort(key=lambda label: label not in GLOBAL)
     return [Part(label, stating(of_layers(config, label), rope[label]), config) for label in labels] or [
         Part("", config, config)

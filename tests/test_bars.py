@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import NAMES, NATIVE_ONLY, TEXT_CLASSES, family, logits, model_of, rope_of
+from families import NAMES, NATIVE_ONLY, OLDER, TEXT_CLASSES, family, logits, model_of, rope_of
 from shapes import SHAPES, model_type_of, published
 from transformers import PreTrainedModel
 
@@ -17,6 +17,7 @@ from ropescale.families import depends_on_length, parts_of, text_of
 # Where doubled positions are more than a doubled rotation, and why
 COUNTING = {
     "deepseek_v4": "summaries of slots are rotated by the slot's own number",
+    **(dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), "up to 5.14 positions are read as slots") if OLDER else {}),
 }
 
 
@@ -41,7 +42,7 @@ def test_linear_by_two_at_twice_the_position_is_the_original(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.* rescales")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not (OLDER and name == "dbrx")])  # refuses its own fields
 def test_factor_one_over_what_was_scaled_natively_is_the_identity(name: str) -> None:
     """A saved extension that has lost its record is a checkpoint that somebody else scaled."""
     model = family(name)
