@@ -23,15 +23,15 @@ import torch
 from lm_eval import evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import ropescale
-from ropescale.checkpoint import first_line, load_language_model
+from ropescale.checkpoint import first_line, load_language_model, read_config
 from ropescale.checkpoints import resolve
+from ropescale.console import Console
 from ropescale.destinations import sole_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import plan, results
@@ -116,7 +116,7 @@ class Bench:
         self.path = resolve(options.model)
         self.model: PreTrainedModel | None = None
         if options.backend == "vllm":
-            config = AutoConfig.from_pretrained(self.path)
+            config = read_config(self.path)
             require_language_model(config, options.model)
             self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             self._saved = saved_record(text_of(config))

@@ -13,8 +13,9 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
 
@@ -32,8 +33,8 @@ def named_tokenizer(name: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     """The tokenizer of a path, a hub id or a short name (`tiny`, `smollm2`); a tokenizer comes back as it is.
 
     Raises:
-        InvalidArgumentError: there is no tokenizer of that name.
-        CheckpointError: `smollm2` is not to be had.
+        InvalidArgumentError: a tokenizer that gives no tokens.
+        CheckpointError: there is no tokenizer of that name, or `smollm2` is not to be had.
     """
     return _loaded(resolve(name)) if isinstance(name, str) else name
 
@@ -57,13 +58,7 @@ def task_tokenizer(metadata: Mapping[str, Any]) -> PreTrainedTokenizerBase:
 
 @cache
 def _loaded(path: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"tokenizer: the name must be a folder or a hub id with a tokenizer, got {path!r} "
-            f"({str(error).strip().splitlines()[0]}); name another with the key tokenizer"
-        ) from error
+    tokenizer: PreTrainedTokenizerBase = read_tokenizer(path)
     if not tokenizer.encode("a b", add_special_tokens=False):  # a folder without tokenizer files loads as this
         raise InvalidArgumentError(
             f"tokenizer: a text must have tokens, got {path!r} which gives none; name a folder with tokenizer files"

@@ -22,12 +22,12 @@ from typing import Any, Self
 import datasets
 import numpy
 import pyarrow
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.checkpoints import cache_folder
+from ropescale.console import Console
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.recipes.packing import Packing, Row, pack
 from ropescale.recipes.passkeys import passkey_documents

@@ -584,6 +584,17 @@ def _require_acting(options: RecipeOptions, training: TrainingOptions, given: se
             )
 
 
+class Plain(yaml.SafeLoader):
+    """YAML without anchors: nine lines of them can stand for a billion values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """PyYAML's, where no alias stands."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases are not read here", mark)
+        return super().compose_node(parent, index)
+
+
 def read_yaml(name: str) -> dict[str, Any]:
     """What a recipe's file says.
 
@@ -591,8 +602,8 @@ def read_yaml(name: str) -> dict[str, Any]:
         InvalidArgumentError: no such recipe, or a file that is not a mapping.
     """
     try:
-        values = yaml.safe_load(read_text(name))
-    except yaml.YAMLError as error:
+        values = yaml.load(read_text(name), Loader=Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar is a ValueError
         raise InvalidArgumentError(
             f"recipe: {name!r} must be YAML, got {' '.join(str(error).split())}; correct the file"
         ) from error

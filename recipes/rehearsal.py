@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.heads import class_of
@@ -35,7 +36,7 @@ def rehearse(recipe: Recipe) -> None:
     options = recipe.options
     if options.attention is None and not options.target_modules:
         return
-    config = AutoConfig.from_pretrained(resolve(options.model))
+    config = read_config(resolve(options.model))
     given = {} if options.attention is None else {"attn_implementation": options.attention}
     try:
         with torch.device("meta"):

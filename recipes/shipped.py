@@ -6,7 +6,10 @@ import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.files import read_text as read_file
+
+LARGEST = 2**20  # bytes of a recipe
 
 
 def comment(name: str) -> str:
@@ -34,10 +37,11 @@ def read_text(name: str) -> str:
         return files("ropescale.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         try:
-            return Path(name).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            return read_file(Path(name), largest=LARGEST, remedy="give a recipe")
+        except CheckpointError as error:
+            found = type(error.__cause__).__name__ if error.__cause__ else "no file, or one of more than a recipe"
             raise InvalidArgumentError(
-                f"recipe: {name!r} must be a UTF-8 text that can be read, got {type(error).__name__}; correct the file"
+                f"recipe: {name!r} must be a UTF-8 text that can be read, got {found}; correct the file"
             ) from error
     near = difflib.get_close_matches(name, list_recipes(), n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy
 from filelock import FileLock
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals.tokens import leading_token
 from ropescale.recipes.chats import written

@@ -21,16 +21,16 @@ from typing import Any
 import pyarrow.compute
 import torch
 from peft import PeftModel
-from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 import ropescale
 from ropescale.adapters import add_record
-from ropescale.checkpoint import load_language_model, raise_limits
+from ropescale.checkpoint import load_language_model, raise_limits, read_config
 from ropescale.checkpoints import resolve
+from ropescale.console import Console
 from ropescale.destinations import LOCK, sole_writer
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import place_of, require_embedded
@@ -175,7 +175,7 @@ def planned(recipe: Recipe) -> Schedule:
         UnsupportedModelError: a model without a head over the vocabulary.
     """
     options = recipe.options
-    config = AutoConfig.from_pretrained(resolve(options.model))
+    config = read_config(resolve(options.model))
     require_language_model(config, options.model)
     if saved_record(text_of(config)) is not None:
         raise InvalidArgumentError(

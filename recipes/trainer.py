@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
+from ropescale.console import Console
 from ropescale.destinations import fresh_folder
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.patching import bare

@@ -21,17 +21,25 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
 
-from ropescale.checkpoint import FINDING, added_parameters, from_weights, located, raise_limits, read_json, size_of
+from ropescale.checkpoint import (
+    FINDING,
+    added_parameters,
+    from_weights,
+    located,
+    raise_limits,
+    read_tokenizer,
+    size_of,
+)
 from ropescale.checkpoints import resolve
 from ropescale.destinations import replaced, require_new, write_file, written_whole
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
+from ropescale.files import read_json
 from ropescale.heads import class_of
 from ropescale.patching import bare, patched_rotary, record, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
@@ -462,7 +470,7 @@ def _tokenizer(path: str) -> Any:
     """The tokenizer of a folder or hub id; None without one."""
     if _file(path, "tokenizer_config.json", {}) is None:
         return None
-    return AutoTokenizer.from_pretrained(path)
+    return read_tokenizer(path)
 
 
 def _file(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:

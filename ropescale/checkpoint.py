@@ -10,22 +10,26 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.families import saved_record, text_of
+from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
 from ropescale.limits import GENERATION, LIMITS, outdated
 from ropescale.patching import lower_limits, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
+from ropescale.shards import INDEX, read_index
+from ropescale.trust import is_refusal, refused, trusted, trusting
 
 # What from_pretrained needs to find the files, and so what reading the config needs too
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 CONFIG = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
@@ -35,14 +39,13 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     one that `architectures` of the config names; where it names none, that of a causal language model. `tiny` is the
     embedded checkpoint, `smollm2` the real one, obtained on first use. A checkpoint without a record loads as it is.
     After loading, `unpatch` gives the model that it was before it was patched. Further keywords go to
-    `from_pretrained` of that class. Weights of a head that are missing or that the class has no place for are named in
-    a warning.
+    `from_pretrained` of that class; Python code that lies in a checkpoint runs only with `trust_remote_code=True`.
+    Weights of a head that are missing or that the class has no place for are named in a warning.
 
     Raises:
-        CheckpointError: no checkpoint there, weights missing below the head, a class that Transformers does not have,
-            a damaged record, or one that the rest of the config contradicts.
+        CheckpointError: no checkpoint there, weights that are not there, damaged or missing below the head, a class
+            that Transformers does not have, a damaged record, or one that the rest of the config contradicts.
         InvalidArgumentError: neither a path nor a name.
-        OSError: no weights beside the config (raised by Transformers).
     """
     path, config, keywords = located(path_or_name, from_pretrained)
     found = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
@@ -150,21 +153,34 @@ def located(path_or_name: str | Path, from_pretrained: dict[str, Any]) -> tuple[
     config = keywords.pop("config", None)
     if config is None:
         finding = {name: keywords[name] for name in FINDING if name in keywords}
-        config = read_config(path, trust_remote_code=keywords.get("trust_remote_code"), **finding)
+        with trusting(_trusted(keywords)):
+            config = read_config(path, **finding)
     return path, copy.deepcopy(config), keywords  # the caller's stays as it is
 
 
 def _trusted(keywords: dict[str, Any]) -> bool:
-    return bool(keywords.get("trust_remote_code"))
+    return bool(keywords.get("trust_remote_code", trusted()))
 
 
 def _read(path: str, config: PreTrainedConfig, loader: Any, keywords: dict[str, Any]) -> Loaded:
     """The model as it was before any patch.
 
     Raises:
-        CheckpointError: weights missing below the head.
+        CheckpointError: weights that cannot be loaded, or missing below the head.
     """
-    model, info = loader.from_pretrained(path, config=config, output_loading_info=True, **keywords)
+    _require_index(Path(path, keywords.get("subfolder") or ""))
+    try:
+        asked = {"trust_remote_code": trusted(), **keywords}
+        model, info = loader.from_pretrained(path, config=config, output_loading_info=True, **asked)
+    except (ImportError, MemoryError, RopescaleError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors, torch and the model's own code raise whatever they run into
+        if is_refusal(error):
+            raise refused(path) from error
+        raise CheckpointError(
+            f"{path}: must hold weights that Transformers can load in the way that was asked, got "
+            f"{type(error).__name__}: {first_line(error)}; fetch the checkpoint again, or correct what was asked"
+        ) from error
     missing = sorted(info["missing_keys"])
     headless = not isinstance(getattr(model, model.base_model_prefix, None), nn.Module)
     below = [name for name in missing if headless or name.startswith(f"{model.base_model_prefix}.")]
@@ -173,6 +189,16 @@ def _read(path: str, config: PreTrainedConfig, loader: Any, keywords: dict[str, 
     first = {name: name.partition(".")[0] for name in info["unexpected_keys"]}
     lost = sorted(name for name, part in first.items() if part != NAME and not hasattr(model, part))
     return Loaded(model, missing, lost)
+
+
+def _require_index(folder: Path) -> None:
+    """Refuse an index of weights that leads out of its folder, which Transformers would follow.
+
+    Raises:
+        CheckpointError: such an index, or a damaged one.
+    """
+    for file in sorted(folder.glob(f"*{INDEX}")) if folder.is_dir() else ():
+        read_index(file)
 
 
 def warn_of_lost(path: str | Path, found: Loaded) -> None:
@@ -201,14 +227,39 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
     """The config of a checkpoint in a folder or on a hub.
 
     Raises:
-        CheckpointError: no checkpoint there.
+        CheckpointError: no checkpoint there, or one that needs code of its own.
     """
+    file = Path(path, finding.get("subfolder") or "", CONFIG)
+    if file.exists():
+        read_json(file)  # Transformers would wait for a pipe, and walk brackets within brackets
     try:
-        return AutoConfig.from_pretrained(path, **finding)
+        return AutoConfig.from_pretrained(path, **{"trust_remote_code": trusted(), **finding})
     except Exception as error:  # config classes raise whatever their own code runs into
+        if is_refusal(error):
+            raise refused(path, ever=finding.get("trust_remote_code") is not False) from error
         raise CheckpointError(
             f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
             f"{type(error).__name__}: {first_line(error)}; check the path or the connection"
+        ) from error
+
+
+def read_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or hub id.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it needs code of its own.
+    """
+    for file in (Path(path, name) for name in TOKENIZER_FILES):
+        if file.exists():
+            read_json(file)
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trusted())
+    except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
+        if is_refusal(error):
+            raise refused(str(path)) from error
+        raise CheckpointError(
+            f"{path}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the tokenizer files "
+            f"of the model"
         ) from error
 
 
@@ -220,29 +271,6 @@ def first_line(error: Exception) -> str:
         if not said.endswith(":"):
             break
     return said.rstrip(".;")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of a checkpoint; empty where there is no such file.
-
-    Raises:
-        CheckpointError: not a JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: must be a JSON file, got {type(error).__name__}: {first_line(error)}; restore the file "
-            f"that belongs to the checkpoint"
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{path}: must hold a JSON object, got {type(values).__name__}; restore the file that belongs to the "
-            f"checkpoint"
-        )
-    return values
 
 
 def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
@@ -305,5 +333,5 @@ def weight_files(path: str, finding: dict[str, Any]) -> list[str]:
     if index is None:
         whole = cached_file(path, SAFE_WEIGHTS_NAME, **quiet)
         return [] if whole is None else [whole]
-    names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(read_index(Path(index)).values()))
     return [file for name in names if (file := cached_file(path, name, **quiet)) is not None]

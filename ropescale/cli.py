@@ -17,6 +17,8 @@ from typing import Any
 from ropescale import failures
 from ropescale.errors import InvalidArgumentError
 from ropescale.spelling import Names, names_of, spelled
+from ropescale.terminal import guarded
+from ropescale.trust import trusting
 from ropescale.version import __version__
 
 OVERVIEW = """\
@@ -199,6 +201,7 @@ options (all of them, with the values of a recipe: `ropescale train RECIPE --hel
   --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
   --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
   --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
+  --trust-remote-code  run Python code that lies in the checkpoint; never said in a recipe
 
 examples:
   ropescale train pose --model tiny --method yarn --factor 4 --max-steps 20 --output out/a
@@ -220,6 +223,10 @@ examples:
 """
 
 
+TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
+
+
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
@@ -240,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         if not _answers_alone(arguments):
             failures.require_extras(f"ropescale {arguments.name}", arguments.extras)
-        code: int = arguments.verb(arguments)
+        with trusting(getattr(arguments, "trust_remote_code", False)):
+            code: int = arguments.verb(arguments)
         return code
 
     return failures.ended(
@@ -502,6 +510,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
     add("--tolerance", type=float, metavar="X", help="difference or, of rounded weights, divergence that is rounding")
+
+    for loading in (demo, evaluation, explain, plot, training, merging, export, verify):
+        loading.add_argument(TRUST, action="store_true", help="run Python code that lies in the checkpoint")
     return parser
 
 
@@ -590,9 +601,8 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     else:
         _quiet_environment()
-    from rich.console import Console
-
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
+    from ropescale.console import Console
     from ropescale.evals import demo, grid, plan, report, tracking
     from ropescale.evals.report.terminal import print_summary
 
@@ -626,9 +636,9 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
 
 
 def _methods(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
+    from ropescale.console import Console
     from ropescale.methods import Method, get_method, list_methods
 
     common = [_knob(field) for field in dataclasses.fields(Method)]
@@ -654,9 +664,9 @@ def _knob(field: "dataclasses.Field[Any]") -> str:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from ropescale.console import Console
     from ropescale.explain import page, readings, subject
 
     geometry, heads = subject.model_facts(
@@ -679,9 +689,9 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
+    from ropescale.console import Console
     from ropescale.explain import inspection
 
     config, parts = inspection.inspected(arguments.model, original_length=arguments.original_length)
@@ -753,9 +763,9 @@ def _quiet_environment() -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     _quiet_environment()
-    from rich.console import Console
     from rich.table import Table
 
+    from ropescale.console import Console
     from ropescale.recipes import shipped
 
     if arguments.list:
@@ -777,12 +787,14 @@ def _train(arguments: argparse.Namespace) -> int:
     if wanted:
         print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
         return 0
-    recipe = options.read_recipe(arguments.recipe, arguments.options)
+    given = [one for one in arguments.options if one != TRUST]
+    recipe = options.read_recipe(arguments.recipe, given)
 
     from ropescale.recipes import train
 
     try:
-        told = train.run(recipe, arguments.command)
+        with trusting(arguments.trust_remote_code or TRUST in arguments.options):
+            told = train.run(recipe, arguments.command)
     except KeyboardInterrupt:
         return failures.stopped(f"{recipe.output} keeps the checkpoints, the same command goes on")
     if recipe.training.process_index == 0:
@@ -792,9 +804,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ropescale import adapters
+    from ropescale.console import Console
 
     given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
     with Console(stderr=True).status("merging"):

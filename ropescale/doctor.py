@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ropescale.built import built_rotation
-from ropescale.checkpoint import CONFIG, first_line, read_config, read_json, weight_files
+from ropescale.checkpoint import CONFIG, first_line, read_config, weight_files
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import (
@@ -35,6 +35,7 @@ from ropescale.families import (
     todays_spectrum,
     unrotated,
 )
+from ropescale.files import read_json
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.limits import LIMITS, outdated

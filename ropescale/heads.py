@@ -69,8 +69,18 @@ def class_of(config: PreTrainedConfig, *, trusted: bool = False) -> Any:
 
 
 def named_class(config: PreTrainedConfig) -> str:
-    """The name of the class that saved a checkpoint; empty where the config has none."""
-    return (getattr(config, "architectures", None) or ("",))[0]
+    """The name of the class that saved a checkpoint; empty where the config has none.
+
+    Raises:
+        CheckpointError: something else than names of classes.
+    """
+    named = getattr(config, "architectures", None) or [""]
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CheckpointError(
+            f"config: architectures must be a list of names of classes, got {shortened(named)}; restore the file "
+            f"that belongs to the checkpoint"
+        )
+    return named[0]
 
 
 def require_language_model(config: PreTrainedConfig, what: str, *, trusted: bool = False) -> None:

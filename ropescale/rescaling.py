@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ropescale.checkpoint import CONFIG, first_line, raise_limits, read_config, read_json
+from ropescale.checkpoint import CONFIG, first_line, raise_limits, read_config
 from ropescale.checkpoints import resolve
+from ropescale.console import Console
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.families import text_of
+from ropescale.files import read_json
 from ropescale.limits import GENERATION, LIMITS
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
-from ropescale.shards import INDEX, SAFE, TORCH, bring, index_without, left_out, tables_in
+from ropescale.shards import INDEX, SAFE, TORCH, bring, index_without, left_out, read_index, tables_in
 
 
 def rescale_checkpoint(
@@ -90,6 +91,9 @@ def rescale_checkpoint(
         )
     settings = {name: read_json(folder / name) for name in LIMITS}  # before anything is copied: one may be damaged
     files = files_of(folder)
+    for file in files:
+        if file.name.endswith(INDEX):
+            read_index(folder / file)
     before = text.max_position_embeddings
     extension = extension.raising(settings[GENERATION], before)
     extension.write(text)

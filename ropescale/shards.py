@@ -8,10 +8,13 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+
+from ropescale.errors import CheckpointError, shortened
+from ropescale.files import read_json
 
 SAFE, TORCH = ".safetensors", ".bin"
 INDEX = ".index.json"  # how the name of a file ends that says which weight is in which file
@@ -67,6 +70,37 @@ def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count:
                     begin += len(chunk)
     shutil.copystat(start, end)
     return tables
+
+
+def read_index(file: Path) -> dict[str, str]:
+    """Which weight is in which file beside an index, by the names of both.
+
+    Raises:
+        CheckpointError: a damaged index, or one that names a file outside its folder.
+    """
+    found = read_json(file).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise CheckpointError(
+            f"{file}: must be an index of weights, got {shortened(found)} for its weight_map; fetch it again"
+        )
+    for name, place in found.items():
+        if not isinstance(place, str) or not _within(place):
+            raise CheckpointError(
+                f"{file}: weights must be in files of its own folder, got {shortened(place)} for {name!r}; fetch the "
+                f"index again from somebody you trust"
+            )
+    return found
+
+
+def _within(place: str) -> bool:
+    """Whether a path in a file is one below that file's folder, on any system."""
+    posix, windows = PurePosixPath(place), PureWindowsPath(place)
+    return (
+        "\0" not in place
+        and bool(posix.parts)
+        and not (posix.is_absolute() or windows.drive or windows.root)
+        and ".." not in (*posix.parts, *windows.parts)
+    )
 
 
 def index_without(index: dict[str, Any], tables: dict[str, int]) -> dict[str, Any]:

@@ -327,7 +327,7 @@ def test_a_file_that_is_scaled_already_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.gguf").write_bytes(b"GGUF\x03\x00\x00\x00rest")
     for name in ("half.gguf", "missing.gguf"):
-        with pytest.raises(CheckpointError, match=rf"{name}: must be a whole GGUF file, got one that cannot be read"):
+        with pytest.raises(CheckpointError, match=rf"{name}: must (be a whole GGUF file|hold all that)"):
             patch_gguf(tmp_path / name, tmp_path / "out.gguf", method="yarn", factor=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.gguf"]
 
@@ -853,7 +853,7 @@ def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
             export(source, out, to=to)
         (source / "model.safetensors").unlink()
         with pytest.raises(
-            CheckpointError, match=r"source: must hold weights that Transformers can load, got OSError"
+            CheckpointError, match=r"source: must hold weights that Transformers can load in .* got OSError"
         ):
             export(source, out, to=to)
         (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "missing.safetensors"}}')
@@ -865,7 +865,7 @@ def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
         (source / "model.safetensors").write_bytes(weights)
         for text in ("{", config.replace('"llama"', '"llamma"')):
             (source / "config.json").write_text(text)
-            with pytest.raises(CheckpointError, match=r"source: must be a folder with a Transformers checkpoint"):
+            with pytest.raises(CheckpointError, match=r"source(/config\.json)?: must be a (folder with|JSON file)"):
                 export(source, out, to=to)
         (source / "config.json").write_text(config)
         with pytest.raises(CheckpointError, match=r"must be a folder with a Transformers checkpoint, or a hub id"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ropescale.console import Console
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.tables import comparison, heads
 from ropescale.evals.report.wording import reasons, verdict

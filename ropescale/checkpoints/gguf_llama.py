@@ -10,13 +10,13 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from ropescale.console import Console
 from ropescale.errors import CheckpointError
 
 MODEL_NAMES = {

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
-from rich.console import Console
 from safetensors import SafetensorError
 
 from ropescale.checkpoints import cache_folder
+from ropescale.console import Console
 from ropescale.errors import CheckpointError
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.checkpoint import raise_limits, read_json, size_of
+from ropescale.checkpoint import raise_limits, size_of
 from ropescale.destinations import written_whole
 from ropescale.export.rotation import Canonical
 from ropescale.export.source import COMPANIONS, INDEX, POOLING, Source
 from ropescale.export.stated import Stated
+from ropescale.files import read_json
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.shards import bring, index_without, left_out
 from ropescale.version import __version__

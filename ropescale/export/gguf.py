@@ -13,12 +13,13 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedConfig
 
+from ropescale.console import Console
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.export.gguf_header import require_sound
 from ropescale.export.gguf_tokenizer import add_tokenizer
 from ropescale.export.rotation import Canonical, Rotation, is_base
 from ropescale.families import head_dim_of, parts_of
@@ -336,8 +337,11 @@ def opened(path: Path) -> gguf.GGUFReader:
         CheckpointError: none there, or not a whole GGUF file.
     """
     try:
+        require_sound(path)
         return gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # the package checks nothing, and runs into whatever a damaged file leads to
         raise CheckpointError(
             f"{path}: must be a whole GGUF file, got one that cannot be read ({type(error).__name__}: {error}); write "
             f"or fetch it again"

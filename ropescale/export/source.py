@@ -1,7 +1,6 @@
 """What is exported: a checkpoint in a folder or on a hub, with or without a method and an adapter, or a live model."""
 
 import copy
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,28 @@ import safetensors
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ropescale import adapters
-from ropescale.checkpoint import Loaded, first_line, from_weights, incomplete, read_config, warn_of_lost
+from ropescale.checkpoint import (
+    Loaded,
+    first_line,
+    from_weights,
+    incomplete,
+    read_config,
+    read_tokenizer,
+    warn_of_lost,
+)
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
 from ropescale.families import require_family, require_supported, saved_record, text_of
+from ropescale.files import read_json
+from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.methods import AnyMethod
 from ropescale.patching import bare, extended, record, repatch
 from ropescale.records import RECORD_FIELD, Record
+from ropescale.shards import read_index
 
 # What a checkpoint's folder holds besides config and weights, and every engine reads
 COMPANIONS = (
@@ -62,13 +72,7 @@ class Source:
             return []
         files = [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
         if not files and (self.folder / INDEX).is_file():
-            try:
-                names = set(json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(
-                    f"{self.folder / INDEX}: must be an index of weights, got one that cannot be read ({error}); "
-                    f"fetch it again"
-                ) from error
+            names = set(read_index(self.folder / INDEX).values())
             files = [self.folder / name for name in sorted(names)]
         for file in files:
             try:
@@ -96,7 +100,8 @@ class Source:
         path = None if self.folder is None else self.folder / "tokenizer_config.json"
         if path is None or not path.is_file():
             return math.inf
-        return float(json.loads(path.read_text(encoding="utf-8")).get("model_max_length") or math.inf)
+        limit = as_float(read_json(path).get("model_max_length"))
+        return limit if limit > 0 else math.inf
 
     def tokens(self) -> Any:
         """The tokenizer.
@@ -111,13 +116,7 @@ class Source:
                 "tokenizer: must be given for a live model that is exported with its tokenizer, got None; "
                 "pass tokenizer=AutoTokenizer.from_pretrained(path)"
             )
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
-            raise CheckpointError(
-                f"{self.folder}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the "
-                f"tokenizer files of the model"
-            ) from error
+        return read_tokenizer(self.folder)
 
 
 def opened(
@@ -278,15 +277,7 @@ def _opened(folder: Path, adapter: str | Path | None = None) -> Loaded:
     if (done := saved_record(config)) is not None:
         done.restore(config)
     loader = class_of(config) if adapter is None else adapters.loader_for(config, adapter)
-    try:
-        return from_weights(str(folder), config, loader, {"dtype": "auto"})
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
-            f"{first_line(error)}; fetch the checkpoint again"
-        ) from error
+    return from_weights(str(folder), config, loader, {"dtype": "auto"})
 
 
 def record_of(adapter: str | Path) -> Record | None:

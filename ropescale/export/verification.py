@@ -5,7 +5,6 @@ patched model then scores, in one pass, what the engine wrote, and every log-pro
 at every step.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import read_config
+from ropescale.checkpoint import read_config, read_tokenizer
+from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export import source
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
+from ropescale.files import parsed
 from ropescale.heads import require_language_model
 from ropescale.patching import patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
@@ -320,7 +320,7 @@ def _plain_tokens(path: Path, config: PreTrainedConfig) -> list[int]:
     special: set[int] = set()
     size = int(config.vocab_size)
     if (path / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = read_tokenizer(path)
         special, size = set(tokenizer.all_special_ids), min(size, len(tokenizer))
     return [token for token in range(size) if token not in special]
 
@@ -330,7 +330,7 @@ def _gguf_subject(path: Path) -> Subject:
     from ropescale.export import gguf
 
     facts = gguf.read_facts(path)
-    record = None if facts.record is None else Record.from_dict(json.loads(facts.record))
+    record = None if facts.record is None else Record.from_dict(parsed(facts.record, path))
     engine: list[LlamaCpp] = []
 
     def started() -> LlamaCpp:
@@ -348,7 +348,7 @@ def _gguf_subject(path: Path) -> Subject:
     def tokenization(folder: Path) -> str:
         if not (folder / "tokenizer.json").is_file():
             return ""
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(folder)
         for text in TEXTS:
             ours, theirs = tokenizer(text, add_special_tokens=False).input_ids, started().tokenized(text)
             if ours != theirs:
