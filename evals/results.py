@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ropescale.destinations import append_line, cut_torn_line, write_file
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.files import parsed, read_text
 
 Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[str, str, float, int | None]  # task, method, factor, length
@@ -179,8 +180,8 @@ def read(folder: Path) -> Results:
             f"results: a folder must hold the run.json of an evaluation, got {str(folder)!r}; "
             f"run ropescale eval --output first"
         )
+    stored = parsed(read_text(run, remedy="choose another folder"), run, remedy="choose another folder")
     try:
-        stored = json.loads(run.read_text(encoding="utf-8"))
         settings = Settings(**{**stored["settings"], "lengths": tuple(stored["settings"]["lengths"])})
         sessions = list(stored["sessions"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,13 +189,27 @@ def read(folder: Path) -> Results:
             f"results: {str(run)!r} must be as an evaluation wrote it, got {type(error).__name__}; "
             f"choose another folder"
         ) from error
+    for name, sound in SETTINGS.items():
+        if not sound(getattr(settings, name)):
+            raise InvalidArgumentError(
+                f"results: {name} in {str(run)!r} must be as an evaluation wrote it, got "
+                f"{shortened(getattr(settings, name))}; choose another folder"
+            )
+    if not all(isinstance(one, dict) for one in sessions):
+        raise InvalidArgumentError(
+            f"results: sessions in {str(run)!r} must be as an evaluation wrote them, got {shortened(sessions)}; "
+            f"choose another folder"
+        )
     cells = {}
     for number, cell in _lines(folder / "results.jsonl"):
-        try:
-            cells[key_of(cell)] = cell  # a later line of the same key wins
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(folder / "results.jsonl", number, json.dumps(cell)) from error
-    timings = [timing for _, timing in _lines(folder / "timings.jsonl")]
+        if not _is_cell(cell):
+            raise _damaged(folder / "results.jsonl", number, json.dumps(cell))
+        cells[key_of(cell)] = cell  # a later line of the same key wins
+    timings = []
+    for number, timing in _lines(folder / "timings.jsonl"):
+        if not (_is_cell(timing) and _is_number(timing.get("seconds")) and _is_number(timing.get("tokens"))):
+            raise _damaged(folder / "timings.jsonl", number, json.dumps(timing))
+        timings.append(timing)
     return Results(folder, settings, sessions, cells, timings)
 
 
@@ -208,19 +223,86 @@ def write_atomically(path: Path, text: str) -> None:
     write_file(path, text, name="results", remedy=REMEDY)
 
 
-def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterable[tuple[int, Any]]:
     """Line number and value of every whole line."""
-    if not path.exists():
+    try:
+        text = read_text(path, largest=LARGEST, remedy="choose another folder")
+    except FileNotFoundError:
         return
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    whole, _, torn = text.rpartition("\n")
     if torn:
         warnings.warn(f"{path}: the last line is cut off and is dropped; its cell counts as not run", stacklevel=4)
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split("\n") if whole else (), start=1):
         try:
             value = json.loads(line)
-        except ValueError as error:
-            raise _damaged(path, number, line.decode("utf-8", "replace")) from error
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, number, line) from error
         yield number, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > MOST
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
+
+
+def _are(sound: Callable[[Any], bool], values: Any) -> bool:
+    """Whether these are a list or an object of sound values, under names of text."""
+    if isinstance(values, dict):
+        return all(isinstance(name, str) and sound(value) for name, value in values.items())
+    return isinstance(values, (list, tuple)) and all(map(sound, values))
+
+
+def _one_or_more(sound: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or sound(value) or (isinstance(value, list) and _are(sound, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_sample(sample: Any) -> bool:
+    return isinstance(sample, dict) and all(sound(sample[name]) for name, sound in SAMPLE.items() if name in sample)
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether a line has what every cell has, and nothing of another kind than an evaluation writes."""
+    return (
+        isinstance(cell, dict)
+        and _is_text(cell.get("task"))
+        and _is_text(cell.get("method"))
+        and _is_number(cell.get("factor"))
+        and (cell.get("length") is None or _is_count(cell["length"]))
+        and all(sound(cell[name]) for name, sound in CELL.items() if name in cell)
+    )
+
+
+LARGEST = 2**31  # bytes of results: prompts of hundreds of samples come along
+MOST = 2**53  # what a float holds exactly
+# What an evaluation writes, by name
+SETTINGS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing"), _is_text),
+    "original_length": _is_count,
+    "seed": lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST,
+    "lengths": lambda value: bool(value) and _are(_is_count, value),
+    "tasks": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
+    "knobs": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
+    "versions": lambda value: isinstance(value, dict) and _are(_is_text, value),
+    "adapters": lambda value: isinstance(value, dict) and _are(_is_text, value),
+}
+SAMPLE: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("nll", "edges", "tokens"), _one_or_more(_is_number)),
+    **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
+    **dict.fromkeys(("reply", "document"), _is_text),
+    "target": _one_or_more(_is_text),
+}
+CELL: dict[str, Callable[[Any], bool]] = {
+    "samples": lambda value: isinstance(value, list) and _are(_is_sample, value),
+    "scores": lambda value: isinstance(value, dict) and _are(_is_number, value),
+    "record": lambda value: value is None or isinstance(value, dict),
+}
 
 
 def _damaged(path: Path, number: int, line: str) -> InvalidArgumentError:

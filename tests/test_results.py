@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.evals import results
 from ropescale.evals.results import UNPATCHED, Arm, Settings
 
@@ -90,7 +90,31 @@ def test_a_line_that_is_no_cell_is_named(tmp_path, line):
 )
 def test_a_damaged_run_json_is_named(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(InvalidArgumentError, match=r"run.json' must be as an evaluation wrote it, got \w+; choose"):
+    with pytest.raises(
+        RopescaleError, match=r"run.json'?:? must (be as an evaluation wrote it|.* JSON).*, got .*; choose"
+    ):
+        results.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lengths", []), ("lengths", ["a"]), ("tasks", []), ("original_length", 0), ("model", 5), ("versions", {"a": 1})],
+)
+def test_settings_of_another_kind_are_named(tmp_path, name, value):
+    begun(tmp_path)
+    stored = json.loads((tmp_path / "run.json").read_text())
+    stored["settings"][name] = value
+    (tmp_path / "run.json").write_text(json.dumps(stored))
+    with pytest.raises(
+        InvalidArgumentError, match=rf"results: {name} in .*run.json' must be as an evaluation wrote it"
+    ):
+        results.read(tmp_path)
+
+
+def test_a_timing_that_is_none_is_named(tmp_path):
+    begun(tmp_path)
+    (tmp_path / "timings.jsonl").write_text("{}\n")
+    with pytest.raises(InvalidArgumentError, match=r"results: line 1 of '.*timings.jsonl' must be a cell"):
         results.read(tmp_path)
 
 
