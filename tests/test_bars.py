@@ -71,7 +71,10 @@ def test_what_is_saved_and_rescaled_passes_the_own_doctor(name: str, tmp_path: P
         assert [str(found) for found in diagnose(case)] == []
 
 
-PUBLISHED = [name for name in SHAPES if model_type_of(name) in NAMES]
+# Older modules of type dynamic keep the frequencies of the longest text that they read; MiniCPM 3 asks for a factor
+# that its longrope does not state
+UNREAD = ("hunyuan 7b", "internlm 2.5 as llama", "minicpm 3") if OLDER else ()
+PUBLISHED = [name for name in SHAPES if model_type_of(name) in NAMES and name not in UNREAD]
 # Within the original length of the shortest, beyond that of most, and far beyond
 REACHES = (24, 9000, 100000)
 
