@@ -58,7 +58,7 @@ from ropescale.evals.forward import (
     scores,
     token_losses,
 )
-from ropescale.evals.tokens import named_tokenizer
+from ropescale.evals.tokens import named_tokenizer, prompt_ids
 from ropescale.heads import headless
 from ropescale.injection.places import cache_keyword
 from ropescale.patching import bare
@@ -80,6 +80,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
             `tiny` or `smollm2`. A live model stays on its device and in its dtype.
         tokenizer: a tokenizer, or the name of one; that of `pretrained` if not given. It is not changed.
         method, factor: patch the model that is loaded here; not for live models.
+        existing, original_length, layers: how, as `ropescale.patch` takes them.
         max_length: tokens that the model may read; as its config says at the time of each request if not given.
         window, stride: tokens of a window of `loglikelihood_rolling`, and how far it moves. By default a window is
             `max_length`, and windows stand side by side as in the harness.
@@ -108,6 +109,9 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         *,
         method: str | None = None,
         factor: float | None = None,
+        existing: str | None = None,
+        original_length: int | None = None,
+        layers: str | None = None,
         max_length: int | None = None,
         window: int | None = None,
         stride: int | None = None,
@@ -133,11 +137,12 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 f"leave it out for windows side by side"
             )
         accelerator = _accelerator()
+        patching = {"factor": factor, "existing": existing, "original_length": original_length, "layers": layers}
         if isinstance(pretrained, str):
             place = accelerator.device if accelerator else _device(device)
-            model: nn.Module = _loaded(pretrained, method, factor, dtype, place, from_pretrained)
+            model: nn.Module = _loaded(pretrained, method, patching, dtype, place, from_pretrained)
         else:
-            live_only = {"method": method, "factor": factor, **from_pretrained}
+            live_only = {"method": method, **patching, **from_pretrained}
             for name, value in live_only.items():
                 if value is not None:
                     raise InvalidArgumentError(
@@ -180,14 +185,15 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
     ) -> list[int]:
         """Token ids of a text, never truncated; a beginning-of-sequence token leads once or not at all.
 
+        What the tokenizer appends by itself is left out: after an end of sequence there is nothing to go on with.
         `add_special_tokens` overrules the class's `add_bos_token`. `left_truncate_len` is the harness's and ignored.
         """
         wanted = self.add_bos_token if add_special_tokens is None else add_special_tokens
-        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
-        written = bos is not None and string.startswith(bos)  # as chat templates have it
-        ids: list[int] = self.tokenizer.encode(
-            string, add_special_tokens=wanted is not False and not written, verbose=False
-        )
+        bos_id = self.tokenizer.bos_token_id
+        if wanted is False:
+            bare: list[int] = self.tokenizer.encode(string, add_special_tokens=False, verbose=False)
+            return bare
+        ids = prompt_ids(self.tokenizer, string)
         if wanted and add_special_tokens is None and bos_id is not None and ids[:1] != [bos_id]:
             ids = [bos_id, *ids]  # a tokenizer that does not add it by itself
         require_embedded(ids, self.model)
@@ -451,6 +457,20 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         )
         return cleaned
 
+    def limit(self, tokens: int) -> None:
+        """From now on the model reads so many tokens."""
+        self._max_length = tokens
+
+    def tokens_of(self, request: Instance) -> int:
+        """Tokens that a request takes of what the model reads, its reply included."""
+        if request.request_type == "generate_until":
+            asked = _asked(self, 0, request)
+            return len(asked.ids) + asked.room
+        if request.request_type == "loglikelihood":
+            before, scored = self._pair(*request.args)
+            return len(before) + len(scored) - 1
+        return 0  # read in windows
+
     # What all requests share
 
     @property
@@ -669,7 +689,7 @@ def _quiet(name: str) -> Iterator[None]:
 def _loaded(
     name: str,
     method: str | None,
-    factor: float | None,
+    patching: dict[str, Any],
     dtype: str | torch.dtype | None,
     place: torch.device,
     further: dict[str, Any],
@@ -681,13 +701,20 @@ def _loaded(
         if not isinstance(named, torch.dtype):
             raise InvalidArgumentError(f"dtype: must be auto or a type of torch, got {dtype!r}; leave it out")
         dtype = named
+    factor, given = patching["factor"], {name: value for name, value in patching.items() if value is not None}
     if (method is None) != (factor is None):
         raise InvalidArgumentError(
             f"factor: must be given with method, and neither alone, got method {method!r} and factor {factor!r}; "
             f"give both, or neither"
         )
+    if method is None and given:
+        name, value = next(iter(given.items()))
+        raise InvalidArgumentError(
+            f"{name}: must be given with a method, which it is about, got {value!r} alone; give method and factor "
+            f"too, or leave it out"
+        )
     model = load_language_model(name, dtype=dtype, **further).to(place)
-    return ropescale.patch(model, method, factor=factor) if method is not None else model
+    return ropescale.patch(model, method, **given) if method is not None else model
 
 
 def _tokenizer(

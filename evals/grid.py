@@ -30,16 +30,18 @@ from transformers import PreTrainedModel
 
 import ropescale
 from ropescale.checkpoint import first_line, load_language_model, read_config
-from ropescale.checkpoints import resolve
+from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
 from ropescale.destinations import sole_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import plan, results
+from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
 from ropescale.evals.plan import KINDS, Options, Planned
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.texts import documents
-from ropescale.families import saved_record, text_of
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.families import saved_record, scaling, text_of
 from ropescale.heads import require_language_model
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
@@ -64,7 +66,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
         # Patching is cheap, so every arm is tried before the first costly cell: a method that this model refuses
         # ends the run at once, and nothing is written.
         records = [bench.record(arm) for arm in options.arms]
-        cells = plan.cells(options, bench.original_length)
+        cells = plan.cells(options, bench.original_length, bench.own_length)
         bench.try_tasks(cells)
         lock: AbstractContextManager[Any] = sole_writer(folder) if first else nullcontext()
         with lock:
@@ -83,10 +85,10 @@ def print_cost(options: Options, console: Console) -> None:
         bench = Bench(options)
         for arm in options.arms:  # what the run refuses is refused here
             bench.record(arm)
-        cells = plan.cells(options, bench.original_length)
+        cells = plan.cells(options, bench.original_length, bench.own_length)
         bench.try_tasks(cells)
         rate = bench.operations_per_second()
-    longest = plan.lengths_of(options, bench.original_length)[-1]
+    longest = bench.lengths[-1]
     title = f"{options.model}: {len(cells)} cells"
     table = Table("arm", "task", "length", "tokens", "estimate", box=None, title=title)
     for column in table.columns[2:]:
@@ -115,12 +117,13 @@ class Bench:
         self.options = options
         self.path = resolve(options.model)
         self.model: PreTrainedModel | None = None
+        self.frame = chat_frame(named_tokenizer(self.path)) if options.chat else PLAIN
         if options.backend == "vllm":
             config = read_config(self.path)
             require_language_model(config, options.model)
             self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             self._saved = saved_record(text_of(config))
-            self.original_length = self._original_length(config)
+            self._read_lengths(config)
         else:
             dtype = getattr(torch, options.dtype_name)
             self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
@@ -130,17 +133,28 @@ class Bench:
                     f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
                     f"{', '.join(options.methods)}; give --methods none, or the checkpoint that it was made from"
                 )
-            self.original_length = self._original_length(self.model.config)
+            self._read_lengths(self.model.config)
             # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
-            longest = plan.lengths_of(options, self.original_length)[-1]
-            self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest)
-        self._tasks: dict[tuple[str, int | None], Any] = {}
+            longest = self.lengths[-1]
+            thought: dict[str, Any] = {}
+            if options.chat:
+                thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
+            self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **thought)
+        self._tasks: dict[tuple[str, int | None, int], Any] = {}
         self._names: dict[str, str] = {}
 
-    def _original_length(self, config: Any) -> int:
-        if self._saved is not None:
-            return self._saved.original_length
-        return plan.original_length_of(self.options, config)
+    def _read_lengths(self, config: Any) -> None:
+        """The lengths of the arms and of the checkpoint as it is, and what it is called where it is extended."""
+        saved, text = self._saved, text_of(config)
+        self.base, self.own_length = "", None
+        if saved is not None:
+            self.original_length, self.own_length = saved.original_length, saved.target_length
+            self.base = f"as saved: {saved.method} x{saved.target_length / saved.original_length:.4g}"
+        else:
+            self.original_length = plan.original_length_of(self.options, config)
+            if scaling(text):
+                self.base = f"as published: {plan.scaling_text(text)}"
+        self.lengths = plan.lengths_of(self.options, self.original_length, self.own_length)
 
     def patched(self, arm: Arm) -> AbstractContextManager[Any]:
         """A context in which the model is this arm."""
@@ -150,7 +164,7 @@ class Bench:
         if arm in self.options.trained:
             return self._with_adapter(self.options.trained[arm])
         knobs = self.options.knobs.get(arm.method, {})
-        start = {"existing": self.options.existing, "original_length": self.options.original_length}
+        start = {name: getattr(self.options, name) for name in ("existing", "original_length", "layers")}
         return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **start, **knobs)
 
     @contextmanager
@@ -177,13 +191,16 @@ class Bench:
     def settings(self) -> Settings:
         """What the cells' figures depend on besides their axes."""
         options = self.options
-        lengths = plan.lengths_of(options, self.original_length)
+        lengths = self.lengths
         return Settings(
             model=options.model,
             weights=_digest_of_files(Path(self.path)) if self.model is None else _digest_of_parameters(self.model),
             dtype=options.dtype_name,
             original_length=self.original_length,
             existing=options.existing,
+            layers=options.layers,
+            base=self.base,
+            notes=tuple(filter(None, [note_on(options.model)])),
             backend=options.backend,
             tasks={name: self._knobs(name) for name in options.task_names},
             lengths=lengths,
@@ -196,24 +213,30 @@ class Bench:
 
     def _knobs(self, name: str) -> dict[str, Any]:
         """What the rows of a task depend on besides length and seed."""
-        lengths = plan.lengths_of(self.options, self.original_length)
+        lengths = self.lengths
         kind = KINDS.get(name)
         knobs = kind.knobs(self.options, self.original_length, lengths[-1]) if kind else {"limit": self.options.limit}
         # all that can change a row stands in the settings, so that no two runs of a folder differ unseen
         shared = {**({"chat": True} if self.options.chat else {}), **dict(self.options.metadata)}
         return {"version": 1, **knobs, **shared}
 
-    def task(self, name: str, length: int | None) -> Any:
-        """The harness's task with its rows, built once for all arms.
+    def depths(self, task: str) -> int:
+        """In how many depths a task has its samples."""
+        return len(self._knobs(task).get("depths", [None]))
+
+    def task(self, name: str, length: int | None, first: int = 0) -> Any:
+        """The harness's task with its rows, built once for all arms; of retrieval, from sample `first` on.
 
         Raises:
             InvalidArgumentError: no such task, or a length that it cannot be asked for.
         """
-        if (name, length) not in self._tasks:
+        if (name, length, first) not in self._tasks:
             knobs = {key: value for key, value in self._knobs(name).items() if key != "version"}
             metadata = {**knobs, "tokenizer": self.path, "pretrained": self.path, "seed": self.options.seed}
             if length is not None:
                 metadata["lengths"] = [length]
+            if first:
+                metadata["first_sample"] = first
             ours = name in KINDS
             folders = [str(TASK_FOLDER), *([self.options.include_path] if self.options.include_path else [])]
             manager = TaskManager(include_path=folders, include_defaults=not ours, metadata=metadata)
@@ -230,8 +253,12 @@ class Bench:
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=self.options.seed)
-            self._tasks[name, length] = task
-        return self._tasks[name, length]
+            if ours and self.frame.room and task.config.output_type == "generate_until":
+                # a reply that the model begins itself has lines of its own, and ends where the model ends it
+                room = int(task.config.generation_kwargs["max_gen_toks"]) + self.frame.room
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": room, "until": []}, update=True)
+            self._tasks[name, length, first] = task
+        return self._tasks[name, length, first]
 
     def _loaded(self, manager: TaskManager, name: str) -> dict[str, Any]:
         """The harness's tasks of that name, with their data.
@@ -254,18 +281,26 @@ class Bench:
         for name, length in dict.fromkeys((cell.task, cell.length) for cell in cells):
             self.task(name, length)
 
-    def cell(self, planned: Planned) -> Cell | None:
-        """Run one cell on a model that is its arm; None in all processes but the first.
+    def cell(self, planned: Planned, first: int = 0) -> Cell | None:
+        """Run one cell on a model that is its arm, from sample `first` on; None in all processes but the first.
 
         Raises:
             RopescaleError: the model returned something that is not a number.
         """
-        task = self.task(planned.task, planned.length)
+        task = self.task(planned.task, planned.length, first)
         name = task.config.task
+        limit = self.options.limit if plan.limited(planned.task) else None
+        reach = self._limited_to(planned.arm)
+        left_out, fitting = self._measured(task, limit, reach) if planned.task not in KINDS else ({}, [])
+        if left_out and not fitting:
+            axes = {"task": planned.task, "method": planned.arm.method, "factor": planned.arm.factor, "length": None}
+            samples = [{"id": i, "score": None, "left_out": size} for i, size in left_out.items()]
+            return {**axes, "limit": reach, "scores": {}, "samples": samples} if self.lm.rank == 0 else None
         found = evaluator.evaluate(
             self.lm,
             {"tasks": {name: task}, "groups": {}, "group_map": {}},
-            limit=None if planned.task in KINDS else self.options.limit,
+            limit=None if left_out else limit,
+            samples={name: fitting} if left_out else None,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=self.options.chat,
@@ -288,7 +323,40 @@ class Bench:
             and key not in ("sample_len",)
         }  # fmt: skip
         main = next(iter(scores))
-        return {**axes, "scores": scores, "samples": [_answer(i, sample, main) for i, sample in enumerate(samples)]}
+        if not left_out:
+            return {**axes, "scores": scores, "samples": [_answer(i, one, main) for i, one in enumerate(samples)]}
+        rows = {int(one["doc_id"]): _answer(int(one["doc_id"]), one, main) for one in samples}
+        rows |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
+        return {**axes, "limit": reach, "scores": scores, "samples": [row for _, row in sorted(rows.items())]}
+
+    def _limited_to(self, arm: Arm) -> int:
+        """Tokens that the model reads as this arm, which the harness is told.
+
+        The unpatched model is read beyond its length on purpose: as far as any arm.
+        """
+        reaches = {one: int(one.factor * self.original_length) for one in self.options.arms}
+        reach = max(*self.lengths, self.own_length or 0, max(reaches.values()) if arm == UNPATCHED else reaches[arm])
+        if isinstance(self.lm, RopescaleLM):
+            self.lm.limit(reach)
+        return reach
+
+    def _measured(self, task: Any, limit: int | None, reach: int) -> tuple[dict[int, int], list[int]]:
+        """Rows of a task of the harness: those too long for the arm, by number, with their tokens; and the others."""
+        if not isinstance(self.lm, RopescaleLM):
+            return {}, []
+        task.build_all_requests(
+            limit=limit,
+            rank=0,
+            world_size=1,
+            apply_chat_template=self.options.chat,
+            chat_template=self.lm.apply_chat_template if self.options.chat else None,
+            tokenizer_name=self.lm.tokenizer_name if self.options.chat else "",
+        )
+        sizes: dict[int, int] = {}
+        for request in task.instances:
+            sizes[request.doc_id] = max(sizes.get(request.doc_id, 0), self.lm.tokens_of(request))
+        left_out = {number: size for number, size in sizes.items() if size > reach}
+        return left_out, [number for number in sizes if number not in left_out]
 
     def _stated(self, planned: Planned) -> dict[str, Any]:
         """What a perplexity has to say of itself."""
@@ -299,7 +367,7 @@ class Bench:
 
     def operations(self, cell: Planned) -> float:
         """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""
-        longest = plan.lengths_of(self.options, self.original_length)[-1]
+        longest = self.lengths[-1]
         read = plan.tokens(self.options, cell, longest)
         return read * self._operations_per_token(cell.length or 32)
 
@@ -351,13 +419,10 @@ def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
 def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> None:
     """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
     console = Console(stderr=True, quiet=found is None)
-    finished = [
-        found is not None and (cell.task, cell.arm.method, cell.arm.factor, cell.length) in found.cells
-        for cell in cells
-    ]
+    finished = [None if found is None else _finished_samples(bench, found, cell) for cell in cells]
     if bench.lm.world_size > 1:
         torch.distributed.broadcast_object_list(finished, src=0)
-    missing = [cell for cell, done in zip(cells, finished, strict=True) if not done]
+    missing = {cell: done for cell, done in zip(cells, finished, strict=True) if done is not None}
     folder = found.folder if found else ""
     if not missing:
         console.print(f"all {len(cells)} cells are finished already; results in {folder}", highlight=False)
@@ -396,13 +461,42 @@ def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> N
                     if isinstance(bench.lm, RopescaleLM):
                         bench.lm.on_progress = advance
                     began = time.perf_counter()
-                    done = bench.cell(cell)
+                    done = bench.cell(cell, missing[cell])
                     if done is not None and found is not None:
+                        if missing[cell]:
+                            done = _topped_up(found.cells[results.key_of(done)], done, bench.depths(cell.task))
                         found.append(done, seconds=time.perf_counter() - began, tokens=seen[0])
                     before += share
                     progress.update(bar, completed=before)
             if not console.is_terminal:  # a log has no bar
                 progress.console.print(f"{arm.label}: finished", highlight=False)
+
+
+def _finished_samples(bench: Bench, found: Results, cell: Planned) -> int | None:
+    """From which sample on a cell has to be run; None where it is finished."""
+    earlier = found.cell(cell.arm, cell.task, cell.length)
+    if earlier is None:
+        return 0
+    wanted = found.settings.tasks[cell.task].get("samples")
+    depths = bench.depths(cell.task)
+    done, rest = divmod(len(earlier["samples"]), depths)
+    return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
+
+
+def _topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
+    """A cell with more samples of every depth, numbered as if all had been run at once."""
+    old, new = earlier["samples"], more["samples"]
+    before, after = len(old) // depths, len(new) // depths
+    samples = [
+        one
+        for depth in range(depths)
+        for one in (*old[depth * before : (depth + 1) * before], *new[depth * after : (depth + 1) * after])
+    ]
+    scores = {
+        name: (earlier["scores"][name] * len(old) + value * len(new)) / len(samples)
+        for name, value in more["scores"].items()
+    }
+    return {**more, "scores": scores, "samples": [{**one, "id": i} for i, one in enumerate(samples)]}
 
 
 @contextmanager
@@ -447,6 +541,7 @@ def _session(command: str, options: Options) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "adapters": {arm.method: str(folder) for arm, folder in options.trained.items()},
         "device": torch.cuda.get_device_name() if options.device_name.startswith("cuda") else options.device_name,
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.tokens import leading_token
+from ropescale.evals.tokens import leading_tokens
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
@@ -96,7 +96,7 @@ def shortest_length(tokenizer: PreTrainedTokenizerBase, *, key: str = "55555") -
 def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
     """Task, needle, question, and question with answer."""
     return (
-        [*leading_token(tokenizer), *_ids(tokenizer, TASK)],
+        [*leading_tokens(tokenizer), *_ids(tokenizer, TASK)],
         _ids(tokenizer, NEEDLE.format(key=key)),
         _ids(tokenizer, QUESTION),
         _ids(tokenizer, f"{QUESTION} {key}"),

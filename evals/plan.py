@@ -20,7 +20,8 @@ import ropescale
 from ropescale.adapters import read_record
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
-from ropescale.families import read_geometry, scaling, text_of
+from ropescale.families import parts_of, read_geometry, scaling, text_of
+from ropescale.patching import require_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
@@ -57,7 +58,7 @@ class Options:
     stride: float = 0.5  # of strided perplexity: share of the window that is scored
     texts: str = ""  # sample, speeches or a path; empty: sample for the embedded model, speeches for others
     evaluator: str | None = None  # of longppl
-    limit: int | None = None  # rows of a harness task that is not ours
+    limit: int | None = None  # rows of cloze and of a task of the harness, at most
     seed: int = 0
     dtype: str = "auto"  # float32 on a CPU, bfloat16 on an accelerator
     device: str = "auto"  # the accelerator if torch sees one, else the CPU
@@ -69,6 +70,7 @@ class Options:
     adapters: tuple[str, ...] = ()  # folders of trained adapters with their record: an arm each
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
+    layers: str = "global"  # or full or all, where layers have rotations of their own
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
@@ -89,6 +91,9 @@ class Options:
                     f"eval: knobs must hold an object for a method that is asked for ({', '.join(self.methods)}), got "
                     f'{knobs!r} for {name!r}; write it as in {{"yarn": {{"beta_fast": 16}}}}'
                 )
+        for name in self.methods:
+            if name != UNPATCHED.method:
+                require_knobs(name, dict(self.knobs.get(name, {})))
         for factor in self.factors:
             if not 1 <= factor < math.inf:
                 raise InvalidArgumentError(
@@ -111,7 +116,12 @@ class Options:
                 f"eval: stride must be a share of the window, above 0 and at most 1, got {self.stride!r}; "
                 f"0.5 scores the second half of every window"
             )
-        for name, choices in (("dtype", DTYPES), ("backend", BACKENDS), ("existing", ("error", "compose", "replace"))):
+        for name, choices in (
+            ("dtype", DTYPES),
+            ("backend", BACKENDS),
+            ("existing", ("error", "compose", "replace")),
+            ("layers", ("global", "full", "all")),
+        ):
             if getattr(self, name) not in choices:
                 raise InvalidArgumentError(
                     f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
@@ -121,16 +131,21 @@ class Options:
             raise InvalidArgumentError(
                 f"eval: adapters must be in folders of different names, got {', '.join(self.adapters)}; rename one"
             )
+        if self.limit is not None and not any(limited(name) for name in self.task_names):
+            raise InvalidArgumentError(
+                f"eval: limit is about cloze and tasks of the harness, got {self.limit} with "
+                f"{', '.join(self.task_names)}; give samples for tasks of retrieval, windows for perplexity"
+            )
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
             raise InvalidArgumentError(
                 f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
                 f"give --methods none and the path of a checkpoint that was saved patched or exported"
             )
         try:
-            torch.device(self.device_name)
-        except RuntimeError as error:
+            torch.empty(0, device=self.device_name)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
             raise InvalidArgumentError(
-                f"eval: device must be one that torch knows, got {self.device!r}; leave it out, or give cpu or cuda"
+                f"eval: device must be one that torch reaches here, got {self.device!r}; leave it out, or give cpu"
             ) from error
         require_device(self.device_name)
 
@@ -250,9 +265,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "passkey": _DEPTHS,
         "needle": _DEPTHS,
         **dict.fromkeys((*RULER, *QUESTIONS), _SAMPLES),
-        "cloze": Kind(knobs=lambda o, original, longest: {}, tokens=lambda o, length, longest: 2000, lengths=False),
+        "cloze": Kind(
+            knobs=lambda o, original, longest: {"limit": o.limit} if o.limit else {},
+            tokens=lambda o, length, longest: 2000,
+            lengths=False,
+        ),
     }
 )
+
+
+def limited(name: str) -> bool:
+    """Whether the rows of a task are bounded by `limit`: cloze's and the harness's."""
+    return name == "cloze" or name not in KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,15 +310,25 @@ def original_length_of(options: Options, config: PreTrainedConfig) -> int:
     return read_geometry(config, original_length=options.original_length, existing=existing).original_length
 
 
-def lengths_of(options: Options, original_length: int) -> tuple[int, ...]:
+def scaling_text(text: PreTrainedConfig) -> str:
+    """What a published config is scaled by, as an arm is named: its type and its factor."""
+    part = parts_of(text)[0].config.rope_parameters
+    factor = part.get("factor")
+    return f"{part.get('rope_type')} x{factor:g}" if isinstance(factor, (int, float)) else str(part.get("rope_type"))
+
+
+def lengths_of(options: Options, original_length: int, own_length: int | None = None) -> tuple[int, ...]:
     """The lengths in tokens, ascending.
+
+    `own_length` is what the checkpoint was extended to already, if it was: it is then tested to factors of that.
 
     Raises:
         InvalidArgumentError: a length beyond what any arm is made for.
     """
     factors = [*options.factors, *(arm.factor for arm in options.trained)]
     reach = int(max(factors) * original_length)
-    products = [original_length, *(int(factor * original_length) for factor in factors)]
+    own = own_length or original_length
+    products = [original_length, own, *(int(factor * own) for factor in factors)]
     lengths = sorted(set(options.lengths or products))
     if lengths[-1] > reach and len(options.arms) > 1:
         raise InvalidArgumentError(
@@ -304,13 +338,13 @@ def lengths_of(options: Options, original_length: int) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def cells(options: Options, original_length: int) -> list[Planned]:
+def cells(options: Options, original_length: int, own_length: int | None = None) -> list[Planned]:
     """Every cell, arm by arm: the unpatched model at all lengths, the others up to factor x the original length.
 
     A task whose result at one length holds all shorter ones runs at an arm's largest length alone, and on the
     unpatched model at each of these, so that every comparison is of the same tokens.
     """
-    lengths = lengths_of(options, original_length)
+    lengths = lengths_of(options, original_length, own_length)
     reaches = {
         arm: [n for n in lengths if arm == UNPATCHED or n <= arm.factor * original_length] for arm in options.arms
     }

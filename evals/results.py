@@ -44,7 +44,7 @@ UNPATCHED = Arm(method="none", factor=1.0)
 class Settings:
     """What a cell's figures depend on besides its arm, task and length.
 
-    Results of other settings cannot be compared, except that a later run may add tasks, lengths and adapters.
+    Results of other settings cannot be compared, except that a later run may add tasks, lengths, adapters and samples.
     """
 
     model: str
@@ -61,6 +61,9 @@ class Settings:
         default_factory=dict
     )  # method -> what it was given besides a factor
     existing: str = "error"  # what methods started from, on a checkpoint that was scaled already
+    base: str = ""  # what the arm without a method is, on a checkpoint that was saved patched or is scaled already
+    notes: tuple[str, ...] = ()  # sentences about the model that belong into every report
+    layers: str = "global"  # which layers methods rescaled, where these have rotations of their own
     adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:
@@ -70,14 +73,23 @@ class Settings:
             InvalidArgumentError: the earlier run was of other settings.
         """
         for item in fields(Settings):
-            if item.name in ("tasks", "lengths", "adapters"):
+            if item.name in ("tasks", "lengths", "adapters", "base", "notes"):
                 continue
             ours, theirs = getattr(self, item.name), getattr(earlier, item.name)
             if ours != theirs:
                 raise _differs(folder, item.name, theirs, ours)
         for name in self.tasks.keys() & earlier.tasks.keys():
-            if dict(self.tasks[name]) != dict(earlier.tasks[name]):
+            theirs, ours = dict(earlier.tasks[name]), dict(self.tasks[name])
+            before, now = theirs.pop("samples", 0), ours.pop("samples", 0)
+            if ours != theirs:
                 raise _differs(folder, f"task {name}", dict(earlier.tasks[name]), dict(self.tasks[name]))
+            if not (isinstance(now, int) and isinstance(before, int)):
+                raise _differs(folder, f"task {name}", before, now)
+            if now < before:
+                raise InvalidArgumentError(
+                    f"--samples: results in {str(folder)!r} can be given more samples of {name}, not fewer than "
+                    f"{before}, got {now}; give at least {before}, or choose another folder with --output"
+                )
         for name in self.adapters.keys() & earlier.adapters.keys():
             if self.adapters[name] != earlier.adapters[name]:
                 raise _differs(folder, f"adapter {name}", earlier.adapters[name], self.adapters[name])
@@ -183,6 +195,7 @@ def read(folder: Path) -> Results:
     stored = parsed(read_text(run, remedy="choose another folder"), run, remedy="choose another folder")
     try:
         settings = Settings(**{**stored["settings"], "lengths": tuple(stored["settings"]["lengths"])})
+        settings = dataclasses.replace(settings, notes=tuple(settings.notes))
         sessions = list(stored["sessions"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidArgumentError(
@@ -283,8 +296,9 @@ LARGEST = 2**31  # bytes of results: prompts of hundreds of samples come along
 MOST = 2**53  # what a float holds exactly
 # What an evaluation writes, by name
 SETTINGS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing"), _is_text),
+    **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing", "layers", "base"), _is_text),
     "original_length": _is_count,
+    "notes": lambda value: _are(_is_text, value),
     "seed": lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST,
     "lengths": lambda value: bool(value) and _are(_is_count, value),
     "tasks": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
@@ -297,10 +311,12 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
     **dict.fromkeys(("reply", "document"), _is_text),
     "target": _one_or_more(_is_text),
+    "left_out": _is_count,
 }
 CELL: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: isinstance(value, list) and _are(_is_sample, value),
     "scores": lambda value: isinstance(value, dict) and _are(_is_number, value),
+    "limit": _is_count,
     "record": lambda value: value is None or isinstance(value, dict),
 }
 

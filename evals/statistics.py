@@ -82,8 +82,11 @@ def perplexity_ratio(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    blocks: int | None = None,
 ) -> Estimate:
     """Token-weighted perplexity after / before, with the bootstrap's interval over blocks of the same text.
+
+    Over a single text there is no interval: what is resampled is then no sample of texts.
 
     Arguments:
         before: [blocks] sums of losses in nats.
@@ -91,6 +94,7 @@ def perplexity_ratio(
         tokens: [blocks] how many tokens each sum is of.
         seed: of the resampling.
         resamples: how often the blocks are drawn.
+        blocks: of how many texts they are; of one each if not given.
 
     Raises:
         InvalidArgumentError: no tokens, or not as many blocks on each side.
@@ -103,8 +107,10 @@ def perplexity_ratio(
         )
     weights = np.asarray(tokens, dtype=np.float64)
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    blocks = len(weights)
-    drawn = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
+    if (len(weights) if blocks is None else blocks) < 2:
+        return Estimate(_exponential(float(differences.sum() / weights.sum())), math.nan, math.nan)
+    size = len(weights)
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = (drawn @ differences) / (drawn @ weights)
     exponents = np.minimum(spread[np.isfinite(spread)], LARGEST_EXPONENT)

@@ -23,10 +23,35 @@ BATCH = 32  # texts encoded at once
 ROUNDS = 40  # corrections until a text is given up: most fit after two, a byte tokenizer's after one
 
 
-def leading_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence id if the tokenizer adds it by itself, else nothing."""
-    first = tokenizer("a")["input_ids"][0]
-    return [first] if first == tokenizer.bos_token_id else []
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after every text by itself."""
+    texts = ((text, tokenizer.encode(text, add_special_tokens=False)) for text in ("a", *tokenizer.get_vocab()))
+    probe, bare = next(((text, ids) for text, ids in texts if ids), ("", []))
+    whole = tokenizer.encode(probe, verbose=False)
+    first = next((i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare), 0)
+    return whole[:first], whole[first + len(bare) :]
+
+
+def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the tokenizer puts before every text by itself: mostly none, or the beginning of sequence."""
+    return added_tokens(tokenizer)[0]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A text as a model is to go on from it: with what the tokenizer puts before it, without what it appends.
+
+    After an end of sequence there is nothing to go on with. A text that begins with the beginning-of-sequence token,
+    as templates write it, gets none besides.
+    """
+    if _begun(tokenizer, text):
+        return [*tokenizer.encode(text, add_special_tokens=False, verbose=False)]
+    ids = tokenizer.encode(text, verbose=False)
+    return [*ids[: len(ids) - len(added_tokens(tokenizer)[1])]]
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text begins with the beginning-of-sequence token, written out."""
+    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
 
 
 def named_tokenizer(name: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -67,21 +92,23 @@ def _loaded(path: str) -> PreTrainedTokenizerBase:
 
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text, with those that the tokenizer adds by itself."""
+    """Tokens of each text as a prompt: with those that the tokenizer puts before it, without those that it appends."""
     if not texts:
         return []
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         backend = tokenizer.backend_tokenizer
         backend.no_padding()  # the last call through the tokenizer may have left both on
         backend.no_truncation()
+        before, after = map(len, added_tokens(tokenizer))
         # Without offsets and without lists of ids this is twice as fast as calling the tokenizer, and in small
         # batches it stays so: encodings are large.
         return [
-            len(encoding)
+            len(encoding) - after - (before if _begun(tokenizer, text) else 0)
             for start in range(0, len(texts), BATCH)
-            for encoding in backend.encode_batch_fast(list(texts[start : start + BATCH]))
+            for batch in [list(texts[start : start + BATCH])]
+            for text, encoding in zip(batch, backend.encode_batch_fast(batch), strict=True)
         ]
-    return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    return [len(prompt_ids(tokenizer, text)) for text in texts]
 
 
 class Cuts:
@@ -151,6 +178,7 @@ class Fitted:
 
     text: str
     units: int
+    filling: str
 
 
 def fitted(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft], *, tokens: int) -> list[Fitted | None]:
@@ -167,7 +195,7 @@ def fitted(tokenizer: PreTrainedTokenizerBase, drafts: Sequence[Draft], *, token
         counts = token_counts(tokenizer, [fit.written() for fit in open_fits])
         for fit, count in zip(open_fits, counts, strict=True):
             fit.correct(tokens - count)
-    return [Fitted(text=fit.text, units=fit.units) if fit.fits else None for fit in fits]
+    return [Fitted(text=fit.text, units=fit.units, filling=fit.filling) if fit.fits else None for fit in fits]
 
 
 class _Fit:
@@ -178,7 +206,7 @@ class _Fit:
         self.units = draft.least
         self.fill = 0  # tokens of filling
         self.variant = 0
-        self.text = ""
+        self.text = self.filling = ""
         self.fits = False
         self.closed = room < 0
         self._tried: dict[tuple[int, int], int] = {}
@@ -186,8 +214,8 @@ class _Fit:
 
     def written(self) -> str:
         """The text as it stands."""
-        filling = self.draft.filling(self.units).cut(self.fill, self.variant) if self.fill else ""
-        self.text = self.draft.write(self.units, filling)
+        self.filling = self.draft.filling(self.units).cut(self.fill, self.variant) if self.fill else ""
+        self.text = self.draft.write(self.units, self.filling)
         return self.text
 
     def correct(self, missing: int) -> None:

@@ -22,7 +22,6 @@ from ropescale.evals.forward import resting, scores, token_losses
 from ropescale.evals.passkey import PasskeySample, passkey_samples, shortest_length
 from ropescale.evals.tasks.perplexity.windows import windows
 from ropescale.evals.texts import documents
-from ropescale.evals.tokens import leading_token
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEED = 0  # of the passkeys: every run is asked the same
@@ -44,7 +43,7 @@ class Yardstick:
         """The figures of a model, at lengths up to `longest`.
 
         Returns:
-            {"perplexity": {length: of whole windows}, "perplexity_by_position": {"from-to": of the longest},
+            {"perplexity": {length: of whole windows}, "perplexity_by_position": {"from-to": of the longest read},
             "passkey": {length: share answered}, "passkey_by_depth": {length: {depth: share}}}, keys as strings; each
             of them empty where no length is so short.
         """
@@ -57,7 +56,7 @@ class Yardstick:
             answered = {
                 length: _answered(model, samples) for length, samples in self.passkeys.items() if length in lengths
             }
-        bucket = max(1, reach // BUCKETS)
+        bucket = max(1, self.lengths[-1] // BUCKETS)  # of every model alike, so that curves can be compared
         return {
             # column i holds the loss of token i + 1
             "perplexity": {str(n): math.exp(losses[:, : n - 1].mean()) for n in lengths},
@@ -110,10 +109,7 @@ def yardstick(
         ids = torch.tensor(kept)
     else:
         found = windows(documents(texts), tokenizer, length=reach, limit=limit)
-        leading = leading_token(tokenizer)
-        ids = torch.tensor(
-            [[*leading, *cutter.ids[first : first + reach - len(leading)]] for cutter, _, first in found]
-        )
+        ids = torch.tensor([cutter.encoding(first, cutter.last(first, reach)) for cutter, _, first in found])
     shortest = shortest_length(tokenizer)
     return Yardstick(
         lengths=tuple(sorted(set(lengths))),

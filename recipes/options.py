@@ -22,7 +22,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
 from ropescale.methods import get_method
 from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
-from ropescale.patching import ARGUMENTS, require_knobs
+from ropescale.patching import require_knobs
 from ropescale.recipes.data import DataOptions
 from ropescale.recipes.schedules import CONTENTS, SCHEDULES
 from ropescale.recipes.shipped import comment, read_text
@@ -50,6 +50,9 @@ class RecipeOptions:
     knobs: str = field(default="{}", metadata={"help": """of the method, as JSON: '{"beta_fast": 16}'"""})
     log_n: bool = field(default=False, metadata={"help": "multiply queries by log-n, with any method"})
     existing: str = field(default="error", metadata={"help": "for scaled checkpoints: error, replace or compose"})
+    layers: str = field(
+        default="global", metadata={"help": "global, full or all, where layers have rotations of their own"}
+    )
 
     tuning: Literal["full", "lora", "lora_plus", "qlora"] = field(
         default="lora",
@@ -193,6 +196,7 @@ class RecipeOptions:
             "target_length": self.target_length,
             "original_length": self.original_length,
             "existing": self.existing,
+            "layers": self.layers,
         }
         return {"method": self.method, "log_n": self.log_n, **given, **self.method_knobs}
 
@@ -208,11 +212,6 @@ class RecipeOptions:
             )
         if self.factor is not None:
             kind(factor=self.factor, **knobs)  # type: ignore[call-arg]  # every kind has a factor
-        stray = set(knobs) & set(ARGUMENTS)
-        if stray:
-            raise InvalidArgumentError(
-                f"knobs: must be the method's alone, got {', '.join(sorted(stray))}; these are options of their own"
-            )
 
     def _require_one_story(self) -> None:
         """Refuse settings that contradict one another."""

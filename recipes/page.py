@@ -98,7 +98,11 @@ def _change(told: Mapping[str, Any]) -> str:
     ]
     said = [
         "Perplexity over whole windows of texts that training did not see; a passkey counts if the model's first "
-        "choice is right at every digit. The unpatched model is read within its original length alone."
+        "choice is right at every digit. The unpatched model is read within its original length alone. Perplexity at "
+        "a length is over the first tokens of the same windows, every token scored. The report of an evaluation has "
+        "windows of its own, and its strided perplexity scores the last part of each alone, so its figures for the "
+        "unpatched model at the same length are others.",
+        *([told["note"]] if told.get("note") else []),
     ]
     return (
         paragraph(said)

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
-from ropescale.evals.tokens import leading_token
+from ropescale.evals.tokens import leading_tokens
 from ropescale.recipes.chats import written
 from ropescale.recipes.seals import fault, seal
 from ropescale.recipes.sources import Document
@@ -124,7 +124,7 @@ def encoded(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -
     Raises:
         InvalidArgumentError: a conversation that cannot be written.
     """
-    first = leading_token(tokenizer)
+    first = leading_tokens(tokenizer)
     last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(documents):
         short = [text for text in batch if isinstance(text, str) and 0 < len(text) <= BATCH]
@@ -214,7 +214,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
             rules.pop(state, None)
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    return digest(rules, leading_token(tokenizer), tokenizer.eos_token_id)
+    return digest(rules, leading_tokens(tokenizer), tokenizer.eos_token_id)
 
 
 def digest(*facts: Any) -> str:

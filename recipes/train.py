@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 import ropescale
 from ropescale.adapters import add_record
 from ropescale.checkpoint import load_language_model, raise_limits, read_config
-from ropescale.checkpoints import resolve
+from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
 from ropescale.destinations import LOCK, sole_writer
 from ropescale.errors import InvalidArgumentError
@@ -297,6 +297,7 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
     return {
         "settings": settings,
         "command": command,
+        "note": note_on(recipe.options.model),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "threads": torch.get_num_threads(),
         "device": str(recipe.training.device),

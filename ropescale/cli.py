@@ -317,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     _grid_arguments(evaluation)
     add = evaluation.add_argument
     _start_arguments(evaluation, existing="error (default), replace, compose; --methods none takes it as it is")
+    layers = ("global", "full", "all")
+    add("--layers", choices=layers, metavar="WHICH", help="global (default), full or all, where layer types differ")
     add("--tasks", type=_list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
@@ -325,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--evaluator", metavar="MODEL", help="of longppl: the model that finds the key tokens (default: the model)")
     add("--include-path", metavar="DIR", help="a folder with tasks of your own for the harness")
-    add("--limit", type=int, metavar="N", help="rows of a task of the harness, at most")
+    add("--limit", type=int, metavar="N", help="rows of cloze and of a task of the harness, at most")
     add("--backend", metavar="NAME", help="transformers (the default), or vllm for a checkpoint as it is")
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
@@ -721,8 +723,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _rescale(arguments: argparse.Namespace) -> int:
+    from ropescale.patching import require_knobs
     from ropescale.rescaling import rescale_checkpoint
 
+    require_knobs(arguments.method, arguments.knobs)  # which may not name the other arguments
     folder = rescale_checkpoint(
         arguments.source,
         arguments.destination,
@@ -823,8 +827,11 @@ def _report(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     _quieten_transformers()
     from ropescale.export import export, patch_gguf
+    from ropescale.patching import require_knobs
 
     knobs = arguments.knobs or {}
+    if arguments.method:
+        require_knobs(arguments.method, knobs)  # which may not name the other arguments
     asked = {
         name: value
         for name in (

@@ -749,6 +749,10 @@ def require_knobs(name: str, knobs: dict[str, Any]) -> None:
     """
     fields = {item.name: item for item in dataclasses.fields(get_method(name)) if item.name != "factor"}
     for knob in knobs:
+        if knob in ARGUMENTS:
+            raise InvalidArgumentError(
+                f"{name}: knobs must be the method's own, got {knob!r}, an argument of its own; give it beside them"
+            )
         if knob not in fields:
             near = difflib.get_close_matches(knob, [*fields, *ARGUMENTS], n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""

@@ -668,3 +668,24 @@ def test_two_processes_share_the_rows_and_find_the_same(tmp_path: Path) -> None:
         assert [len(replies) for replies in two["replies"].values()] == [7, 7, 7]
         assert two["replies"]["reply"] == one["replies"]["reply"]
         assert two["scores"] == pytest.approx(one["scores"], rel=1e-6)
+
+
+def test_a_model_is_patched_here_as_patch_takes_it(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """On a checkpoint that was published scaled: `existing`, `original_length` and `layers` reach the patch."""
+    published = ropescale.patch(ropescale.load("tiny"), "yarn", factor=2)
+    published.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["ropescale"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    start = {"existing": "replace", "original_length": 64, "layers": "all"}
+    lm = RopescaleLM(str(tmp_path), method="ntk", factor=4, **start)
+    record = ropescale.record(lm.model)
+    assert record is not None
+    found = (record.method, record.existing, record.original_length, record.target_length, record.layers)
+    assert found == ("ntk", "replace", 64, 256, "all")
+    for name, value in start.items():
+        with pytest.raises(InvalidArgumentError, match=f"{name}: must be given with a method"):
+            RopescaleLM("tiny", **{name: value})
+        with pytest.raises(InvalidArgumentError, match=f"{name}: must be left out for a model that is loaded already"):
+            RopescaleLM(lm.model, tokenizer, **{name: value})

@@ -363,6 +363,36 @@ def in_a_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_word_of_a_level_line_stands_where_no_other_line_runs():
+    """A tick just above a line sends its word below."""
+    y = [1 + 60.0 * i for i in range(50)]
+    chart = Chart(
+        label="x",
+        curves=[Curve(series=0, x=range(50), y=y)],
+        x_label="x",
+        y_label="y",
+        marks=[Mark(at=700, word="below", level=True), Mark(at=200, word="above", level=True)],
+        logarithmic=True,
+    )
+    svg = drawn(chart)
+    ticks = [float(y) for y in re.findall(r'<path d="M58 ([\d.]+)H350"/>', svg)]
+    marks = [float(y) for y in re.findall(r'<path class="mark" d="M58 ([\d.]+)H350"/>', svg)]
+    words = [float(y) for y in re.findall(r'class="word" x="348.0" y="([\d.]+)"', svg)]
+    assert words[0] > marks[0]
+    assert words[1] < marks[1]
+    for word, own in zip(words, marks, strict=True):
+        assert not [line for line in {*ticks, *marks} - {own} if word - 9 < line < word + 2]
+
+
+def test_a_line_that_lies_on_another_is_dashed_and_said_to():
+    facts, heads = model_facts("tiny")
+    methods, length = chosen_methods(("ntk", "dynamic_ntk"), facts)
+    text = page.page("tiny", facts, readings.readings(facts, methods, length=length, heads=heads))
+    waves = text.partition('id="wavelengths"')[2] or text
+    assert "dynamic_ntk has the wavelengths of ntk here, and is dashed over it." in text
+    assert waves.count('stroke-dasharray="6 6"') >= 2  # the line, and its place in the legend
+
+
 def test_the_verb_writes_the_page_and_prints_the_numbers(in_a_folder, capsys):
     assert cli.main(["explain", "tiny", "--methods", "yarn,rerope", "--factor", "2"]) == 0
     answer = capsys.readouterr()

@@ -1,5 +1,7 @@
 """`ropescale eval`: cells, resuming after a kill, what is refused, and that every arm gets the same rows."""
 
+import copy
+import io
 import json
 import os
 import random
@@ -12,15 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ropescale
 from ropescale.checkpoints import resolve
 from ropescale.destinations import sole_writer
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
-from ropescale.evals import grid
+from ropescale.evals import grid, report
+from ropescale.evals.chat import chat_frame
+from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
 from ropescale.evals.report.findings import read_findings
+from ropescale.evals.report.terminal import print_summary
 from ropescale.evals.report.wording import command_text
 from ropescale.evals.results import UNPATCHED, Arm, read
 
@@ -124,11 +130,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_cell_to_the_same_results(o
     whole = run(options, tmp_path / "whole")
     real, done = grid.Bench.cell, []
 
-    def stopping(self, planned):
+    def stopping(self, planned, first=0):
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(planned)
-        return real(self, planned)
+        return real(self, planned, first)
 
     monkeypatch.setattr(grid.Bench, "cell", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -338,6 +344,231 @@ def test_a_task_of_the_users_own_runs_beside_ours(options, tmp_path, monkeypatch
         assert cell["scores"].keys() == {"acc", "acc_norm"}
         assert len(cell["samples"]) == 3
         assert cell["scores"]["acc"] == pytest.approx(sum(sample["score"] for sample in cell["samples"]) / 3)
+
+
+def test_a_checkpoint_that_was_saved_patched_is_named_and_tested_to_twice_what_it_was_extended_to(
+    options, tmp_path, checkpoint, tokenizer
+):
+    saved = tmp_path / "saved"
+    ropescale.patch(LlamaForCausalLM.from_pretrained(checkpoint), "yarn", factor=2).save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    few = replace(options, model=str(saved), methods=("none",), tasks=("perplexity", "passkey"), samples=1, windows=1)
+    found = run(few, tmp_path / "out")
+    assert found.settings.lengths == (128, 256, 512)
+    report.write(tmp_path / "out")
+    for name in ("report.html", "report.md", "model-card.md", "report.json"):
+        said = (tmp_path / "out" / name).read_text()
+        assert "as saved: yarn x2" in said
+        assert "npatched" not in said.replace('"unpatched": {', "")
+    verdict = (tmp_path / "out" / "report.md").read_text().splitlines()[0]
+    assert verdict.startswith("# As saved (yarn x2), the model ")
+    assert "name: accuracy" in (tmp_path / "out" / "model-card.md").read_text()
+    assert json.loads((tmp_path / "out" / "evaluate.json").read_text())["base"] == "as saved: yarn x2"
+
+
+def test_a_checkpoint_that_was_published_scaled_is_named_so(options, extended, tmp_path):
+    few = replace(options, model=str(extended), methods=("none",), tasks=("cloze",), limit=2)
+    assert run(few, tmp_path / "out").settings.base == "as published: yarn x4"
+
+
+def test_more_samples_are_added_to_those_that_there_are(options, tmp_path, monkeypatch):
+    few = replace(options, tasks=("passkey",), lengths=(128,), samples=2)
+    run(few, tmp_path / "out")
+    asked = []
+    generate = RopescaleLM.generate_until
+    monkeypatch.setattr(
+        RopescaleLM,
+        "generate_until",
+        lambda lm, requests, *rest: asked.append(len(requests)) or generate(lm, requests, *rest),
+    )
+    more = run(replace(few, samples=3), tmp_path / "out")
+    assert asked == [2, 2]  # one more of each of two depths, on two arms
+    at_once = run(replace(few, samples=3), tmp_path / "at once")
+    for arm in (UNPATCHED, YARN):
+        assert more.cell(arm, "passkey", 128) == at_once.cell(arm, "passkey", 128)
+    assert read(tmp_path / "out").cells == at_once.cells
+    with pytest.raises(InvalidArgumentError, match="can be given more samples of passkey, not fewer than 3, got 2"):
+        run(few, tmp_path / "out")
+
+
+def test_an_arm_that_is_being_given_more_samples_is_left_out_of_the_report(options, tmp_path, monkeypatch):
+    few = replace(options, tasks=("passkey",), lengths=(128,), samples=1)
+    run(few, tmp_path / "out")
+    real = grid.Bench.cell
+
+    def stopping(self, planned, first=0):
+        if planned.arm == YARN:
+            raise KeyboardInterrupt
+        return real(self, planned, first)
+
+    monkeypatch.setattr(grid.Bench, "cell", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(few, samples=2), tmp_path / "out")
+    findings = read_findings(read(tmp_path / "out"))
+    assert findings.unfinished == (YARN,)
+
+
+def test_limit_bounds_cloze_and_is_refused_where_it_would_bound_nothing(options, tmp_path):
+    found = run(replace(options, tasks=("cloze",), limit=4), tmp_path / "out")
+    assert len(found.cell(YARN, "cloze")["samples"]) == 4
+    with pytest.raises(
+        InvalidArgumentError, match="limit is about cloze and tasks of the harness, got 4 with passkey"
+    ):
+        replace(options, tasks=("passkey",), limit=4)
+
+
+def test_layers_reach_the_patch_and_are_stated(options, tmp_path):
+    found = run(replace(options, tasks=("cloze",), limit=2, layers="all", original_length=64), tmp_path / "out")
+    assert found.cell(YARN, "record")["record"]["layers"] == "all"
+    report.write(tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "evaluate.json").read_text())
+    assert (told["existing"], told["layers"], told["original_length"]) == ("error", "all", 64)
+    assert "original length 64 tokens, existing error, layers all" in (tmp_path / "out" / "report.md").read_text()
+    with pytest.raises(InvalidArgumentError, match="must be of the same layers"):
+        run(replace(options, tasks=("cloze",), limit=2, original_length=64), tmp_path / "out")
+
+
+def test_knobs_name_no_argument_of_patch(options):
+    for name in ("factor", "original_length", "existing"):
+        with pytest.raises(InvalidArgumentError, match=f"yarn: knobs must be the method's own, got '{name}'"):
+            replace(options, knobs={"yarn": {name: 3}})
+
+
+LONG = """
+task: long
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{q}}"
+doc_to_target: "{{a}}"
+generation_kwargs: {max_gen_toks: 5, until: ["\\n"]}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_a_prompt_that_is_longer_than_an_arm_reads_is_left_out_of_that_arm_alone(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"q": "the town " * times, "a": "x"} for times in (5, 110, 400, 5)]
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "long.yaml").write_text(LONG.replace("DATA", str(tmp_path / "rows.json")))
+    asked = replace(
+        options,
+        factors=(2.0, 4.0),
+        lengths=(128,),
+        tasks=("passkey", "long"),
+        samples=1,
+        include_path=str(tmp_path / "tasks"),
+    )
+    found = run(asked, tmp_path / "out")
+    x2, x4 = YARN, Arm(method="yarn", factor=4.0)
+    left_out = {
+        arm: [one["id"] for one in found.cell(arm, "long")["samples"] if one.get("left_out")]
+        for arm in (UNPATCHED, x2, x4)
+    }
+    assert left_out == {UNPATCHED: [2], x2: [1, 2], x4: [2]}
+    assert all(found.cell(arm, "passkey", 128) for arm in (UNPATCHED, x2, x4))
+    report.write(tmp_path / "out")
+    assert (
+        "2 of 4 prompts of long are longer than the 256 tokens that yarn x2 reads, and are left out of its score."
+        in ((tmp_path / "out" / "report.md").read_text())
+    )
+
+
+def test_a_run_of_short_questions_alone_says_its_score(options, tmp_path):
+    found = run(replace(options, tasks=("cloze",), limit=4), tmp_path / "out")
+    score = f"{found.cell(UNPATCHED, 'cloze')['scores']['acc']:.1%}"
+    report.write(tmp_path / "out")
+    headline = (tmp_path / "out" / "report.md").read_text().splitlines()[0]
+    assert headline.startswith(f"# Unpatched, the model scores {score} in cloze, ")
+    printed = io.StringIO()
+    print_summary(found, Console(file=printed, width=80))
+    assert f"unpatched: cloze {score}" in printed.getvalue()
+
+
+CHAT = (
+    "{% for m in messages %}{{m['role']}}: {{m['content']}}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# thinks whatever it is told, and takes no reply that was begun
+THINKER = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('the user has the last word') }}"
+    "{% endif %}{{m['role']}}: {{m['content']}}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>{% endif %}{# </think> #}"
+)
+
+
+def chatty(checkpoint, folder, tokenizer, template):
+    LlamaForCausalLM.from_pretrained(checkpoint).save_pretrained(folder)
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("template", "length"), [(CHAT, 200), (THINKER, 800)])
+def test_in_a_chat_template_a_prompt_and_its_reply_have_the_length_asked_for(
+    options, tmp_path, checkpoint, tokenizer, monkeypatch, template, length
+):
+    model = chatty(checkpoint, tmp_path / "chatty", tokenizer, template)
+    asked = []
+    generate = RopescaleLM.generate_until
+
+    def seen(lm, requests, *rest):
+        asked.extend((request.args[0], lm.tokens_of(request)) for request in requests)
+        return generate(lm, requests, *rest)
+
+    monkeypatch.setattr(RopescaleLM, "generate_until", seen)
+    few = replace(options, model=model, tasks=("passkey",), factors=(8.0,), lengths=(length,), samples=1, chat=True)
+    found = run(few, tmp_path / "out")
+    assert len(found.cell(Arm(method="yarn", factor=8.0), "passkey", length)["samples"]) == 2
+    assert {tokens for _, tokens in asked} == {length}
+    assert all(text.startswith("user: There is an important info") for text, _ in asked)
+    ends = {text[-35:].partition("key?")[2].strip() for text, _ in asked}
+    assert ends == ({"assistant: The pass key is"} if template == CHAT else {"The pass key is\nassistant: <think>"})
+
+
+def test_what_stands_before_the_end_of_a_thought_is_no_answer(tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = THINKER
+    frame = chat_frame(made)
+    lm = RopescaleLM(ropescale.load("tiny"), made, think_end_token=frame.end_of_thought)
+    reply = tokenizer.encode("12345?</think> 54321", add_special_tokens=False)
+    assert (frame.begins, frame.end_of_thought, lm._cleaned(reply, ["\n"])) == (False, "</think>", "54321")
+
+
+def test_chat_without_a_template_is_one_sentence(options, tmp_path, tokenizer):
+    assert tokenizer.chat_template is None
+    with pytest.raises(InvalidArgumentError, match="chat: the tokenizer must have a chat template, got none"):
+        run(replace(options, chat=True, tasks=("cloze",)), tmp_path / "out")
+
+
+def test_a_task_whose_rows_cannot_be_had_is_one_sentence(options, tmp_path):
+    with pytest.raises(InvalidArgumentError) as refused:
+        run(replace(options, tasks=("hellaswag",), limit=1), tmp_path / "out")
+    assert str(refused.value).startswith("eval: the rows of a task must be there to be read, got ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_one_sentence(options):
+    with pytest.raises(InvalidArgumentError, match="eval: device must be one that torch reaches here, got 'cuda'"):
+        replace(options, device="cuda")
+
+
+@pytest.mark.parametrize("file", ["timings.jsonl", "run.json"])
+def test_a_folder_that_was_damaged_is_one_sentence(options, tmp_path, file):
+    run(replace(options, tasks=("cloze",), limit=2), tmp_path / "out")
+    path = tmp_path / "out" / file
+    if file == "timings.jsonl":
+        path.write_text(path.read_text() + "{}\n")
+    else:
+        told = json.loads(path.read_text())
+        told["settings"]["lengths"] = []
+        path.write_text(json.dumps(told))
+    with pytest.raises(InvalidArgumentError, match="as an evaluation wrote it"):
+        report.write(tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ from ropescale.evals.results import UNPATCHED, Arm
         ),
         (
             {"device": "abacus"},
-            "eval: device must be one that torch knows, got 'abacus'; leave it out, or give cpu or cuda",
+            "eval: device must be one that torch reaches here, got 'abacus'; leave it out, or give cpu",
         ),
     ],
 )
@@ -92,6 +92,12 @@ def test_the_unpatched_model_alone_may_be_read_at_any_length():
 
 def test_lengths_are_the_original_one_and_its_products_if_none_are_given():
     assert plan.lengths_of(Options(model="m", factors=(4.0, 2.0)), 128) == (128, 256, 512)
+
+
+def test_a_checkpoint_that_was_extended_already_is_tested_to_factors_of_that():
+    options = Options(model="m", methods=("none",))
+    assert plan.lengths_of(options, 128, 512) == (128, 512, 1024)
+    assert [cell.length for cell in plan.cells(options, 128, 512) if cell.task == "passkey"] == [128, 512, 1024]
 
 
 def test_arms_are_unpatched_first_and_nothing_twice():

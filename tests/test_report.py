@@ -22,7 +22,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals import report
 from ropescale.evals.report.exports import evaluate_json, report_json
 from ropescale.evals.report.findings import Findings, read_findings
-from ropescale.evals.report.wording import rules, verdict
+from ropescale.evals.report.wording import command_text, rules, verdict
 from ropescale.evals.results import Arm, read
 
 HOSTILE = (
@@ -135,7 +135,7 @@ def test_text_that_utf_8_cannot_hold_is_replaced(folder: Path) -> None:
                 sample["score"] = sample["exact"] = 0.0
     rewrite(folder, cells)
     assert "half a pair: \ufffd" in page_of(folder).text
-    assert json_of(folder)["verdict"].count("at no length") == 1
+    assert json_of(folder)["verdict"].count("only below") == 1
 
 
 def test_a_large_evaluation_stays_below_3_megabytes(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_large_evaluation_stays_below_3_megabytes(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     shown = sum(attributes.get("class") == "failure" for _, attributes in page.all("tr"))
     assert 100 < shown <= 400
-    assert re.search(rf"does not accept, {shown:,} of [\d,]+:", page.text)
+    assert re.search(rf"by the exact rule\. Shown are {shown:,} of them:", page.text)
 
 
 # how the page can be used
@@ -299,8 +299,8 @@ def test_the_numbers_are_those_of_the_samples(tmp_path: Path) -> None:
         ),
         (  # perplexity alone
             {"found": {("none", 128): 3, ("yarn", 128): 3}},
-            "Take yarn at factor 2: it retrieves at no length (unpatched: at none) and keeps its perplexity to 256 "
-            "tokens (unpatched: 128); perplexity inside the original length: +5.0%.",
+            "Take yarn at factor 2: it retrieves only below 128 tokens (unpatched: below 128) and keeps its "
+            "perplexity to 256 tokens (unpatched: 128); perplexity inside the original length: +5.0%.",
         ),
         (  # gains one by losing the other
             {"found": {("yarn", 128): 3}},
@@ -309,8 +309,8 @@ def test_the_numbers_are_those_of_the_samples(tmp_path: Path) -> None:
         ),
         (  # longer by perplexity, but no longer finds what it found
             {"found": {("none", 128): 8, ("none", 256): 0, ("yarn", 128): 0, ("yarn", 256): 0}},
-            "No method made the context longer: unpatched, the model retrieves at no length and keeps its perplexity "
-            "to 128 tokens, and no arm gets further in one without losing in the other.",
+            "No method made the context longer: unpatched, the model retrieves only below 128 tokens and keeps its "
+            "perplexity to 128 tokens, and no arm gets further in one without losing in the other.",
         ),
         (
             {"losses": {"yarn": (26.0, 26.0)}},
@@ -331,6 +331,52 @@ def test_an_arm_is_recommended_only_if_it_gains_without_losing(
     folder = made_by_hand(tmp_path / "results", **changes)
     assert verdict(findings_of(folder)) == sentence
     assert sentence in page_of(folder).text
+
+
+def test_one_window_has_no_interval(tmp_path: Path) -> None:
+    """Neither by position, whose buckets are of one text, nor strided."""
+    folder = made_by_hand(tmp_path / "results")
+    rewrite(
+        folder,
+        [{**cell, "samples": cell["samples"][:1]} if cell["task"] == "position" else cell for cell in lines(folder)],
+    )
+    assert "95% interval" not in "".join(re.findall(r"<dd>.*?</dd>", report.write(folder).read_text()))
+    [group] = json_of(folder)["factors"]
+    assert group["rows"][1]["perplexity_inside_ratio"]["low"] is None
+
+
+def test_how_many_replies_are_wrong_and_how_many_are_shown_are_told_apart(folder: Path) -> None:
+    said = page_of(folder).text
+    found = re.search(r"([\d,]+) replies are not accepted by the exact rule\. Shown are ([\d,]+) of them", said)
+    assert found is not None
+    wrong, shown = (int(one.replace(",", "")) for one in found.groups())
+    samples = [sample for cell in lines(folder) for sample in cell.get("samples", []) if "reply" in sample]
+    assert wrong == sum(sample.get("exact", sample["score"]) < 1 for sample in samples) > shown > 0
+
+
+def test_the_call_for_an_adapter_names_the_folder_where_it_was(folder: Path) -> None:
+    told = json.loads((folder / "run.json").read_text())
+    told["settings"]["adapters"] = {"yarn+mine": "00"}
+    told["sessions"][-1]["adapters"] = {"yarn+mine": "out/train/mine"}
+    (folder / "run.json").write_text(json.dumps(told))
+    call = command_text(Arm(method="yarn+mine", factor=4.0), findings_of(folder))
+    assert call == 'ropescale.load_adapter(model, "out/train/mine")'
+
+
+def test_what_the_weights_are_stands_in_every_report(folder: Path) -> None:
+    told = json.loads((folder / "run.json").read_text())
+    told["settings"]["notes"] = ["The weights of smollm2 are a copy in 4-bit."]
+    (folder / "run.json").write_text(json.dumps(told))
+    report.write(folder)
+    for name in ("report.html", "report.md", "report.json", "model-card.md"):
+        assert "The weights of smollm2 are a copy in 4-bit." in (folder / name).read_text()
+
+
+def test_a_wide_table_shows_that_it_goes_on(folder: Path) -> None:
+    style = report.write(folder).read_text().partition("<style>")[2].partition("</style>")[0]
+    [scroll] = re.findall(r"\.scroll \{(.*?)\}", style, re.DOTALL)[:1]
+    assert "overflow-x: auto" in scroll
+    assert scroll.count("no-repeat local") == scroll.count("no-repeat scroll") == 2  # shades that the ends cover
 
 
 def test_without_a_method_the_unpatched_model_is_described(tmp_path: Path) -> None:
@@ -394,7 +440,7 @@ def test_passkeys_stand_by_depth_and_length_with_their_intervals(tmp_path: Path)
 
 def test_failures_show_what_was_asked_for_and_what_came_back(folder: Path) -> None:
     text = page_of(folder).text
-    assert re.search(r"Replies that the exact rule does not accept, \d+ of [\d,]+:", text)
+    assert re.search(r"[\d,]+ replies are not accepted by the exact rule\. Shown are \d+ of them:", text)
     assert re.search(r"linear x4: \d+ of its replies are wrong by the exact rule", text)
     assert " is the pass key. " in text
 

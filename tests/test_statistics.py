@@ -169,3 +169,15 @@ def test_perplexity_keeps_to_the_first_stretch_where_it_is_too_high() -> None:
 )
 def test_stretches_double_beyond_the_original_length(reach: int, edges: list[int]) -> None:
     assert stretch_edges(128, reach) == edges
+
+
+def test_over_a_single_text_there_is_no_interval() -> None:
+    """Its buckets are no sample of texts, however many they are; over two texts there is one."""
+    before, after, tokens = [10.0, 20.0, 30.0, 40.0], [11.0, 20.0, 33.0, 41.0], [8, 8, 8, 8]
+    alone = perplexity_ratio(before, after, tokens, blocks=1)
+    two = perplexity_ratio(before, after, tokens, blocks=2)
+    assert alone.value == two.value
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
+    assert two.low < two.value < two.high
+    assert math.isnan(perplexity_ratio([10.0], [11.0], [8]).low)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ropescale.evals.report.wording import NOTHING, rate_text, shown
+from ropescale.evals.report.wording import NOTHING, rate_text, reach_text, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,12 @@ def heat_map(
     )
 
 
-def reach_cell(length: int | None, original: int, longest: int) -> Raw:
+def reach_cell(length: int | None, least: int | None, original: int, longest: int) -> Raw:
     """A length in tokens with a bar as long as its share of the longest one, and a tick at the original length."""
     if length is None:
         return Raw(html=f"<td>{NOTHING}</td>")
     bar = f'<i aria-hidden="true" style="--w: {length / longest:.3f}; --l: {original / longest:.3f}"></i>'
-    return Raw(html=f'<td class="reach text"><b>{length:,}</b>{bar}</td>')
+    return Raw(html=f'<td class="reach text"><b>{reach_text(length, least)}</b>{bar}</td>')
 
 
 def _line(line: Line) -> str:

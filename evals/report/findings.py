@@ -6,7 +6,7 @@ Knows cells and statistics; knows neither HTML nor how a number is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -66,8 +66,10 @@ class Row:
     gain_beyond: Estimate | None
     gain: Estimate | None  # of all of the basis' prompts
     averages: Mapping[int, float]  # length -> average score over the basis
-    reads: int | None  # effective length by retrieval, in tokens
-    keeps: int | None  # effective length by perplexity, in tokens
+    reads: int | None  # effective length by retrieval, in tokens; 0 where the shortest misses
+    reads_from: int | None  # tokens: the shortest length that it was asked at
+    keeps: int | None  # effective length by perplexity, in tokens; 0 where the shortest misses
+    keeps_from: int | None  # tokens: the shortest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,11 @@ class Findings:
     def patched(self) -> list[Row]:
         """The rows of all patched arms."""
         return [row for rows in self.groups.values() for row in rows if row.arm != UNPATCHED]
+
+    @property
+    def tested(self) -> bool:
+        """Whether anything was run that an effective length can be told by."""
+        return any(row.reads is not None or row.keeps is not None for row in [self.alone, *self.patched])
 
     def row(self, arm: Arm) -> Row:
         """The row of an arm; of the unpatched model, the one at all its lengths."""
@@ -122,7 +129,9 @@ class Findings:
 
     def gain(self, arm: Arm, task: str, length: int | None = None) -> Estimate | None:
         """Score of an arm minus the unpatched model's on the same samples."""
-        before, after = scores(self.cell(UNPATCHED, task, length)), scores(self.cell(arm, task, length))
+        cells = self.cell(UNPATCHED, task, length), self.cell(arm, task, length)
+        left_out = set().union(*map(too_long, cells))
+        before, after = (scores(cell, without=left_out) for cell in cells)
         return paired_bootstrap(before, after, seed=self.settings.seed) if before else None
 
 
@@ -171,16 +180,22 @@ def read_findings(results: Results) -> Findings:
     )
 
 
-def scores(cell: Cell, rule: str = "score") -> list[float]:
-    """The score of each sample by a rule; what could not be scored counts as 0."""
-    values = [sample.get(rule) for sample in cell["samples"]]
+def too_long(cell: Cell) -> set[int]:
+    """The numbers of the samples that the arm was not asked, since they are longer than it reads."""
+    return {number for number, sample in enumerate(cell["samples"]) if sample.get("left_out")}
+
+
+def scores(cell: Cell, rule: str = "score", without: Collection[int] = ()) -> list[float]:
+    """The score of each sample but some by a rule; what could not be scored counts as 0."""
+    values = [sample.get(rule) for number, sample in enumerate(cell["samples"]) if number not in without]
     return [float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0 for value in values]
 
 
 def share(cell: Cell, rule: str = "score", depth: float | None = None) -> Share:
     """Of all samples of a cell, or of those at one depth."""
     every = zip(cell["samples"], scores(cell, rule), strict=True)
-    found = [score for sample, score in every if depth is None or sample.get("depth") == depth]
+    asked = [(sample, score) for sample, score in every if not sample.get("left_out")]
+    found = [score for sample, score in asked if depth is None or sample.get("depth") == depth]
     return Share(found=math.fsum(found), asked=len(found))
 
 
@@ -235,7 +250,8 @@ def _reach(results: Results, arm: Arm) -> int:
 def _finished(results: Results, arm: Arm) -> bool:
     """Whether an arm has a cell for each of the unpatched model's that it can read.
 
-    Of a task that holds all shorter lengths in its longest one, only that is asked for.
+    Of a task that holds all shorter lengths in its longest one, only that is asked for. A cell of fewer samples than
+    the unpatched model's, which is being given more, is not finished yet.
     """
     for task in results.settings.tasks:
         expected = [
@@ -245,8 +261,13 @@ def _finished(results: Results, arm: Arm) -> bool:
         ]
         if task == "position":
             expected = expected[-1:]
-        if set(expected) - set(_lengths(results, arm, task)):
+        own = _lengths(results, arm, task)
+        if set(expected) - set(own):
             return False
+        for length in own:
+            other = results.cell(UNPATCHED, task, length)
+            if other is None or len(_found(results, arm, task, length)["samples"]) != len(other["samples"]):
+                return False
     return True
 
 
@@ -293,9 +314,10 @@ def _row(results: Results, arm: Arm, reach: int, basis: Sequence[str], source: s
     original = results.settings.original_length
     inside, change, stretches = _losses(results, arm, reach, source)
     limit = _limit(results, reach, source)
-    keeps = None
+    keeps = keeps_from = None
     if inside is not None and limit is not None:
-        keeps = kept_length(_ends(inside, stretches, original, reach), limit)
+        ends = _ends(inside, stretches, original, reach)
+        keeps, keeps_from = kept_length(ends, limit), min(ends)
     averages = _averages(results, arm, reach, basis)
     low, high = _retrieval(results, arm, 0, original, basis), _retrieval(results, arm, original, reach, basis)
     return Row(
@@ -311,7 +333,9 @@ def _row(results: Results, arm: Arm, reach: int, basis: Sequence[str], source: s
         gain=_retrieval(results, arm, 0, reach, basis)[1],
         averages=averages,
         reads=effective_length(averages) if averages else None,
+        reads_from=min(averages, default=None),
         keeps=keeps,
+        keeps_from=keeps_from,
     )
 
 
@@ -359,7 +383,7 @@ def _losses_by_position(
     change = None
     if arm != UNPATCHED and other is not None:
         before, _ = _between(other, 0, min(original, lengths[-1]))
-        change = perplexity_ratio(before, nats, tokens, seed=seed)
+        change = perplexity_ratio(before, nats, tokens, seed=seed, blocks=len(cell["samples"]))
     return perplexity(math.fsum(nats), sum(tokens)), change, stretches
 
 
@@ -407,7 +431,7 @@ def _averages(results: Results, arm: Arm, reach: int, basis: Sequence[str]) -> d
     return {n: math.fsum(share(_found(results, arm, t, n)).rate for t in basis) / len(basis) for n in lengths}
 
 
-def _found(results: Results, arm: Arm, task: str, length: int) -> Cell:
+def _found(results: Results, arm: Arm, task: str, length: int | None) -> Cell:
     cell = results.cell(arm, task, length)
     assert cell is not None
     return cell

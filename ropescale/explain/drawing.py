@@ -1,7 +1,7 @@
 """Line charts as inline SVG, written by hand: colours are variables of the page, so they follow light and dark."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 350, 14, 186  # of the frame within
 COLOURS = 8  # of the page: --s0 ... --s7
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # one after the other as colours come round
+OVER = "6 6"  # of a line that lies on another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class Curve:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    over: bool = False  # lies on an earlier one: dashed, so that both are seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,10 @@ def drawn(chart: Chart) -> str:
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>')
     for curve in chart.curves:
         parts += _line(curve, [x_of(x) for x in curve.x], y_of)
+    lines = [y_of(tick) for tick in ticks] + [y_of(mark.at) for mark in chart.marks if mark.level]
     for i, mark in enumerate(chart.marks):
-        parts.append(_mark(mark, y_of(mark.at) if mark.level else x_of(mark.at), TOP + 10 + 15 * i))
+        at = y_of(mark.at) if mark.level else x_of(mark.at)
+        parts.append(_mark(mark, at, _free(at, lines) if mark.level else TOP + 10 + 15 * i))
     middle = (LEFT + RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x_label)}</text>')
     turn = f"translate(13 {(TOP + BOTTOM) / 2}) rotate(-90)"
@@ -112,11 +116,11 @@ def drawn(chart: Chart) -> str:
     )
 
 
-def legend(names: Sequence[tuple[int, str]]) -> str:
-    """Which line is which: series and name."""
+def legend(names: Sequence[tuple[int, str]], over: Collection[str] = ()) -> str:
+    """Which line is which: series and name; those `over` an earlier line are dashed."""
     items = "".join(
-        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><path class="line" d="M0 5H34" {_stroke(series)}/></svg>'
-        f"{escape(name)}</li>"
+        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><path class="line" d="M0 5H34" '
+        f"{_stroke(series, name in over)}/></svg>{escape(name)}</li>"
         for series, name in names
     )
     return f'<ul class="legend">{items}</ul>'
@@ -127,9 +131,9 @@ def _colour(series: int) -> str:
     return f'style="--series: var(--s{1 + (series - 1) % (COLOURS - 1) if series else 0})"'
 
 
-def _stroke(series: int) -> str:
-    """The colour and dash of a series: the dash changes when colours come round."""
-    dash = DASHES[(series - 1) // (COLOURS - 1) % len(DASHES)] if series else ""
+def _stroke(series: int, over: bool = False) -> str:
+    """The colour and dash of a series: the dash changes when colours come round, and over another line."""
+    dash = OVER if over else DASHES[(series - 1) // (COLOURS - 1) % len(DASHES)] if series else ""
     return _colour(series) + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
@@ -150,7 +154,7 @@ def _line(curve: Curve, xs: Sequence[float], y_of: Callable[[float], float]) -> 
         if len(piece) == 1:  # a line of length 0 with round ends is a dot
             parts.append(f'<path class="line dot" {_colour(curve.series)} d="M{line}h0"/>')
         else:
-            parts.append(f'<path class="line" {_stroke(curve.series)} d="M{line}"/>')
+            parts.append(f'<path class="line" {_stroke(curve.series, curve.over)} d="M{line}"/>')
     return parts
 
 
@@ -159,9 +163,9 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _mark(mark: Mark, at: float, height: float) -> str:
-    """The line of a mark, and its word: at its end, or beside it at a height of its own."""
+    """The line of a mark, and its word beside it at that height."""
     if mark.level:
-        line, x, y, anchor = f"M{LEFT} {at:.1f}H{RIGHT}", RIGHT - 2.0, at - 4, "end"
+        line, x, y, anchor = f"M{LEFT} {at:.1f}H{RIGHT}", RIGHT - 2.0, height, "end"
     else:
         anchor = "end" if at > (LEFT + RIGHT) / 2 else "start"
         line, x, y = f"M{at:.1f} {TOP}V{BOTTOM}", at + (-4 if anchor == "end" else 4), height
@@ -169,6 +173,13 @@ def _mark(mark: Mark, at: float, height: float) -> str:
         f'<path class="mark" d="{line}"/>'
         f'<text class="word" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(mark.word)}</text>'
     )
+
+
+def _free(at: float, lines: Sequence[float]) -> float:
+    """Where the word of a level line stands, above or below it: where no other line runs through the word."""
+    places = [at - 4, at + 12]  # of its foot; letters are about 9 high
+    crossed = [sum(place - 10 < line < place + 3 for line in lines if line != at) for place in places]
+    return places[crossed[0] > crossed[1]]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -72,9 +72,20 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> s
         if one.series == 0 or (not torch.equal(one.view.inv_freq, base) and bool(one.view.inv_freq.any()))
     ]
     waves = {one.name: (2 * math.pi / one.view.inv_freq).tolist() for one in changed}
+    over = {
+        one.name: next(
+            (other.name for other in changed[:i] if torch.equal(other.view.inv_freq, one.view.inv_freq)), ""
+        )
+        for i, one in enumerate(changed)
+    }
+    same = [
+        f"{name} has the wavelengths of {other} here, and is dashed over it." for name, other in over.items() if other
+    ]
     chart = Chart(
         label="Wavelength of each pair in tokens, on a logarithmic axis, as pretrained and under methods",
-        curves=[Curve(series=one.series, x=pairs, y=_finite(waves[one.name])) for one in changed],
+        curves=[
+            Curve(series=one.series, x=pairs, y=_finite(waves[one.name]), over=bool(over[one.name])) for one in changed
+        ],
         x_label="pair",
         y_label="tokens per turn",
         marks=[
@@ -90,9 +101,9 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> s
             "A pair of elements turns by its own angle with every token. Pairs below the line of the original length "
             "have shown every angle in training; those above it have not, and a longer context takes them to angles "
             "the model never met. Methods slow such pairs down. A method that keeps or drops all wavelengths is "
-            "left out, as is a pair without position."
+            "left out, as is a pair without position." + "".join(f" {sentence}" for sentence in same)
         ),
-        legend([(one.series, one.name) for one in changed]),
+        legend([(one.series, one.name) for one in changed], [name for name, other in over.items() if other]),
         _figure("Wavelength by pair", chart, ["pair", *waves], rows),
         _source("RoFormer, arXiv:2104.09864, section 3.2.2; critical dimension: arXiv:2310.05209, arXiv:2502.20082"),
     )

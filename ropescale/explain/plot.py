@@ -68,11 +68,12 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     for series, (name, values) in enumerate(found.items()):
         finite = [value if math.isfinite(value) else math.nan for value in values]
         colour = COLOURS[1 + (series - 1) % (len(COLOURS) - 1) if series else 0]
-        dash = DASHES[(series - 1) // (len(COLOURS) - 1) % len(DASHES)] if series else "-"
+        over = any(values == earlier for earlier in list(found.values())[:series])  # then both are to be seen
+        dash = (0, (4, 4)) if over else DASHES[(series - 1) // (len(COLOURS) - 1) % len(DASHES)] if series else "-"
         still = sum(not math.isfinite(value) for value in values)
         label = f"{name} ({still} pairs without position)" if still else name
         marker = "." if len(values) <= 64 else ""
-        axes.plot(finite, dash, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+        axes.plot(finite, linestyle=dash, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
     for tokens, word in ((geometry.original_length, "original length"), (length, "context")):
         axes.axhline(tokens, color="#575d66", linewidth=0.9, linestyle=(0, (3, 3)))
         axes.annotate(

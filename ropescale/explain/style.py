@@ -2,10 +2,12 @@
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fdfdfc; --card: #f3f4f6;
+  --shade: rgb(0 0 0 / .28);
   --mark: #1f63b0; --s0: #6b7078; --s1: #c2571a; --s2: #0f7b6c; --s3: #8a4fb5; --s4: #1f6fc4; --s5: #a8354f;
   --s6: #6f6a12; --s7: #3d4b8f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e9eb; --soft: #a7adb6; --rule: #3a3f46; --page: #16181b;
-  --card: #1f2226; --mark: #72b1f7; --s0: #a4a9b2; --s1: #f09a5e; --s2: #4cc3ae; --s3: #c59bea; --s4: #72b1f7;
+  --card: #1f2226; --shade: rgb(255 255 255 / .3);
+  --mark: #72b1f7; --s0: #a4a9b2; --s1: #f09a5e; --s2: #4cc3ae; --s3: #c59bea; --s4: #72b1f7;
   --s5: #ef8aa2; --s6: #cfc65a; --s7: #9fb0f5; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue",
@@ -45,7 +47,12 @@ svg .word { fill: var(--soft); paint-order: stroke; stroke: var(--card); stroke-
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; margin: .6rem 0; list-style: none; }
 .legend li { display: flex; align-items: center; gap: .45rem; font-size: .9rem; overflow-wrap: anywhere; }
 .legend svg { width: 2.4rem; height: .8rem; flex: none; }
-.scroll { overflow-x: auto; margin: .6rem 0; max-width: 100%; }
+.scroll { overflow-x: auto;
+  background: linear-gradient(90deg, var(--page) 30%, transparent) 0 0 / 2.2rem 100% no-repeat local,
+  linear-gradient(270deg, var(--page) 30%, transparent) 100% 0 / 2.2rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / 1rem 100% no-repeat scroll,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 / 1rem 100% no-repeat scroll;
+  margin: .6rem 0; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { text-align: left; padding: 0 0 .4rem; }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; vertical-align: baseline; }

@@ -11,8 +11,9 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from ropescale.evals.chat import Frame
 from ropescale.evals.passkey import ANSWER, ASKED, FILLER, NEEDLE, TASK
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted, joined, scores
+from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted, scores
 from ropescale.evals.tokens import Cuts, token_counts
 
 SLACK = 8  # tokens after the needle below which the filling goes before it, so that it can be corrected there
@@ -29,7 +30,8 @@ class Passkey(RetrievalTask):
         """Draws a key; the filler is cut to leave the needle at its depth."""
         key = str(rng.randint(10_000, 99_999))
         filler = _filler(wanted.tokenizer)
-        room = max(wanted.length - self.reply_tokens - _bare_tokens(wanted.tokenizer), 0)
+        bare = _bare_tokens(wanted.tokenizer, wanted.frame)
+        room = max(wanted.length - self.reply_tokens - wanted.frame.room - bare, 0)
         share = round((wanted.depth or 0.0) * room)
         fill_before = room - share < SLACK and bool(share)
         before = "" if fill_before else filler.cut(share)
@@ -72,5 +74,5 @@ def _filler(tokenizer: PreTrainedTokenizerBase) -> Cuts:
 
 
 @cache
-def _bare_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    return token_counts(tokenizer, [joined(_prompt("", "55555", ""), ANSWER)])[0]
+def _bare_tokens(tokenizer: PreTrainedTokenizerBase, frame: Frame) -> int:
+    return token_counts(tokenizer, [frame.write(_prompt("", "55555", ""), ANSWER)])[0]

@@ -21,7 +21,7 @@ from ropescale.evals.tasks.perplexity import longppl
 from ropescale.evals.tasks.perplexity.windows import Cutter, Span, by_position, position_edges, strided
 from ropescale.evals.tasks.perplexity.windows import windows as cut_windows
 from ropescale.evals.texts import documents
-from ropescale.evals.tokens import leading_token, task_tokenizer
+from ropescale.evals.tokens import task_tokenizer
 
 Row = dict[str, Any]
 
@@ -161,7 +161,7 @@ def position_rows(
     for length in lengths:
         for cutter, number, first in cut_windows(documents(texts), tokenizer, length=length, limit=windows):
             edges = position_edges(length, bucket or max(1, length // 16), cutter.leading)
-            text = cutter.text(first, first + length - cutter.leading)
+            text = cutter.text(first, cutter.last(first, length))
             rows.append(_row(cutter, number, length, text, by_position(cutter, first, length, edges), edges))
     return {"test": datasets.Dataset.from_list(rows)}
 
@@ -200,12 +200,9 @@ def longppl_rows(
     with longppl.Evaluator(judge, tokenizer, max(lengths)) as model:
         for length in lengths:
             for cutter, number, first in cut_windows(documents(texts), tokenizer, length=length, limit=windows):
-                last = first + length - cutter.leading
-                keys = model.key_tokens(
-                    [*leading_token(tokenizer), *cutter.ids[first:last]],
-                    short or min(4096, length // 4),
-                )
-                spans = _key_spans(cutter, first, [key - cutter.leading for key in keys])
+                last = cutter.last(first, length)
+                keys = model.key_tokens(cutter.encoding(first, last), short or min(4096, length // 4))
+                spans = _key_spans(cutter, first, [key - length + last - first for key in keys])
                 if spans:
                     of = length - cutter.leading - 1
                     rows.append(_row(cutter, number, length, cutter.text(first, last), spans, [], of))

@@ -2,21 +2,25 @@
 
 The harness hands texts to a model and encodes them itself. A window therefore counts only if encoding it gives back
 the tokens that it was cut from, at its ends and at every place where a scored span begins; a place that does not
-is moved by a token or a few. This room knows tokenizers and documents, no models.
+is moved by a token or a few. Where a tokenizer begins every text in a way of its own and the text has no spaces to
+begin after (Chinese under sentencepiece), a window has a head instead: the few tokens with which its text begins when
+it is encoded alone. This room knows tokenizers and documents, no models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.texts import Document
-from ropescale.evals.tokens import leading_token
+from ropescale.evals.tokens import leading_tokens, prompt_ids
 
 MOVES = 64  # tokens that a cut may move before its text counts as impossible to cut
+HEAD = 8  # tokens of a beginning that may differ from the document's
+AGREED = 4  # tokens after them that must not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,11 @@ class Cutter:
     def __init__(self, document: Document, tokenizer: PreTrainedTokenizerBase, limit: int):
         self.name = document.name
         self._tokenizer = tokenizer
-        self._leading = leading_token(tokenizer)
+        self._leading = leading_tokens(tokenizer)
         # A prefix of the text that surely holds `limit` tokens and some room to move, so that long texts cost little
         text = document.text[: 24 * (limit + MOVES)]
         self.ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        self._heads: dict[int, tuple[list[int], int] | None] = {}
 
     @property
     def leading(self) -> int:
@@ -51,10 +56,48 @@ class Cutter:
         )
         return kept
 
+    def _head(self, first: int) -> tuple[list[int], int] | None:
+        """With which ids a text from `first` on begins in the place of how many of the document's; None if unlike.
+
+        Looked for in a short piece, so that it costs the same wherever and however long the text is.
+        """
+        if first not in self._heads:
+            piece = self.ids[first : first + 2 * (HEAD + AGREED)]
+            text = self.text(first, first + len(piece))
+            alone = prompt_ids(self._tokenizer, text)[self.leading :]
+            heads = (
+                (alone[:ours], theirs)
+                for total in range(2 * HEAD + 1)
+                for theirs in range(max(0, total - HEAD), min(total, HEAD) + 1)
+                for ours in [total - theirs]
+                if alone[ours : ours + AGREED] == piece[theirs : theirs + AGREED] and len(piece) >= theirs + AGREED
+            )
+            found = next(heads, None)
+            # within a character there is no text to begin with
+            within = found is not None and found != ([], 0) and text.startswith("\N{REPLACEMENT CHARACTER}")
+            self._heads[first] = None if within else found
+        return self._heads[first]
+
+    def shift(self, first: int) -> int | None:
+        """Tokens that a text from `first` on has more than the document has there; None where it cannot begin."""
+        head = self._head(first)
+        return None if head is None else len(head[0]) - head[1]
+
+    def last(self, first: int, length: int) -> int:
+        """Where a window of `length` tokens ends that begins at `first`."""
+        return first + length - self.leading - (self.shift(first) or 0)
+
+    def encoding(self, first: int, last: int) -> list[int]:
+        """The ids of the text of tokens [first, last), with those that the tokenizer puts before every text."""
+        head, instead_of = self._head(first) or ([], 0)
+        return [*self._leading, *head, *self.ids[first + instead_of : last]]
+
     def whole(self, first: int, last: int) -> bool:
-        """Whether the text of tokens [first, last) is encoded as exactly these."""
-        again: list[int] = self._tokenizer(self.text(first, last), verbose=False)["input_ids"]
-        return again == [*self._leading, *self.ids[first:last]]
+        """Whether the text of tokens [first, last) is encoded as exactly these, after the head that it has alone."""
+        head = self._head(first)
+        if head is None or last - first < head[1]:
+            return False
+        return prompt_ids(self._tokenizer, self.text(first, last)) == self.encoding(first, last)
 
     def clean(self, first: int, cut: int) -> bool:
         """Whether a scored span can begin at `cut` in a text that starts at `first`.
@@ -64,15 +107,21 @@ class Cutter:
         text = self.text(first, cut)
         return bool(text) and not text[-1].isspace() and self.whole(first, cut)
 
+    def begin(self, places: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+        """The first of the places that fits: without a head of its own if there is one, else with one."""
+        plain = (place for place in places if self._head(place) == ([], 0) and fits(place))
+        headed = (place for place in places if self._head(place) not in (None, ([], 0)) and fits(place))
+        return next(plain, next(headed, None))
+
     def starts(self, length: int) -> Iterator[int]:
         """Where windows of `length` tokens can start, one after another without overlap."""
-        body, first = length - self.leading, 0
-        while first + body <= len(self.ids):
-            moved = next((n for n in range(MOVES) if self.whole(first + n, first + n + body)), None)
-            if moved is None or first + moved + body > len(self.ids):
+        first = 0
+        while first + length - self.leading - HEAD <= len(self.ids):
+            start = self.begin(range(first, first + MOVES), lambda place: self.whole(place, self.last(place, length)))
+            if start is None or self.last(start, length) > len(self.ids):
                 return
-            yield first + moved
-            first += moved + body
+            yield start
+            first = self.last(start, length)
 
 
 def longest_first(documents: Sequence[Document]) -> list[Document]:
@@ -112,8 +161,8 @@ def by_position(cutter: Cutter, first: int, length: int, edges: Sequence[int]) -
     All are read from the start of the window. A cut may lie a token or a few after its edge; every token from the
     second on is scored once.
     """
-    last = first + length - cutter.leading
-    cuts = [_moved(cutter, first, first + edge - cutter.leading, last) for edge in edges[:-1]]
+    last = cutter.last(first, length)
+    cuts = [_moved(cutter, first, last - length + edge, last) for edge in edges[:-1]]
     ends = [*cuts[1:], last]
     at = {place: len(cutter.text(first, place)) for place in {*cuts, *ends}}
     return [Span(cut=at[cut], end=at[end], tokens=end - cut) for cut, end in zip(cuts, ends, strict=True)]
@@ -121,7 +170,7 @@ def by_position(cutter: Cutter, first: int, length: int, edges: Sequence[int]) -
 
 def _moved(cutter: Cutter, first: int, place: int, last: int) -> int:
     """The first clean cut from `place` on."""
-    for cut in range(place, min(place + MOVES, last)):
+    for cut in range(max(place, first), min(place + MOVES, last)):
         if cutter.clean(first, cut):
             return cut
     raise InvalidArgumentError(
@@ -140,27 +189,44 @@ def strided(cutter: Cutter, first: int, tokens: int, window: int, stride: int) -
     Raises:
         InvalidArgumentError: the text cannot be cut near a place where a window has to end.
     """
-    body, last = window - cutter.leading, first + tokens - cutter.leading
-    begin = next((n for n in range(first, min(first + MOVES, last - body + 1)) if cutter.clean(n, n + body)), first)
-    ends = [(begin, _moved(cutter, begin, begin + 1, begin + body), begin + body)]
+    last = cutter.last(first, tokens)
+    places = range(first, min(first + MOVES, first + tokens - window + 1))
+    begin = cutter.begin(places, lambda place: cutter.clean(place, cutter.last(place, window)))
+    begin = first if begin is None else begin
+    end = cutter.last(begin, window)
+    ends = [(begin, _moved(cutter, begin, begin + 1, end), end)]
     while (cut := ends[-1][2]) < last:
         aim = min(cut + stride, last)
-        end = next(
-            (end for end in range(aim, cut, -1) if cutter.clean(end - body, end) and cutter.clean(end - body, cut)),
-            None,
-        )
-        if end is None and aim == last:
+        found = _stretch(cutter, cut, aim, window)
+        if found is None and aim == last:
             break
-        if end is None:
+        if found is None:
             raise InvalidArgumentError(
                 f"texts: a text must have token boundaries that survive decoding, got none near token {aim} of "
                 f"{cutter.name!r}; leave that text out"
             )
-        ends.append((end - body, cut, end))
+        ends.append((found[0], cut, found[1]))
     return [
         (text := cutter.text(start, end), Span(cut=len(cutter.text(start, cut)), end=len(text), tokens=end - cut))
         for start, cut, end in ends
     ]
+
+
+def _stretch(cutter: Cutter, cut: int, aim: int, window: int) -> tuple[int, int] | None:
+    """Start and end of a window that ends at `aim` or a little before it, and can be scored from `cut` on."""
+    ends = range(aim, max(cut, aim - MOVES), -1)
+    for shifts in ((0,), range(-HEAD, HEAD + 1)):  # windows without a head of their own first
+        for end in ends:
+            for shift in shifts:
+                start = end - window + cutter.leading + shift
+                if (
+                    0 <= start < cut
+                    and cutter.shift(start) == shift
+                    and cutter.clean(start, end)
+                    and cutter.clean(start, cut)
+                ):
+                    return start, end
+    return None
 
 
 def position_edges(length: int, bucket: int, leading: int) -> list[int]:
