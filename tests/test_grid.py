@@ -525,7 +525,7 @@ def test_in_a_chat_template_a_prompt_and_its_reply_have_the_length_asked_for(
     assert len(found.cell(Arm(method="yarn", factor=8.0), "passkey", length)["samples"]) == 2
     assert {tokens for _, tokens in asked} == {length}
     assert all(text.startswith("user: There is an important info") for text, _ in asked)
-    ends = {text[-35:].partition("key?")[2].strip() for text, _ in asked}
+    ends = {text.rpartition("key?")[2].strip() for text, _ in asked}
     assert ends == ({"assistant: The pass key is"} if template == CHAT else {"The pass key is\nassistant: <think>"})
 
 

@@ -145,8 +145,8 @@ def test_results_without_their_run_json_are_refused(tmp_path):
         ({"texts": "2" * 16}, f"the same texts ({'1' * 16!r}), got {'2' * 16!r}"),
         ({"original_length": 64}, "the same original_length (128), got 64"),
         (
-            {"tasks": {"passkey": {"version": 1, "samples": 3}}},
-            "the same task passkey ({'version': 1, 'samples': 2}), got {'version': 1, 'samples': 3}",
+            {"tasks": {"passkey": {"version": 2, "samples": 2}}},
+            "the same task passkey ({'version': 1, 'samples': 2}), got {'version': 2, 'samples': 2}",
         ),
     ],
 )
