@@ -142,10 +142,10 @@ class Options:
                 f"give --methods none and the path of a checkpoint that was saved patched or exported"
             )
         try:
-            torch.empty(0, device=self.device_name)
-        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            torch.device(self.device_name)
+        except RuntimeError as error:
             raise InvalidArgumentError(
-                f"eval: device must be one that torch reaches here, got {self.device!r}; leave it out, or give cpu"
+                f"eval: device must be one that torch knows, got {self.device!r}; leave it out, or give cpu or cuda"
             ) from error
         require_device(self.device_name)
 

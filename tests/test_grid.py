@@ -544,19 +544,6 @@ def test_chat_without_a_template_is_one_sentence(options, tmp_path, tokenizer):
         run(replace(options, chat=True, tasks=("cloze",)), tmp_path / "out")
 
 
-def test_a_task_whose_rows_cannot_be_had_is_one_sentence(options, tmp_path):
-    with pytest.raises(InvalidArgumentError) as refused:
-        run(replace(options, tasks=("hellaswag",), limit=1), tmp_path / "out")
-    assert str(refused.value).startswith("eval: the rows of a task must be there to be read, got ")
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_one_sentence(options):
-    with pytest.raises(InvalidArgumentError, match="eval: device must be one that torch reaches here, got 'cuda'"):
-        replace(options, device="cuda")
-
-
 @pytest.mark.parametrize("file", ["timings.jsonl", "run.json"])
 def test_a_folder_that_was_damaged_is_one_sentence(options, tmp_path, file):
     run(replace(options, tasks=("cloze",), limit=2), tmp_path / "out")

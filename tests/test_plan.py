@@ -62,7 +62,7 @@ from ropescale.evals.results import UNPATCHED, Arm
         ),
         (
             {"device": "abacus"},
-            "eval: device must be one that torch reaches here, got 'abacus'; leave it out, or give cpu",
+            "eval: device must be one that torch knows, got 'abacus'; leave it out, or give cpu or cuda",
         ),
     ],
 )
