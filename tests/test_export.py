@@ -1007,7 +1007,7 @@ def test_the_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.Ca
 def test_the_command_line_takes_log_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["export", "tiny", str(tmp_path / "out"), "--to", "transformers", "--method", "yarn", "--factor", "4"]
     assert cli.main([*asked, "--log-n"]) == 2
-    assert "got queries multiplied by a logarithm of their position (log_n); nearest" in capsys.readouterr().err
+    assert "got queries multiplied by a logarithm of their position (--log-n); nearest" in capsys.readouterr().err
     assert cli.main([*asked, "--log-n", "--lossy"]) == 0
     assert "yarn x4 with log_n as its native type yarn, approximation (yarn at every length" in capsys.readouterr().out
     assert rope_in(tmp_path / "out")["ropescale"]["log_n"] is True
