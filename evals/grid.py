@@ -34,7 +34,7 @@ from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
 from ropescale.destinations import sole_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
-from ropescale.evals import plan, results
+from ropescale.evals import budget, plan, results
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
 from ropescale.evals.plan import KINDS, Options, Planned
@@ -45,6 +45,7 @@ from ropescale.families import saved_record, scaling, text_of
 from ropescale.heads import require_language_model
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
+LONG = 3600.0  # seconds, from which a dry run says what to leave out
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
 PACKAGES = ("ropescale", "torch", "transformers", "lm_eval")
 
@@ -107,6 +108,45 @@ def print_cost(options: Options, console: Console) -> None:
     console.print(table)
     console.print(
         f"about {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
+    )
+    if total > LONG:
+        fewer = budget.advice(
+            options, bench.original_length, bench.own_length, lambda some: bench.seconds(some, rate), LONG
+        )
+        if fewer:
+            console.print(f"for less than {_duration(LONG)}: {fewer}", highlight=False, soft_wrap=True)
+
+
+def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options]:
+    """The options that fit into so many minutes on this machine, and what was changed, as the command line writes it.
+
+    A folder with results keeps what was chosen for it, so that the same command goes on where it was.
+
+    Raises:
+        InvalidArgumentError: not even the smallest evaluation fits, or a budget that is none.
+        RopescaleError: whatever a grid raises before its first cell.
+    """
+    if not 0 < minutes < float("inf"):
+        raise InvalidArgumentError(f"budget: must be minutes, above 0, got {minutes:g}; leave it out for no limit")
+    with _quiet_harness():
+        bench = Bench(options)
+        rate = bench.operations_per_second()
+        candidates = [("", options), *budget.smaller(options, bench.original_length, bench.own_length)]
+        earlier = results.read(folder).settings if (folder / "run.json").exists() else None
+        for said, fewer in candidates:
+            bench.options = fewer
+            bench.lengths = plan.lengths_of(fewer, bench.original_length, bench.own_length)
+            settings = bench.settings() if earlier else None
+            if earlier and settings and (settings.tasks, settings.lengths) == (earlier.tasks, earlier.lengths):
+                return said, fewer
+            if not earlier and bench.seconds(fewer, rate) <= minutes * 60:
+                return said, fewer
+        if earlier:  # of another command: starting it says so
+            return "", options
+        least = bench.seconds(candidates[-1][1], rate) / 60
+    raise InvalidArgumentError(
+        f"budget: must be at least {least:.2g} minutes on this machine, for {candidates[-1][0] or 'what was asked'}, "
+        f"got {minutes:g}; give more, or a shorter context with lengths"
     )
 
 
@@ -364,6 +404,14 @@ class Bench:
             assert planned.length is not None
             return {"window": planned.length, "stride": max(1, round(self.options.stride * planned.length))}
         return {"evaluator": self.options.evaluator or self.options.model} if planned.task == "longppl" else {}
+
+    def seconds(self, options: Options, rate: float) -> float:
+        """How long options take on this model at so many operations per second, roughly."""
+        longest = plan.lengths_of(options, self.original_length, self.own_length)[-1]
+        cells = plan.cells(options, self.original_length, self.own_length)
+        return sum(
+            plan.tokens(options, cell, longest) * self._operations_per_token(cell.length or 32) for cell in cells
+        ) / max(rate, 1.0)
 
     def operations(self, cell: Planned) -> float:
         """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapters import read_record
+from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.families import parts_of, read_geometry, scaling, text_of
@@ -141,12 +142,6 @@ class Options:
                 f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
                 f"give --methods none and the path of a checkpoint that was saved patched or exported"
             )
-        try:
-            torch.device(self.device_name)
-        except RuntimeError as error:
-            raise InvalidArgumentError(
-                f"eval: device must be one that torch knows, got {self.device!r}; leave it out, or give cpu or cuda"
-            ) from error
         require_device(self.device_name)
 
     @property
@@ -190,24 +185,6 @@ class Options:
     def task_names(self) -> list[str]:
         """The tasks, with groups spelled out; twice the same counts once."""
         return list(dict.fromkeys(one for name in self.tasks for one in GROUPS.get(name, (name,))))
-
-
-def require_device(name: str) -> None:
-    """Refuse a device that this machine does not have, or that no model can run on.
-
-    Raises:
-        InvalidArgumentError: names those that it has.
-    """
-    device = torch.device(name)
-    there = ["cpu"]
-    if (kind := torch.accelerator.current_accelerator(check_available=True)) is not None:
-        there += [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())]
-    wanted = f"{device.type}:{device.index or 0}" if device.type != "cpu" else "cpu"
-    if wanted not in there:
-        raise InvalidArgumentError(
-            f"eval: device must be one that torch {torch.__version__} can use here, got {name!r} where there is "
-            f"{', '.join(there)}; leave it out for {there[-1]}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

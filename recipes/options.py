@@ -26,6 +26,7 @@ from ropescale.patching import require_knobs
 from ropescale.recipes.data import DataOptions
 from ropescale.recipes.schedules import CONTENTS, SCHEDULES
 from ropescale.recipes.shipped import comment, read_text
+from ropescale.spelling import Defaults
 
 TUNINGS = ("full", "lora", "lora_plus", "qlora")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -43,8 +44,12 @@ class RecipeOptions:
     _argument_group_name = "model, method and schedule"
 
     model: str = field(metadata={"help": "tiny (embedded), smollm2, a path or a hub id"})
-    method: str = field(default="yarn", metadata={"help": "registry name; see `ropescale methods`"})
-    factor: float | None = field(default=None, metadata={"help": "target length / original length"})
+    method: str = field(
+        default="yarn", metadata={"help": "registry name; see `ropescale methods`", "aliases": ["--methods"]}
+    )
+    factor: float | None = field(
+        default=None, metadata={"help": "target length / original length", "aliases": ["--factors"]}
+    )
     target_length: int | None = field(default=None, metadata={"help": "tokens wanted, instead of a factor"})
     original_length: int | None = field(default=None, metadata={"help": "tokens (default: read from the config)"})
     knobs: str = field(default="{}", metadata={"help": """of the method, as JSON: '{"beta_fast": 16}'"""})
@@ -472,6 +477,7 @@ def parser(name: str) -> Parser:
     made = Parser(
         [RecipeOptions, DataOptions, TrainingOptions],
         prog=f"ropescale train {name}",
+        formatter_class=Defaults,
         usage=f"ropescale train {name} --model MODEL [options]",
         allow_abbrev=False,
         add_help=False,

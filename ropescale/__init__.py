@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from ropescale.checkpoint import load
     from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
+    from ropescale.evals.evaluate import evaluate
     from ropescale.families import read_geometry
     from ropescale.geometry import Geometry
     from ropescale.methods import Method, get_method, list_methods
     from ropescale.patching import patch, patched, record, unpatch
+    from ropescale.recipes.called import train
     from ropescale.rescaling import rescale_checkpoint
     from ropescale.spectrum import Spectrum
 
@@ -30,6 +32,7 @@ _HOMES = {
     "RopescaleError": "errors",
     "Spectrum": "spectrum",
     "diagnose": "doctor",
+    "evaluate": "evals.evaluate",
     "get_method": "methods",
     "list_methods": "methods",
     "load": "checkpoint",
@@ -39,6 +42,7 @@ _HOMES = {
     "read_geometry": "families",
     "record": "patching",
     "rescale_checkpoint": "rescaling",
+    "train": "recipes.called",
     "unpatch": "patching",
 }
 
@@ -49,6 +53,7 @@ __all__ = [
     "Spectrum",
     "__version__",
     "diagnose",
+    "evaluate",
     "get_method",
     "list_methods",
     "load",
@@ -58,6 +63,7 @@ __all__ = [
     "read_geometry",
     "record",
     "rescale_checkpoint",
+    "train",
     "unpatch",
 ]
 

@@ -263,6 +263,29 @@ def read_tokenizer(path: str | Path) -> Any:
         ) from error
 
 
+def counted(name: str) -> tuple[PreTrainedConfig, int]:
+    """The config of a checkpoint, and the parameters of the model that it builds: on no device, without weights.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a config from which no model can be built.
+        UnsupportedModelError: a class that Transformers does not have.
+    """
+    _, config, _ = located(name, {})
+    built = copy.deepcopy(config)
+    if (record := saved_record(text_of(built))) is not None:
+        record.restore(text_of(built))
+    loader = class_of(built, trusted=trusted())
+    try:
+        with torch.device("meta"):
+            model = loader._from_config(built) if hasattr(loader, "_from_config") else loader.from_config(built)
+    except Exception as error:  # model classes raise whatever their own code runs into
+        raise CheckpointError(
+            f"{name}: must have a config that a model can be built from, got {type(error).__name__}: "
+            f"{first_line(error)}; repair the config"
+        ) from error
+    return config, int(model.num_parameters())
+
+
 def first_line(error: Exception) -> str:
     """What an error says, as far as a message of one line has room for it: up to the first line that ends a clause."""
     said = ""

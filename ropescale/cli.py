@@ -12,14 +12,17 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ropescale import failures
 from ropescale.errors import InvalidArgumentError
-from ropescale.spelling import Names, names_of, spelled
+from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
 from ropescale.trust import trusting
 from ropescale.version import __version__
+
+if TYPE_CHECKING:
+    from ropescale.evals.results import Results
 
 OVERVIEW = """\
 One call gives a pretrained rotary model a longer context, and the evidence that it worked.
@@ -37,6 +40,8 @@ examples:
   ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
   ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
+  ropescale memory tiny --length 512  what a length needs of a device's memory
+  ropescale chat path/to/extended     talk with it
 """
 
 DEMO = """\
@@ -198,6 +203,7 @@ options (all of them, with the values of a recipe: `ropescale train RECIPE --hel
   --tuning NAME        lora, lora_plus (norms and embeddings too), qlora or full
   --schedule NAME      full_length, pose, mixed_window or recalibrate
   --data A B           stdlib, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
+  --original-length N  of pretraining, where the config does not say it
   --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
   --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
   --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
@@ -221,6 +227,40 @@ examples:
   ropescale merge out/train-tiny out/merged --base tiny
   ropescale merge path/to/adapter path/to/merged --dtype bfloat16
 """
+
+
+MEMORY = """\
+Say what contexts of some lengths need of a device's memory when the model answers: weights, the cache of keys and
+values, and what passes through the layers while the prompt is read. By formula, from the config alone:
+
+  weights      parameters x bytes
+  cache        rows x layers x kv heads x (key + value width) x tokens x bytes; of a sliding layer its window at
+               most; of latent attention rank + rotated width in the place of heads and widths
+  activations  rows x tokens x (2 x hidden + max(2 x query + 2 x keys, 3 x intermediate)) x bytes
+
+Attention is taken to be fused and logits to be those of the last token. `python -m ropescale.recipes.memory` says what
+training needs.
+"""
+
+MEMORY_EXAMPLES = """\
+examples:
+  ropescale memory tiny --length 128,512,1024
+  ropescale memory smollm2 --length 32768 --dtype float32 --rows 4
+"""
+
+CHAT = """\
+Talk with a model in the terminal; the reply is written as it comes. An extended model is loaded with its extension,
+and any other can be extended for the conversation. Its tokenizer needs a chat template. /exit or the end of input
+stops.
+"""
+
+CHAT_EXAMPLES = """\
+examples:
+  ropescale chat smollm2 --method yarn --factor 2
+  ropescale chat path/to/saved-patched --prompt "Summarise: ..."
+"""
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
@@ -282,7 +322,7 @@ def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
 
 
 def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
+    formatter = OneSpelling
     parser = argparse.ArgumentParser(prog="ropescale", description=OVERVIEW, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"ropescale {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="name", required=True)
@@ -335,6 +375,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--adapters", type=_list_of(str), metavar="DIR,DIR", help="adapters of `ropescale train`, an arm each")
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
+    add(
+        "--quick",
+        action="store_true",
+        help="one look in minutes: position and passkey, few windows, samples and depths",
+    )
+    add("--budget", type=_one_of(float), metavar="MINUTES", help="do less, in a fixed order, until it fits; says what")
     add("--dry-run", action="store_true", help="print every cell with its cost on this machine, and run nothing")
     add("--task-folder", action="store_true", help="print where the tasks are, for the harness's --include_path")
 
@@ -379,14 +425,20 @@ def _parser() -> argparse.ArgumentParser:
     add = rescale.add_argument
     add("source", metavar="SRC", help="tiny (embedded), smollm2, a path or a hub id")
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
-    add("--method", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
-    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--method", "--methods", default="yarn", metavar="NAME", help="a registry name (default: yarn)")
+    add("--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
     add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)")
     add(
         "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"
     )
-    add("--layers", default="global", metavar="NAME", help="global (default), full or all, where layer types differ")
+    add(
+        "--layers",
+        default="global",
+        metavar="NAME",
+        help="where layer types differ: global (default) rescales those that read the whole "
+        "context if each type has its own rotation, else all; full those alone, in attention; all every layer",
+    )
     add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
     add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
 
@@ -401,10 +453,16 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(verb=_explain, doing="explaining {model}", extras=())
     add = explain.add_argument
     add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
-    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: some of every kind)")
+    add(
+        "--methods", "--method", type=_list_of(str), metavar="A,B", help="registry names (default: some of every kind)"
+    )
     target = explain.add_mutually_exclusive_group()
-    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
-    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    target.add_argument(
+        "--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length (default: 4)"
+    )
+    target.add_argument(
+        "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
+    )
     _start_arguments(explain, existing="replace (default), compose")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
 
@@ -420,10 +478,20 @@ def _parser() -> argparse.ArgumentParser:
     plot.set_defaults(verb=_plot, doing="drawing {model}", extras=())
     add = plot.add_argument
     add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
-    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
+    add(
+        "--methods",
+        "--method",
+        type=_list_of(str),
+        metavar="A,B",
+        help="registry names (default: linear,ntk,by_parts,yarn)",
+    )
     target = plot.add_mutually_exclusive_group()
-    target.add_argument("--factor", type=float, metavar="X", help="target / original length (default: 4)")
-    target.add_argument("--length", type=int, metavar="N", help="the target in tokens, instead of a factor")
+    target.add_argument(
+        "--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length (default: 4)"
+    )
+    target.add_argument(
+        "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
+    )
     _start_arguments(plot, existing="replace (default), compose")
     add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
@@ -481,13 +549,18 @@ def _parser() -> argparse.ArgumentParser:
     add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
     add("destination", metavar="DST", help="a folder that is not there or empty; for gguf a new .gguf file")
     add("--to", required=True, metavar="ENGINE", help="transformers, vllm, sglang, mlx or gguf")
-    add("--method", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
-    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--method", "--methods", metavar="NAME", help="extend SRC by this method first (see `ropescale methods`)")
+    add("--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
     add("--original-length", type=int, metavar="N", help="tokens of pretraining (default: what the config says)")
     add("--knobs", type=_json, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
     add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")
-    add("--layers", metavar="WHICH", help="global (default) or all, where layer types have rotations of their own")
+    add(
+        "--layers",
+        metavar="WHICH",
+        help="where layer types differ: global (default) rescales those that read the whole "
+        "context if each type has its own rotation, else all; all every layer",
+    )
     add("--log-n", action="store_true", help="multiply queries by log-n; no engine does, so it needs --lossy")
     add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
     add("--outtype", metavar="TYPE", help="of gguf: f32, f16, bf16 or q8_0 (default: the type of the checkpoint)")
@@ -508,23 +581,91 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
     add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
     add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
-    add("--lengths", type=_list_of(int), metavar="N,N", help="of the prompts (default: below, beyond, at the target)")
+    add(
+        "--lengths",
+        "--length",
+        type=_list_of(int),
+        metavar="N,N",
+        help="of the prompts (default: below, beyond, at the target)",
+    )
     add("--steps", type=int, metavar="N", help="tokens to generate from each (default: 16)")
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
     add("--tolerance", type=float, metavar="X", help="difference or, of rounded weights, divergence that is rounding")
+    _more_verbs(verbs)
 
-    for loading in (demo, evaluation, explain, plot, training, merging, export, verify):
-        loading.add_argument(TRUST, action="store_true", help="run Python code that lies in the checkpoint")
+    for name in ("demo", "eval", "explain", "plot", "train", "merge", "export", "verify-export", "memory", "chat"):
+        verbs.choices[name].add_argument(
+            TRUST, action="store_true", help="run Python code that lies in the checkpoint"
+        )
     return parser
+
+
+def _more_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What helps to choose a length, and to try a model by hand."""
+    memory = verbs.add_parser(
+        "memory",
+        help="what a length needs of a device's memory, by formula",
+        description=MEMORY,
+        epilog=MEMORY_EXAMPLES,
+        formatter_class=OneSpelling,
+        allow_abbrev=False,
+    )
+    memory.set_defaults(verb=_memory, doing="working out the memory of {model}", extras=())
+    add = memory.add_argument
+    add("model", metavar="MODEL", help="tiny (embedded), smollm2, a path or a hub id")
+    add("--length", "--lengths", type=_list_of(int), required=True, metavar="N,N", help="tokens, prompt and reply")
+    add("--rows", type=int, default=1, metavar="N", help="prompts at a time (default: 1)")
+    add("--dtype", default="bfloat16", choices=sorted(BYTES), help="of weights and cache (default: bfloat16)")
+
+    chat = verbs.add_parser(
+        "chat",
+        help="talk with a model, extended or not",
+        description=CHAT,
+        epilog=CHAT_EXAMPLES,
+        formatter_class=OneSpelling,
+        allow_abbrev=False,
+    )
+    chat.set_defaults(verb=_chat, doing="talking with {model}", extras=())
+    add = chat.add_argument
+    add("model", metavar="MODEL", help="smollm2, a path (also one that was saved patched) or a hub id")
+    add("--method", "--methods", metavar="NAME", help="extend it by this method first (see `ropescale methods`)")
+    add("--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+    _start_arguments(chat, existing="error (default), replace, compose")
+    add("--prompt", metavar="TEXT", help="say this, print the reply and stop")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="of a reply, at most (default: 512)")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="above 0 to draw tokens (default: 0, the likeliest)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+    add("--dtype", default="auto", choices=["auto", *sorted(BYTES)], help="of the weights (default: the checkpoint's)")
+    add("--device", default="auto", metavar="NAME", help="cpu, cuda ... (default: the accelerator if there is one)")
 
 
 def _grid_arguments(parser: argparse.ArgumentParser) -> None:
     """What `demo` and `eval` share."""
     add = parser.add_argument
-    add("--methods", type=_list_of(str), metavar="A,B", help="registry names (default: linear,ntk,by_parts,yarn)")
-    add("--factors", type=_list_of(float), metavar="N,N", help="target / original length (default: 2; demo: 2,4,8)")
+    add(
+        "--methods",
+        "--method",
+        type=_list_of(str),
+        metavar="A,B",
+        help="registry names (default: linear,ntk,by_parts,yarn)",
+    )
+    add(
+        "--factors",
+        "--factor",
+        type=_list_of(float),
+        metavar="N,N",
+        help="target / original length (default: 2; demo: 2,4,8)",
+    )
     add(
         "--lengths",
+        "--length",
         type=_list_of(int),
         metavar="N,N",
         help="context lengths in tokens (default: the original length and every factor times it)",
@@ -556,6 +697,19 @@ def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
         if not values or "" in values or any(value != value for value in values):
             raise argparse.ArgumentTypeError(f"must be {names[kind]} separated by commas, got {text!r}")
         return values
+
+    return parse
+
+
+def _one_of(kind: type) -> Callable[[str], Any]:
+    """A parser of one number, for an option that takes several elsewhere."""
+    names = {int: "one whole number", float: "one number"}
+
+    def parse(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be {names[kind]}, got {text!r}") from error
 
     return parse
 
@@ -605,20 +759,24 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         _quiet_environment()
     # the report comes last, but a missing matplotlib should be known before the hours of a real model
     from ropescale.console import Console
-    from ropescale.evals import demo, grid, plan, report, tracking
+    from ropescale.evals import budget, demo, grid, plan, report, tracking
     from ropescale.evals.report.terminal import print_summary
 
     fields = {field.name for field in dataclasses.fields(plan.Options)}
     asked = {key: value for key, value in vars(arguments).items() if key in fields and value is not None}
     base = demo.default_options(arguments.model) if name.startswith("demo") else plan.Options(model=arguments.model)
-    options = dataclasses.replace(base, **asked)
+    quick = budget.QUICK if getattr(arguments, "quick", False) else {}
+    options = dataclasses.replace(base, **{**quick, **asked})
     tracker = getattr(arguments, "report_to", None)
     if tracker:
         tracking.check(tracker)
+    folder = arguments.output or Path("out", name)
+    if (minutes := getattr(arguments, "budget", None)) is not None:
+        fewer, options = grid.fitted(options, minutes, folder)
+        print(f"within {minutes:g} minutes: {fewer or 'all of it'}", file=sys.stderr)
     if getattr(arguments, "dry_run", False):
         grid.print_cost(options, Console())
-        return 0
-    folder = arguments.output or Path("out", name)
+        return _next(*(word for word in shlex.split(arguments.command)[1:] if word != "--dry-run"))
     try:
         if name.startswith("demo"):
             adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
@@ -634,7 +792,29 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
     print(f"results: {folder}\nreport:  {page}")
     if tracker:
         tracking.track(results, tracker)
-    return 0
+    if name.startswith("demo"):
+        return _next("eval", "path/to/yours" if arguments.model == "tiny" else arguments.model, "--quick", "--dry-run")
+    return _next(*_after_results(results, options.adapters))
+
+
+def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
+    """What follows from an evaluation: to write the arm that is recommended, or to train one."""
+    from ropescale.evals.report.findings import read_findings
+
+    best, model = read_findings(results).best, results.settings.model
+    if best is None:
+        factor = max((arm.factor for arm in results.arms()), default=1.0)
+        if factor == 1:
+            return ["eval", model, "--methods", "yarn", "--factors", "2", "--quick"]
+        return ["train", "pose", "--model", model, "--method", "yarn", "--factor", f"{factor:g}"]
+    method, _, trained = best.arm.method.partition("+")
+    longer = f"out/{Path(model).name}-{method}-x{best.arm.factor:g}"
+    if trained:
+        folder = next((one for one in adapters if Path(one).resolve().name == trained), trained)
+        return ["merge", folder, longer, "--base", model]
+    knobs = results.settings.knobs.get(method)
+    more = ["--knobs", json.dumps(knobs)] if knobs else []
+    return ["rescale", model, longer, "--method", method, "--factor", f"{best.arm.factor:g}", *more]
 
 
 def _methods(arguments: argparse.Namespace) -> int:
@@ -653,7 +833,7 @@ def _methods(arguments: argparse.Namespace) -> int:
             (method.__doc__ or "").strip().partition("\n")[0],
         )
     Console().print(table, markup=False)
-    return 0
+    return _next("explain", "tiny", "--methods", "yarn,ntk", "--factor", 4)
 
 
 def _knob(field: "dataclasses.Field[Any]") -> str:
@@ -687,7 +867,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         effects.add_row(one.name, *readings.effects(one, found[0]))
     Console().print(table, effects, markup=False)
     print(f"page: {path}")
-    return 0
+    return _next("plot", arguments.model, "--length", length)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -708,7 +888,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
             pairs.add_row(*row)
         console.print(facts, *([pairs] if part.rows() else []), markup=False)
     console.print("facts of the config; what a patch does is proven on the loaded model", markup=False)
-    return 0
+    return _next("doctor", arguments.model)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -719,6 +899,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"{finding.check}: {finding}")
     if not found:
         print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
+    _next("inspect", arguments.path)
     return 1 if found else 0
 
 
@@ -741,7 +922,7 @@ def _rescale(arguments: argparse.Namespace) -> int:
     )
     print(f"checkpoint: {folder}")
     print("written from the config, no model was read: ropescale.load proves the patch on the model")
-    return 0
+    return _next("eval", folder, "--methods", "none", "--quick")
 
 
 def _plot(arguments: argparse.Namespace) -> int:
@@ -756,7 +937,8 @@ def _plot(arguments: argparse.Namespace) -> int:
     methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
     found = plot.wavelengths(geometry, methods, length=length)
     print(f"picture: {plot.draw(path, arguments.model, geometry, found, length=length)}")
-    return 0
+    factor = f"{length / geometry.original_length:g}"
+    return _next("eval", arguments.model, "--methods", ",".join(names), "--factors", factor, "--quick")
 
 
 def _quiet_environment() -> None:
@@ -777,7 +959,7 @@ def _train(arguments: argparse.Namespace) -> int:
         for name, said in shipped.list_recipes().items():
             table.add_row(name, said)
         Console().print(table, markup=False)
-        return 0
+        return _next("train", "pose", "--help")
     if arguments.recipe is None:
         print(
             "ropescale train: RECIPE must be given: a name from --list, or a .yaml file; see --help", file=sys.stderr
@@ -804,6 +986,12 @@ def _train(arguments: argparse.Namespace) -> int:
     if recipe.training.process_index == 0:
         Console().print(train.summary(told))
         print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
+        if recipe.options.tuning == "full":
+            return _next("eval", recipe.output, "--methods", "none", "--quick")
+        record = told["record"]
+        factor = f"{record['target_length'] / record['original_length']:g}"
+        compared = ["--methods", record["method"], "--factors", factor, "--adapters", recipe.output]
+        return _next("eval", recipe.options.model, *compared, "--quick")
     return 0
 
 
@@ -814,14 +1002,81 @@ def _merge(arguments: argparse.Namespace) -> int:
     given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
     with Console(stderr=True).status("merging"):
         print(adapters.merge(arguments.adapter, arguments.destination, arguments.base, **given))
+    return _next("eval", arguments.destination, "--methods", "none", "--quick")
+
+
+def _memory(arguments: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from ropescale import memory
+    from ropescale.checkpoint import counted
+    from ropescale.console import Console
+
+    for name in ("rows", "length"):
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise InvalidArgumentError(f"--{name}: must be at least 1, got {value!r}; correct it")
+    config, parameters = counted(arguments.model)
+    table = Table(
+        "tokens", "weights", "cache", "activations", "together", title=f"{arguments.model}, {arguments.dtype}"
+    )
+    for column in table.columns:
+        column.justify = "right"
+    for length in arguments.length:
+        found = memory.need(
+            config, parameters=parameters, length=length, rows=arguments.rows, element=BYTES[arguments.dtype]
+        )
+        sizes = (found.weights, found.cache, found.activations, found.total)
+        table.add_row(f"{length:,}", *map(memory.said, sizes))
+    Console().print(table, markup=False)
+    print(f"{parameters:,} parameters; by formula, which `ropescale memory --help` states")
+    reads = config.get_text_config(decoder=True).max_position_embeddings
+    longest = max(arguments.length)
+    if hasattr(config.get_text_config(decoder=True), "ropescale"):  # extended already
+        return _next("eval", arguments.model, "--methods", "none", "--quick", "--dry-run")
+    factor = f"{max(2, longest / reads):g}"
+    return _next("eval", arguments.model, "--methods", "yarn", "--factors", factor, "--quick", "--dry-run")
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    _quieten_transformers()
+    import torch
+
+    from ropescale import conversation
+
+    names = ("method", "factor", "target_length", "original_length", "existing")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) not in (None, "error")}
+    if asked and arguments.method is None:
+        raise InvalidArgumentError(
+            f"--method: is required where the model is to be extended, got {', '.join(sorted(asked))} alone; name one "
+            f"or leave the others out"
+        )
+    if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+        raise InvalidArgumentError(
+            f"--max-new-tokens, --temperature: must be at least 1 and at least 0, got {arguments.max_new_tokens} and "
+            f"{arguments.temperature:g}; correct them"
+        )
+    torch.manual_seed(arguments.seed)
+    talk = conversation.Conversation(arguments.model, dtype=arguments.dtype, device=arguments.device, **asked)
+    print(
+        f"{arguments.model}: reads {talk.longest:,} tokens; {' or '.join(conversation.ENDINGS)} ends", file=sys.stderr
+    )
+    for said in [arguments.prompt] if arguments.prompt else conversation.asked():
+        talk.reply(said, tokens=arguments.max_new_tokens, temperature=arguments.temperature)
+    return _next("inspect", arguments.model)
+
+
+def _next(*words: object) -> int:
+    """Say what may come next, as a line to paste; returns the exit code of what went well."""
+    print(f"next: {shlex.join(['ropescale', *map(str, words)])}")
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from ropescale.evals import report
+    from ropescale.evals import report, results
 
     print(report.write(arguments.folder))
-    return 0
+    return _next(*_after_results(results.read(arguments.folder), ()))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -869,7 +1124,8 @@ def _export(arguments: argparse.Namespace) -> int:
     print(
         f"written from the config, not run yet: ropescale verify-export {done.path} compares the engine with the model"
     )
-    return 0
+    engines = {"gguf": "llama.cpp", "vllm": "vllm", "mlx": "mlx"}
+    return _next("verify-export", done.path, "--engine", engines.get(arguments.to, "transformers"))
 
 
 def _verify_export(arguments: argparse.Namespace) -> int:
@@ -885,7 +1141,11 @@ def _verify_export(arguments: argparse.Namespace) -> int:
             f"{check.worst:.1e}, divergence {check.divergence:.1e}, smallest lead of a first choice {check.margin:.1e}"
         )
     print(verdict)
-    return 0 if verdict.exact else 1
+    if not verdict.exact:
+        return 1
+    served = {"llama.cpp": "llama-cli -m {}", "vllm": "vllm serve {}", "mlx": "mlx_lm.chat --model {}"}
+    print("next:", served.get(arguments.engine, "ropescale chat {}").format(shlex.quote(str(arguments.path))))
+    return 0
 
 
 def _quieten_transformers() -> None:

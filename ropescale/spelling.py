@@ -58,6 +58,28 @@ def _hyphened(options: list[str]) -> str:
     return next((option for option in options if "_" not in option), options[0])
 
 
+class OneSpelling(argparse.RawDescriptionHelpFormatter):
+    """Help that shows one spelling of each option, where several are understood."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if len(action.option_strings) < 2 or "--help" in action.option_strings:
+            return super()._format_action_invocation(action)
+        long = _hyphened([option for option in action.option_strings if option.startswith("--")])
+        if action.nargs == 0:
+            return long
+        return f"{long} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
+
+
+class Defaults(OneSpelling):
+    """The same, with the default of every option that has one and does not say it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, argparse.SUPPRESS, []) or action.nargs == 0 or not action.option_strings
+        if silent or not action.help or "(default" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 def spelled(text: str, names: Names) -> str:
     """A message of the library, with its arguments as the command line writes them."""
     for python, here in IDIOMS.items():
@@ -68,7 +90,7 @@ def spelled(text: str, names: Names) -> str:
     )
     pattern = re.compile(
         rf"""
-          `[^`]*` | ropescale\.\w+\([^)]*\)                                     # code
+          `[^`]*` | ropescale\.\w+\([^)]*\) | \w+\(\w+=[^)]*\)                  # code
         | \A(?P<first>(?:{own})(?:,\ (?:{own}))*)(?=:)                      # argument: rule
         | \A(?P<owner>\w+:\ )(?P<owned>{own})(?=\ (?:must|is\ required|or)\b) # verb: argument rule
         | (?<![\w.'"-])(?P<assigned>{known})=(?P<quote>["']?)(?P<value>[\w.+]*\w)(?P=quote)

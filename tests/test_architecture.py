@@ -24,7 +24,14 @@ SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).
 FLOORS = [
     ["ropescale.version", "ropescale.errors"],
     ["ropescale.console", "ropescale.files", "ropescale.terminal", "ropescale.trust"],
-    ["ropescale.destinations", "ropescale.geometry", "ropescale.limits", "ropescale.shards"],
+    [
+        "ropescale.destinations",
+        "ropescale.devices",
+        "ropescale.geometry",
+        "ropescale.limits",
+        "ropescale.memory",
+        "ropescale.shards",
+    ],
     ["ropescale.failures", "ropescale.spelling"],
     ["ropescale.spectrum"],
     ["ropescale.methods.base"],
@@ -41,7 +48,7 @@ FLOORS = [
     ["ropescale.built"],
     ["ropescale.unread"],
     ["ropescale.doctor", "ropescale.rescaling"],
-    ["ropescale.adapters"],
+    ["ropescale.adapters", "ropescale.conversation"],
     ["ropescale.explain"],
     ["ropescale.export"],
     ["evals"],
@@ -191,6 +198,7 @@ def test_the_public_names() -> None:
         "Spectrum",
         "__version__",
         "diagnose",
+        "evaluate",
         "get_method",
         "list_methods",
         "load",
@@ -200,9 +208,10 @@ def test_the_public_names() -> None:
         "read_geometry",
         "record",
         "rescale_checkpoint",
+        "train",
         "unpatch",
     }
-    assert len(ropescale.__all__) == 16
+    assert len(ropescale.__all__) == 18
     assert dir(ropescale) == sorted(ropescale.__all__)
     for name in ropescale.__all__:
         assert getattr(ropescale, name) is not None

@@ -43,6 +43,8 @@ VERBS = [
     "report",
     "export",
     "verify-export",
+    "memory",
+    "chat",
 ]
 
 
@@ -73,19 +75,20 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         ),
         (
             ["demo", "--factors", "2,x"],
-            "ropescale demo: error: argument --factors: must be numbers separated by commas, got '2,x'",
+            "ropescale demo: error: argument --factors/--factor: must be numbers separated by commas, got '2,x'",
         ),
         (
             ["demo", "--factors", "nan"],
-            "ropescale demo: error: argument --factors: must be numbers separated by commas, got 'nan'",
+            "ropescale demo: error: argument --factors/--factor: must be numbers separated by commas, got 'nan'",
         ),
         (
             ["demo", "--lengths", "128.5"],
-            "ropescale demo: error: argument --lengths: must be whole numbers separated by commas, got '128.5'",
+            "ropescale demo: error: argument --lengths/--length: must be whole numbers separated by commas, "
+            "got '128.5'",
         ),
         (
             ["demo", "--methods", "yarn,,ntk"],
-            "ropescale demo: error: argument --methods: must be names separated by commas, got 'yarn,,ntk'",
+            "ropescale demo: error: argument --methods/--method: must be names separated by commas, got 'yarn,,ntk'",
         ),
         (["eval", "tiny", "--limit", "many"], "ropescale eval: error: argument --limit: invalid int value: 'many'"),
         (
@@ -96,7 +99,10 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
             ["eval", "--factors", "2"],
             "ropescale eval: MODEL must be given: tiny, smollm2, a path or a hub id; see --help",
         ),
-        (["demo", "--factor", "2"], "ropescale: error: unrecognized arguments: --factor 2"),
+        (
+            ["plot", "tiny", "--factors", "2,4"],
+            "ropescale plot: error: argument --factor/--factors: must be one number, got '2,4'",
+        ),
         (["report"], "ropescale report: error: the following arguments are required: DIR"),
     ],
 )

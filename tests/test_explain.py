@@ -396,7 +396,7 @@ def test_a_line_that_lies_on_another_is_dashed_and_said_to():
 def test_the_verb_writes_the_page_and_prints_the_numbers(in_a_folder, capsys):
     assert cli.main(["explain", "tiny", "--methods", "yarn,rerope", "--factor", "2"]) == 0
     answer = capsys.readouterr()
-    assert answer.out.splitlines()[-1] == f"page: {Path('out', 'explain-tiny.html')}"
+    assert answer.out.splitlines()[-2] == f"page: {Path('out', 'explain-tiny.html')}"
     for word in ("critical pair", "10 of 16", "rerope", "position 255"):
         assert word in answer.out
     written = (in_a_folder / "out" / "explain-tiny.html").read_text(encoding="utf-8")

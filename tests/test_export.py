@@ -995,6 +995,7 @@ def test_the_command_line_exports_and_verifies(tmp_path: Path, capsys: pytest.Ca
     assert said == (
         f"{path}: yarn x4 as one divisor per pair (rope_freqs.weight), F32, exact; llama.cpp will serve 512 tokens\n"
         f"written from the config, not run yet: ropescale verify-export {path} compares the engine with the model\n"
+        f"next: ropescale verify-export {path} --engine llama.cpp\n"
     )
     assert cli.main(["verify-export", path, "--engine", "llama.cpp"]) == 0
     assert f"{path}: exact in llama.cpp (yarn x4): 48 of 48 greedy tokens" in capsys.readouterr().out

@@ -36,6 +36,8 @@ VERBS = {
     "report": ["folder"],
     "export": ["tiny", "DST", "--to", "gguf"],
     "verify-export": ["DST", "--engine", "vllm"],
+    "memory": ["tiny", "--length", "64"],
+    "chat": ["tiny"],
 }
 
 
@@ -247,7 +249,7 @@ def test_a_device_that_is_not_there_is_named_before_anything_loads(
         pytest.skip("this machine has it")
     assert cli.main(["eval", "tiny", "--device", device, "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"ropescale: eval: --device must be one that torch {torch.__version__} can use here, got")
+    assert said.startswith(f"ropescale: --device: must be one that torch {torch.__version__} can use here, got")
     assert f"got {device!r} where there is cpu" in said
     assert not (tmp_path / "out").exists()
 

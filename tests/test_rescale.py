@@ -234,6 +234,7 @@ def test_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.splitlines() == [
         f"checkpoint: {folder}",
         "written from the config, no model was read: ropescale.load proves the patch on the model",
+        f"next: ropescale eval {folder} --methods none --quick",
     ]
     record = ropescale.record(ropescale.load(folder))
     assert (record.target_length, record.knobs["beta_fast"]) == (200, 16.0)

@@ -95,6 +95,10 @@ def test_a_message_of_patching_names_options_on_the_command_line(file: str, text
         ("config.original_length must be so", "config.original_length must be so"),
         ("and max_position_embeddings=16384 alone", "and max_position_embeddings=16384 alone"),
         ("call ropescale.patch(model, existing='replace')", "call ropescale.patch(model, existing='replace')"),
+        (
+            "got one patched with yarn(factor=4.0, truncate=True)",
+            "got one patched with yarn(factor=4.0, truncate=True)",
+        ),
         ("the adapter's factor and the model's", "the adapter's factor and the model's"),
         ("unknown method 'yran'; did you", "unknown method 'yran'; did you"),
         ("model: must be loaded", "model: must be loaded"),  # export has a SRC, and no such option

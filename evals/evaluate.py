@@ -1,0 +1,71 @@
+"""`ropescale.evaluate`: what `ropescale eval` does, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ropescale.evals import grid, plan, report
+from ropescale.evals.results import Results
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    methods: Sequence[str] = ("linear", "ntk", "by_parts", "yarn"),
+    factors: Sequence[float] = (2.0,),
+    tasks: Sequence[str] = ("position", "perplexity", "passkey", "cloze"),
+    lengths: Sequence[int] = (),
+    depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    samples: int = 10,
+    windows: int = 3,
+    output: str | Path | None = None,
+    knobs: Mapping[str, Mapping[str, Any]] | None = None,
+    adapters: Sequence[str | Path] = (),
+    **options: Any,
+) -> Results:
+    """Evaluate a model unpatched and patched with methods at factors, and write the report beside the results.
+
+    The same as `ropescale eval`, with its options as arguments: results go into a folder, a run that was stopped goes
+    on where it was when it is called again, and the folder gets report.html, report.md, report.json, model-card.md and
+    evaluate.json.
+
+    Args:
+        model: a short name, a path or a hub id.
+        methods: names of the registry, or "none" for the model as it is; the unpatched model always runs too.
+        factors: target / original length.
+        tasks: as `ropescale eval --help` lists them.
+        lengths: tokens; the original length and every factor times it if empty.
+        depths: of needles, from 0 to 1.
+        samples: prompts per length, and per depth where there are any.
+        windows: of a perplexity task, at most.
+        output: the folder of results; out/eval-MODEL if not given.
+        knobs: of methods, by their names.
+        adapters: folders of trained adapters, an arm each.
+        options: any other field of `ropescale.evals.plan.Options`: stride, texts, evaluator, limit, seed, dtype,
+            device, backend, chat, include_path, metadata, existing, original_length ...
+
+    Raises:
+        InvalidArgumentError: options that do not fit the model or one another, or a folder of other settings.
+        CheckpointError: no checkpoint there, or results that cannot be written.
+        RopescaleError: whatever `patch` raises; a model that returns something that is not a number.
+        TypeError: an option that there is not.
+    """
+    chosen = plan.Options(
+        model=str(model),
+        methods=tuple(methods),
+        factors=tuple(factors),
+        tasks=tuple(tasks),
+        lengths=tuple(lengths),
+        depths=tuple(depths),
+        samples=samples,
+        windows=windows,
+        knobs=dict(knobs or {}),
+        adapters=tuple(map(str, adapters)),
+        **options,
+    )
+    folder = Path("out", f"eval-{Path(model).name}") if output is None else Path(output)
+    found = grid.run(chosen, folder, f"ropescale.evaluate({str(model)!r}, ...)")
+    report.write(folder)
+    return found

@@ -1,0 +1,110 @@
+"""`ropescale chat`: a conversation with a model in a terminal, the reply written as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+
+from ropescale.checkpoint import load_language_model, read_tokenizer
+from ropescale.checkpoints import resolve
+from ropescale.devices import require_device
+from ropescale.errors import InvalidArgumentError, UnsupportedModelError
+from ropescale.patching import patch, record
+
+ENDINGS = ("/exit", "/quit")
+
+
+class Conversation:
+    """A model, its tokenizer and what was said so far.
+
+    Attributes:
+        model: in evaluation mode, patched where that was asked for or saved.
+        longest: tokens that the model reads, with its reply.
+    """
+
+    def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", **patching: Any):
+        """Load a model, and patch it where a method is given.
+
+        Args:
+            name: of the model: a short name, a path or a hub id.
+            dtype: of the weights; "auto" is that of the checkpoint.
+            device: "auto" is the accelerator if there is one.
+            patching: arguments of `ropescale.patch`; none for the model as it is.
+
+        Raises:
+            UnsupportedModelError: no chat template, or no head over the vocabulary.
+            CheckpointError: no checkpoint or no tokenizer there.
+            InvalidArgumentError: a device that is not there.
+            RopescaleError: whatever `patch` raises.
+        """
+        self.tokenizer = _tokenizer(name)
+        if device != "auto":
+            require_device(device)
+        place = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
+        self.model: PreTrainedModel = load_language_model(name, dtype=dtype).to(place or "cpu").eval()
+        if patching and (done := record(self.model)) is not None:
+            raise InvalidArgumentError(
+                f"method: must be left out for a model that was saved patched, got {name!r} with {done.method!r}; "
+                f"give the model that it was made from"
+            )
+        if patching:
+            patch(self.model, **patching)
+        self.longest = int(self.model.config.get_text_config(decoder=True).max_position_embeddings)
+        self.turns: list[dict[str, str]] = []
+
+    def reply(self, said: str, *, tokens: int, temperature: float = 0.0) -> str:
+        """Answer, writing to standard output as the tokens come; returns the reply.
+
+        Args:
+            said: the next turn of the user.
+            tokens: of the reply, at most.
+            temperature: 0 for the likeliest token each time.
+
+        Raises:
+            InvalidArgumentError: a conversation that does not fit into what the model reads.
+        """
+        turns = [*self.turns, {"role": "user", "content": said}]
+        inputs = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device)
+        size = inputs["input_ids"].shape[1]
+        if size + tokens > self.longest:
+            raise InvalidArgumentError(
+                f"prompt: the conversation and its reply must fit into the {self.longest:,} tokens that the model "
+                f"reads, got {size:,} and {tokens:,} to generate; extend the model further, or ask for fewer"
+            )
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
+        with torch.inference_mode():
+            found = self.model.generate(
+                **inputs, streamer=streamer, max_new_tokens=tokens, **({"do_sample": False} | sampling)
+            )
+        text: str = self.tokenizer.decode(found[0, size:], skip_special_tokens=True)
+        self.turns = [*turns, {"role": "assistant", "content": text}]
+        return text
+
+
+def asked(show: str = "> ") -> Iterator[str]:
+    """What is typed, line by line, until the end of the input or a word that ends the conversation."""
+    while True:
+        try:
+            line = input(show).strip()
+        except EOFError:
+            return
+        if line in ENDINGS:
+            return
+        if line:
+            yield line
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = read_tokenizer(resolve(name))
+    if not tokenizer.chat_template:
+        raise UnsupportedModelError(
+            f"{name}: its tokenizer must have a chat template to talk with, got none; take a model that was tuned to "
+            f"converse, or put its chat_template.jinja beside the tokenizer"
+        )
+    return tokenizer
