@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
@@ -78,6 +78,7 @@ class _Tiny(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(1, 1)
+        self.config = PreTrainedConfig()
 
 
 def _told(error: BaseException) -> str:

@@ -93,7 +93,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
     tokenizer = named_tokenizer(options.model)
     _require_same(folder, told, "data", identify(recipe.data, tokenizer))
     if "after" in told:
-        console.print(f"{folder} holds this run, finished; nothing to do", highlight=False)
+        console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return told
     resumed = last_whole(folder, console)
     data = prepare(recipe.data, tokenizer, schedule.source_length, seed=training.seed)

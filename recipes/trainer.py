@@ -272,25 +272,19 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_whole(folder: Path, console: Console) -> Path | None:
-    """The newest checkpoint that is as it was written; None where a run has written none yet.
+    """The newest checkpoint that is as it was written; None where a run has written none, or none is so.
 
-    Those that are not are named on the console.
-
-    Raises:
-        CheckpointError: there are some, and none is whole.
+    Those that are not are named on the console: a run that goes on from the one before, or begins again, ends in the
+    same weights.
     """
     found = checkpoints(folder)
     for one in found:
         damage = fault(one)
         if damage is None:
             return one
-        console.print(f"{one.name} is damaged ({damage}); looking at the one before it", highlight=False)
+        console.print(f"{folder}: {one.name} is damaged ({damage}) and is not used", highlight=False, soft_wrap=True)
     if found:
-        raise CheckpointError(
-            f"output: one checkpoint of {str(folder)!r} must be as it was written, got {len(found)} that are not "
-            f"({found[0].name}: {fault(found[0])}); remove the folder, or choose another with --output, and begin "
-            f"again"
-        )
+        console.print(f"{folder}: no checkpoint is whole; the run begins again", highlight=False, soft_wrap=True)
     return None
 
 

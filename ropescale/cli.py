@@ -202,7 +202,7 @@ options (all of them, with the values of a recipe: `ropescale train RECIPE --hel
   --method NAME        of the registry; --factor N or --target-length N; --knobs JSON
   --tuning NAME        lora, lora_plus (norms and embeddings too), qlora or full
   --schedule NAME      full_length, pose, mixed_window or recalibrate
-  --data A B           stdlib, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
+  --data A B           sotu-sample, sotu, passkey, files, folders or hub data sets; --data-weights 3 1
   --original-length N  of pretraining, where the config does not say it
   --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
   --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
@@ -362,9 +362,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", type=_list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
-    add(
-        "--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path to .txt, .jsonl"
-    )
+    add("--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path to files")
     add("--evaluator", metavar="MODEL", help="of longppl: the model that finds the key tokens (default: the model)")
     add("--include-path", metavar="DIR", help="a folder with tasks of your own for the harness")
     add("--limit", type=int, metavar="N", help="rows of cloze and of a task of the harness, at most")
