@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -307,9 +308,11 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     "adapters": lambda value: isinstance(value, dict) and _are(_is_text, value),
 }
 SAMPLE: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("nll", "edges", "tokens"), _one_or_more(_is_number)),
+    **dict.fromkeys(("edges", "tokens"), _one_or_more(_is_number)),
+    "nll": _one_or_more(lambda value: _is_number(value) or value == math.inf),  # of a model that predicts nothing
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
-    **dict.fromkeys(("reply", "document"), _is_text),
+    "document": _is_text,
+    "reply": lambda value: isinstance(value, str),  # half of a pair of surrogates too: the report replaces it
     "target": _one_or_more(_is_text),
     "left_out": _is_count,
 }

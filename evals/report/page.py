@@ -324,7 +324,8 @@ def _by_length(findings: Findings) -> str:
         f"What a reader gets who always feeds a context of this length: a window slides over {count} held-out "
         f"documents and only its last part, the stride, is scored; token-weighted. Window / stride in tokens: "
         f"{stated}. Vertical line: the original length. Lower is better. Not to be compared with the perplexity by "
-        f"position."
+        f"position, which scores the first tokens of longer windows too, nor with that of a training page, which has "
+        f"windows of its own: at one length the three are different figures of one model."
     )
     return (
         paragraph([body])
