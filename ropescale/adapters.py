@@ -41,7 +41,7 @@ from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgume
 from ropescale.families import text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of
-from ropescale.patching import bare, patched_rotary, record, repatch, unpatch
+from ropescale.patching import bare, record, record_in_effect, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def load_adapter(
         raise InvalidArgumentError(
             f"base: must be without an adapter, got a {type(base).__name__}; give base.unload()"
         )
-    before = patched_rotary(base)
+    before = record_in_effect(base)
     if before is not None:
-        _require_same_patch(before.__dict__[RECORD_FIELD], saved, path)
+        _require_same_patch(before, saved, path)
     else:
         _require_same_base(base, saved, path)
         repatch(base, saved)
@@ -323,16 +323,14 @@ def read_record(path: str | Path, **finding: Any) -> Record:
 
 
 def _live_record(model: nn.Module) -> Record:
-    rotary = patched_rotary(model)
-    if rotary is None:
+    done = record_in_effect(model)
+    if done is None:
         raise NotPatchedError(
             f"model: must be patched for its adapter to carry a record, got an unpatched "
             f"{type(bare(model)).__name__}; save it with model.save_pretrained alone, or call "
             f"ropescale.patch(model) before training"
         )
-    live = rotary.__dict__[RECORD_FIELD]
-    assert isinstance(live, Record)
-    return live
+    return done
 
 
 def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -359,7 +357,7 @@ def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
     def facts(one: Record) -> dict[str, Any]:
-        plain = dataclasses.replace(one, versions={}, original_length_source="", generation={}).to_dict()
+        plain = dataclasses.replace(one, versions={}, original_length_source="", generation={}, proof={}).to_dict()
         plain["before"].pop(RECORD_FIELD, None)
         return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.errors import (
     AlreadyPatchedError,
+    CheckpointError,
     InvalidArgumentError,
     NotPatchedError,
     UnsupportedModelError,
@@ -62,7 +63,7 @@ from ropescale.injection.softmax import Sharpening
 from ropescale.limits import GENERATION, MAX_LENGTH, outdated
 from ropescale.methods import AnyMethod, Method, get_method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
-from ropescale.records import RECORD_FIELD, Record
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum, base_inv_freq
 from ropescale.version import __version__
 
@@ -245,6 +246,42 @@ def record(model: nn.Module) -> Record | None:
             return live
     config = getattr(bare(model), "config", None)
     return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
+
+
+def record_in_effect(model: nn.Module) -> Record | None:
+    """What was done to this model, as `record` says it, if the model does it.
+
+    One that Transformers alone loaded from a patched checkpoint does what its config states, which may have been
+    edited.
+
+    Raises:
+        CheckpointError: the config states something else than its record gives, or the record is damaged.
+    """
+    done = record(model)
+    if done is None or patched_rotary(model) is not None or hasattr(config_of(model), EXPORT_FIELD):
+        return done
+    text = text_of(config_of(model))
+    plain = copy.deepcopy(text)
+    done.restore(plain)
+    again = extended(
+        plain,
+        done.method_instance(),
+        None,
+        done.target_length,
+        done.original_length,
+        done.existing,
+        done.layers,
+        log_n=done.log_n,
+        knobs={},
+    )
+    for name, value in again.fields.items():
+        if getattr(text, name, None) != value:
+            raise CheckpointError(
+                f"model: config.{name} must be what the ropescale record in it gives ({shortened(value)}), got "
+                f"{shortened(getattr(text, name, None))}; one of the two was edited: load the checkpoint that "
+                f"ropescale saved with ropescale.load"
+            )
+    return done
 
 
 @contextmanager

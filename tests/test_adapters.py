@@ -321,6 +321,43 @@ def test_an_unpatched_model_has_no_record_to_carry(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_patched_checkpoint_that_transformers_alone_loaded_has_one(tmp_path: Path) -> None:
+    """Its rotation is that of its config: the adapter goes with it, and with the same patch made by ropescale."""
+    ropescale.patch(ropescale.load("tiny"), "yarn", factor=4).save_pretrained(tmp_path / "patched")
+    torch.manual_seed(0)
+    native = AutoModelForCausalLM.from_pretrained(tmp_path / "patched")
+    model = peft.get_peft_model(native, peft.LoraConfig(**LORA, init_lora_weights=False)).eval()
+    ids = torch.arange(3, 203)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+        folder = save_adapter(model, tmp_path / "adapter")
+        for base in (
+            "tiny",
+            tmp_path / "patched",
+            AutoModelForCausalLM.from_pretrained(tmp_path / "patched"),
+            ropescale.load(tmp_path / "patched"),
+        ):
+            assert torch.equal(load_adapter(base, folder)(ids).logits, expected)
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "patched")
+    with pytest.raises(AlreadyPatchedError, match=r"got one patched with yarn\(factor=4"):
+        load_adapter(other, save_adapter(trained("dynamic_yarn"), tmp_path / "another"))
+
+
+def test_a_record_that_the_config_contradicts_is_carried_by_no_adapter(tmp_path: Path) -> None:
+    ropescale.patch(ropescale.load("tiny"), "yarn", factor=4).save_pretrained(tmp_path / "patched")
+    file = tmp_path / "patched" / "config.json"
+    config = json.loads(file.read_text())
+    config["rope_parameters"]["factor"] = 2.0
+    file.write_text(json.dumps(config))
+    native = AutoModelForCausalLM.from_pretrained(tmp_path / "patched")
+    model = peft.get_peft_model(native, peft.LoraConfig(**LORA))
+    with pytest.raises(
+        CheckpointError, match=r"model: config\.rope_parameters must be what the ropescale record in it"
+    ):
+        save_adapter(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
 @pytest.mark.parametrize("verb", ["save_adapter", "merge"])
 def test_a_folder_that_is_not_empty_is_left_alone(verb: str, saved: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")

@@ -380,7 +380,7 @@ def on_patched_base(base: PreTrainedModel, folder: Path, method: dict[str, Any])
         for kind in KINDS
         for on in ("its kind", "language")
         for method in METHODS
-        if (kind, on) != ("answers", "language") and (kind, method) != ("decoder", "self_extend")
+        if (kind, on) != ("answers", "language")
     ],
 )
 def test_an_adapter_is_put_on_the_head_that_it_was_trained_with(
