@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 import ropescale
-from ropescale.errors import UnsupportedModelError, VerificationError
+from ropescale.errors import RopescaleError, UnsupportedModelError, VerificationError
 from ropescale.injection import late as late_door
 from ropescale.injection import proven
 from ropescale.injection.proof import decoder_of
@@ -194,6 +195,64 @@ def test_a_hook_that_finds_no_cache_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(late_door.Guide, "__call__", blind)
     refused(family("llama"), "self_extend", "must read a token over a cache as it reads it in one pass")
+
+
+@pytest.mark.parametrize("method", ["self_extend", "dynamic_yarn", "alibi"])
+def test_a_hook_that_loses_count_at_the_second_step_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = late_door.Guide.__call__
+    steps: list[int] = []
+
+    def losing(guide: Any, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        args, found = whole(guide, decoder, args, kwargs)
+        reading = found[late_door.NAME]
+        steps.append(reading.past)
+        if len(steps) > 1 and steps[-1] > steps[-2] > 0:  # the second token over one cache
+            found[late_door.NAME] = type(reading)(reading.late, torch.zeros_like(reading.positions), 0)
+        return args, found
+
+    monkeypatch.setattr(late_door.Guide, "__call__", losing)
+    refused(family("llama"), method, "must read a token over a cache as it reads it in one pass")
+    assert steps[-1] > steps[-2] > 0
+
+
+@pytest.mark.parametrize("method", ["yarn", "self_extend", "t5"])
+def test_a_thread_that_reads_meanwhile_reads_the_model_and_does_not_disturb_the_proof(method: str) -> None:
+    """At the end of every pass of the proof another thread reads a text of its own."""
+    knobs = {"yarn": {"factor": 4}, "self_extend": {"group_size": 4, "window": 16}}.get(method, {})
+    model, ids = family("llama"), torch.arange(3, 103)[None]
+    patching = threading.get_ident()
+    read: list[Any] = []
+
+    def reading() -> None:
+        try:
+            with torch.no_grad():
+                read.append(model(ids).logits)
+        except RopescaleError as error:
+            read.append(error)
+
+    def passed(*_: Any) -> None:
+        if threading.get_ident() == patching:
+            thread = threading.Thread(target=reading)
+            thread.start()
+            thread.join()
+
+    with torch.no_grad():
+        before = model(ids).logits
+        hook = model.model.norm.register_forward_hook(passed)
+        ropescale.patch(model, method, **knobs)
+        hook.remove()
+        after = model(ids).logits
+    assert ropescale.record(model).proof["layers"] == "0-1"
+    apart = [
+        min(float((one - known).abs().max()) for known in (before, after)) for one in read if isinstance(one, Tensor)
+    ]
+    assert len(apart) >= 4
+    assert max(apart) < 1e-4
+    kinds = {torch.equal(one, after) for one in read if isinstance(one, Tensor)}
+    assert kinds == {True, False}
+    assert all(
+        "attention must be told where its tokens stand" in str(one) for one in read if not isinstance(one, Tensor)
+    )
 
 
 class Renamed(modeling_llama.LlamaModel):

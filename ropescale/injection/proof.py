@@ -24,6 +24,7 @@ from ropescale.errors import VerificationError
 from ropescale.injection.claim import TOKENS, Claim
 
 PADDING = 5  # tokens on the left of the padded row
+STEPS = 2  # tokens that are read over a cache: the second finds what the first has left there
 # How far two answers may be apart that should be the same, relative to the largest element. Other shapes round
 # otherwise, by a few 1e-7; a token in a wrong place moves an answer by 1e-2, and by 1e-3 where nothing was trained.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -143,8 +144,8 @@ class Proof:
             length = rows.padded[layer].shape[2]
             pairs = {
                 "padding": gap(rows.padded[layer], row[:, :, :length]),
-                "cache": gap(rows.alone[layer][:, :, -1:], row[:, :, -1:]),
-                "rows": gap(rows.alone[layer][:, :, :-1], row[:, :, :-1]),
+                "cache": gap(rows.alone[layer][:, :, -STEPS:], row[:, :, -STEPS:]),
+                "rows": gap(rows.alone[layer][:, :, :-STEPS], row[:, :, :-STEPS]),
             }
             found += [(fact, layer, apart) for fact, apart in pairs.items() if not apart <= self.watch.tolerance]
         return found
@@ -184,7 +185,7 @@ class Rows:
 
     row: Answers  # in a batch
     padded: Answers  # its beginning in the same batch, padded on the left; without the padding
-    alone: Answers  # by itself, its last token over a cache
+    alone: Answers  # by itself, its last tokens over a cache, one after the other
 
 
 class Watch:
@@ -238,15 +239,15 @@ class Watch:
         mask[1, :PADDING] = 0
         found = self._pass(input_ids=ids, attention_mask=mask)
         with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):
-            output = self.decoder(input_ids=self._ids[:, :-1], use_cache=True)
-            first = _gathered(heard)
-            name, cache = _cache_of(self.decoder, output)
-            self.decoder(input_ids=self._ids[:, -1:], use_cache=True, **{name: cache})
-            last = _gathered(heard)
+            pieces, over = [], {}
+            for ids in self._ids.split([TOKENS - STEPS, *[1] * STEPS], dim=1):
+                output = self.decoder(input_ids=ids, use_cache=True, **over)
+                pieces.append(_gathered(heard))
+                over = dict([_cache_of(self.decoder, output)])
         return Rows(
             row={layer: answer[:, :1] for layer, answer in found.items()},
             padded={layer: answer[:, 1:, PADDING:] for layer, answer in found.items()},
-            alone={layer: torch.cat((answer, last[layer]), dim=2) for layer, answer in first.items()},
+            alone={layer: torch.cat([piece[layer] for piece in pieces], dim=2) for layer in pieces[0]},
         )
 
     def number(self, layer: nn.Module) -> int:
