@@ -239,9 +239,10 @@ class Watch:
         mask[1, :PADDING] = 0
         found = self._pass(input_ids=ids, attention_mask=mask)
         with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):
-            pieces, over = [], {}
-            for ids in self._ids.split([TOKENS - STEPS, *[1] * STEPS], dim=1):
-                output = self.decoder(input_ids=ids, use_cache=True, **over)
+            pieces: list[Answers] = []
+            over: dict[str, Any] = {}
+            for some in torch.split(self._ids, [TOKENS - STEPS, *[1] * STEPS], dim=1):
+                output = self.decoder(input_ids=some, use_cache=True, **over)
                 pieces.append(_gathered(heard))
                 over = dict([_cache_of(self.decoder, output)])
         return Rows(
