@@ -357,8 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     _grid_arguments(evaluation)
     add = evaluation.add_argument
     _start_arguments(evaluation, existing="error (default), replace, compose; --methods none takes it as it is")
-    layers = ("global", "full", "all")
-    add("--layers", choices=layers, metavar="WHICH", help="global (default), full or all, where layer types differ")
+    _layers_argument(evaluation, "where layer types differ")
     add("--tasks", type=_list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
@@ -462,6 +461,7 @@ def _parser() -> argparse.ArgumentParser:
         "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
     )
     _start_arguments(explain, existing="replace (default), compose")
+    _layers_argument(explain, "a page for each rotation")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
 
     plot = verbs.add_parser(
@@ -491,6 +491,7 @@ def _parser() -> argparse.ArgumentParser:
         "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
     )
     _start_arguments(plot, existing="replace (default), compose")
+    _layers_argument(plot, "a picture for each rotation")
     add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
     training = verbs.add_parser(
@@ -683,6 +684,16 @@ def _start_arguments(parser: argparse.ArgumentParser, *, existing: str) -> None:
     add("--existing", default=choices[0], choices=choices, metavar="HOW", help=f"of a scaled checkpoint: {existing}")
 
 
+def _layers_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--layers",
+        default="global",
+        choices=("global", "full", "all"),
+        metavar="WHICH",
+        help=f"global (default): those that read the whole context; full or all: {what}",
+    )
+
+
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
     """A parser of comma-separated values."""
     names = {str: "names", int: "whole numbers", float: "numbers"}
@@ -849,22 +860,20 @@ def _explain(arguments: argparse.Namespace) -> int:
     from ropescale.console import Console
     from ropescale.explain import page, readings, subject
 
-    geometry, heads = subject.model_facts(
-        arguments.model, original_length=arguments.original_length, existing=arguments.existing
-    )
     names = arguments.methods or subject.METHODS
-    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
-    found = readings.readings(geometry, methods, length=length, heads=heads)
     path = arguments.output or Path("out", f"explain-{Path(arguments.model).name}.html")
-    page.write(path, page.page(arguments.model, geometry, found))
-    table = Table("", "", "", title="rotary facts", show_header=False)
-    for fact, (value, said) in readings.facts(geometry, found[0]).items():
-        table.add_row(fact, value, said)
-    effects = Table(Column(no_wrap=True), *readings.EFFECTS, title=f"the query at position {length - 1:,}")
-    for one in found:
-        effects.add_row(one.name, *readings.effects(one, found[0]))
-    Console().print(table, effects, markup=False)
-    print(f"page: {path}")
+    for place, what, (_, geometry, heads) in _pictured(arguments, path):
+        methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+        found = readings.readings(geometry, methods, length=length, heads=heads)
+        page.write(place, page.page(what, geometry, found))
+        table = Table("", "", "", title=f"rotary facts of {what}", show_header=False)
+        for fact, (value, said) in readings.facts(geometry, found[0]).items():
+            table.add_row(fact, value, said)
+        effects = Table(Column(no_wrap=True), *readings.EFFECTS, title=f"the query at position {length - 1:,}")
+        for one in found:
+            effects.add_row(one.name, *readings.effects(one, found[0]))
+        Console().print(table, effects, markup=False)
+        print(f"page: {place}")
     return _next("plot", arguments.model, "--length", length)
 
 
@@ -928,15 +937,32 @@ def _plot(arguments: argparse.Namespace) -> int:
 
     path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")
     plot.require_format(path)
-    geometry, _ = subject.model_facts(
-        arguments.model, original_length=arguments.original_length, existing=arguments.existing
-    )
     names = arguments.methods or plot.METHODS
-    methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
-    found = plot.wavelengths(geometry, methods, length=length)
-    print(f"picture: {plot.draw(path, arguments.model, geometry, found, length=length)}")
+    for place, what, (_, geometry, _) in _pictured(arguments, path):
+        methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+        found = plot.wavelengths(geometry, methods, length=length)
+        print(f"picture: {plot.draw(place, what, geometry, found, length=length)}")
     factor = f"{length / geometry.original_length:g}"
     return _next("eval", arguments.model, "--methods", ",".join(names), "--factors", factor, "--quick")
+
+
+def _pictured(arguments: argparse.Namespace, path: Path) -> list[tuple[Path, str, Any]]:
+    """Where each rotation of a checkpoint is drawn, what it is called, and its facts.
+
+    The first, of the layers that read the whole context, at the path; others beside it, named after their layers.
+    """
+    from ropescale.explain import subject
+
+    given = {name: getattr(arguments, name) for name in ("original_length", "existing", "layers")}
+    found = subject.facts_by_layers(arguments.model, **given)
+    return [
+        (
+            path.with_stem(f"{path.stem}-{one[0]}") if i else path,
+            f"{arguments.model}, {one[0]} layers" if len(found) > 1 else arguments.model,
+            one,
+        )
+        for i, one in enumerate(found)
+    ]
 
 
 def _quiet_environment() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import config_of
 from pages import Page
 from torch import Tensor
 
@@ -384,6 +385,19 @@ def test_the_word_of_a_level_line_stands_where_no_other_line_runs():
         assert not [line for line in {*ticks, *marks} - {own} if word - 9 < line < word + 2]
 
 
+def test_layers_with_rotations_of_their_own_have_a_page_and_a_picture_each(in_a_folder, capsys):
+    config = config_of("gemma3_text")
+    config.save_pretrained("model")
+    for verb, end in (("explain", "html"), ("plot", "png")):
+        assert cli.main([verb, "model", "--layers", "all", "--output", f"{verb}.{end}"]) == 0
+        assert Path(f"{verb}.{end}").stat().st_size > 1000
+        assert Path(f"{verb}-sliding_attention.{end}").stat().st_size > 1000
+        assert cli.main([verb, "model", "--output", f"alone-{verb}.{end}"]) == 0
+        assert [path.name for path in Path().glob(f"alone-{verb}*")] == [f"alone-{verb}.{end}"]
+    assert "model, sliding_attention layers" in Path("explain-sliding_attention.html").read_text()
+    capsys.readouterr()
+
+
 def test_a_line_that_lies_on_another_is_dashed_and_said_to():
     facts, heads = model_facts("tiny")
     methods, length = chosen_methods(("ntk", "dynamic_ntk"), facts)
@@ -461,4 +475,4 @@ def test_a_checkpoint_that_is_not_there_is_code_2(in_a_folder, capsys):
 
 def test_a_factor_and_a_length_are_one_too_many(capsys):
     assert cli.main(["explain", "tiny", "--factor", "2", "--length", "256"]) == 2
-    assert "argument --length: not allowed with argument --factor" in capsys.readouterr().err
+    assert "argument --length/--lengths: not allowed with argument --factor/--factors" in capsys.readouterr().err

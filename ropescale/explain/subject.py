@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
-from ropescale.families import read_geometry, text_of
+from ropescale.families import part_geometry, require_supported, rescaled_parts, text_of
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import AnyMethod, get_method
 from ropescale.patching import chosen_method
@@ -18,16 +18,36 @@ FACTOR = 4.0
 def model_facts(model: str, *, original_length: int | None = None, existing: str = "replace") -> tuple[Geometry, int]:
     """The geometry of a checkpoint, and its number of attention heads.
 
-    As it was pretrained; with `existing="compose"` as it is scaled today.
+    As it was pretrained; with `existing="compose"` as it is scaled today. The arguments and errors are those of
+    `facts_by_layers`; where layer types have rotations of their own, that of those that read the whole context.
+    """
+    _, geometry, heads = facts_by_layers(model, original_length=original_length, existing=existing, layers="global")[0]
+    return geometry, heads
+
+
+def facts_by_layers(
+    model: str, *, original_length: int | None = None, existing: str = "replace", layers: str = "global"
+) -> list[tuple[str, Geometry, int]]:
+    """The layer type, geometry and number of attention heads of every rotation that `layers` means.
+
+    One without a layer type, unless the config states a rotation for each.
 
     Raises:
         AlreadyScaledError: scaled, and the config does not say from what length.
         CheckpointError: no checkpoint there.
+        InvalidArgumentError: no layer of these has a rotation.
         UnsupportedModelError: not a family of this version.
     """
     config = text_of(read_config(resolve(model)))
-    geometry = read_geometry(config, original_length=original_length, existing=existing)
-    return geometry, config.num_attention_heads
+    require_supported(config)
+    return [
+        (
+            part.label,
+            part_geometry(part, original_length=original_length, existing=existing),
+            part.config.num_attention_heads,
+        )
+        for part in rescaled_parts(config, layers)
+    ]
 
 
 def chosen_methods(
