@@ -345,6 +345,18 @@ def test_one_window_has_no_interval(tmp_path: Path) -> None:
     assert group["rows"][1]["perplexity_inside_ratio"]["low"] is None
 
 
+def test_one_window_read_in_pieces_has_no_interval(folder: Path) -> None:
+    """Strided perplexity has a sample for each piece; of one window they are no sample of texts."""
+    cells = lines(folder)
+    for cell in cells:
+        if cell["task"] == "perplexity":
+            cell["samples"] = [{**one, "document": "one", "window": 0} for one in cell["samples"]]
+    rewrite(folder, cells)
+    ratios = [cell["ratio"] for cell in json_of(folder)["cells"] if cell["task"] == "perplexity" and "ratio" in cell]
+    assert len(ratios) > 3
+    assert all(one["low"] is None for one in ratios)
+
+
 def test_how_many_replies_are_wrong_and_how_many_are_shown_are_told_apart(folder: Path) -> None:
     said = page_of(folder).text
     found = re.search(r"([\d,]+) replies are not accepted by the exact rule\. Shown are ([\d,]+) of them", said)

@@ -19,6 +19,7 @@ from ropescale.evals.report.findings import (
     cell_perplexity,
     position_perplexities,
     share,
+    windows_of,
 )
 from ropescale.evals.report.tables import has_exact, main_score
 from ropescale.evals.report.wording import left_out, reasons, rules, verdict
@@ -153,7 +154,8 @@ def _cell(findings: Findings, arm: Arm, task: str, length: int | None) -> dict[s
         if arm != UNPATCHED and sum(tokens):
             before = [one["nll"] for one in findings.cell(UNPATCHED, task, length)["samples"]]
             after = [one["nll"] for one in cell["samples"]]
-            found["ratio"] = _estimate(perplexity_ratio(before, after, tokens, seed=findings.settings.seed))
+            ratio = perplexity_ratio(before, after, tokens, seed=findings.settings.seed, blocks=windows_of(cell))
+            found["ratio"] = _estimate(ratio)
         return found
     gain = None if arm == UNPATCHED else findings.gain(arm, task, length)
     if length is None:

@@ -204,6 +204,11 @@ def cell_perplexity(cell: Cell) -> float:
     return perplexity(math.fsum(one["nll"] for one in cell["samples"]), sum(one["tokens"] for one in cell["samples"]))
 
 
+def windows_of(cell: Cell) -> int:
+    """How many windows of text a perplexity is over: strided, each is read in several pieces."""
+    return len({(str(one["document"]), str(one.get("window"))) for one in cell["samples"]})
+
+
 def position_perplexities(cell: Cell) -> tuple[list[int], list[float]]:
     """Edges and perplexities of the buckets of a position cell, over all its windows."""
     edges = list(cell["samples"][0]["edges"])
@@ -383,7 +388,7 @@ def _losses_by_position(
     change = None
     if arm != UNPATCHED and other is not None:
         before, _ = _between(other, 0, min(original, lengths[-1]))
-        change = perplexity_ratio(before, nats, tokens, seed=seed, blocks=len(cell["samples"]))
+        change = perplexity_ratio(before, nats, tokens, seed=seed, blocks=windows_of(cell))
     return perplexity(math.fsum(nats), sum(tokens)), change, stretches
 
 
@@ -406,6 +411,7 @@ def _losses_by_length(
             [one["nll"] for one in cells[short]["samples"]],
             [one["tokens"] for one in cells[short]["samples"]],
             seed=seed,
+            blocks=windows_of(cells[short]),
         )
     return cell_perplexity(cells[short]), change, beyond
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share
+from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share, windows_of
 from ropescale.evals.report.wording import (
     NOTHING,
     count_text,
@@ -146,7 +146,7 @@ def _loss(findings: Findings, arm: Arm, task: str, length: int) -> Entry:
     if arm == UNPATCHED or not sum(tokens):
         return Entry(text=value)
     before, after = ([one["nll"] for one in one_cell["samples"]] for one_cell in (other, cell))
-    change = perplexity_ratio(before, after, tokens, seed=findings.settings.seed)
+    change = perplexity_ratio(before, after, tokens, seed=findings.settings.seed, blocks=windows_of(cell))
     return Entry(text=value, small=(estimate_text(ratio_text(change), ratio_interval_text(change)),))
 
 
