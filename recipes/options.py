@@ -606,8 +606,9 @@ def read_yaml(name: str) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: no such recipe, or a file that is not a mapping.
     """
+    text = read_text(name)
     try:
-        values = yaml.load(read_text(name), Loader=Plain)
+        values = yaml.load(text, Loader=Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar is a ValueError
         raise InvalidArgumentError(
             f"recipe: {name!r} must be YAML, got {' '.join(str(error).split())}; correct the file"
