@@ -41,7 +41,7 @@ from ropescale.geometry import as_float
 from ropescale.limits import LIMITS, outdated
 from ropescale.patching import bare, extended, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
-from ropescale.shards import is_table
+from ropescale.shards import is_table, read_index
 from ropescale.unread import unread, unread_shares
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -732,7 +732,7 @@ def _limits(folder: Path, text: dict[str, Any], maximum: int) -> Iterator[Findin
 
 def _weights(folder: Path, config: PreTrainedConfig | None) -> Iterator[Finding]:
     """Shards that are missing, and frequencies that were saved among the weights."""
-    index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME).get("weight_map", {})
+    index = read_index(folder / SAFE_WEIGHTS_INDEX_NAME) if (folder / SAFE_WEIGHTS_INDEX_NAME).exists() else {}
     missing = sorted({name for name in index.values() if not (folder / name).is_file()})
     for name in missing:
         yield Finding(

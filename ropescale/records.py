@@ -42,6 +42,14 @@ FIELD_TYPES = {
 
 LATER = frozenset({"generation", "proof"})  # fields that records of earlier versions do not have
 
+LENGTHS = frozenset({"max_position_embeddings", "original_length", "target_length"})  # tokens
+NUMBERS = frozenset({"attention_factor", "original_length", "rotary_dim", "target_length", "theta"})
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 < value <= 2**53
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -102,12 +110,35 @@ class Record:
                 f"got {shortened(before)} and {shortened(added)}; the record was edited: restore the file that "
                 f"ropescale saved"
             )
+        if (RECORD_FIELD in before) == (RECORD_FIELD in added):  # or restoring would find this record again
+            raise CheckpointError(
+                f"config: before or added of the ropescale record must name {RECORD_FIELD!r}, one of the two, got "
+                f"{shortened(sorted(before))} and {shortened(added)}; the record was edited: restore the file that "
+                f"ropescale saved"
+            )
+        stated = {**before, **{name: values[name] for name in NUMBERS}}
+        for name, value in stated.items():
+            if name in LENGTHS | NUMBERS and not _is_number(value, whole=name in LENGTHS):
+                raise CheckpointError(
+                    f"config: {name} of the ropescale record must be a number above 0, got {shortened(value)}; the "
+                    f"record was edited: restore the file that ropescale saved"
+                )
         return cls(**{**values, "added": tuple(added)})
 
     def restore(self, config: Any) -> None:
-        """Put the config fields back that the patch changed."""
-        for name, value in self.before.items():
-            setattr(config, name, copy.deepcopy(value))
+        """Put the config fields back that the patch changed.
+
+        Raises:
+            CheckpointError: a value that the config does not take.
+        """
+        try:
+            for name, value in self.before.items():
+                setattr(config, name, copy.deepcopy(value))
+        except Exception as error:  # classes of configs check what is set, each in its own way
+            raise CheckpointError(
+                f"config: {name} in before of the ropescale record must be one that the config takes, got "
+                f"{shortened(value)}; the record was edited: restore the file that ropescale saved"
+            ) from error
         for name in self.added:
             if hasattr(config, name):
                 delattr(config, name)
