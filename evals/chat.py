@@ -16,6 +16,7 @@ from lm_eval.api.utils import requires_delimiter
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.templates import require_ending
 
 DELIMITER = " "  # what the harness puts between prompt and answer prefix; target_delimiter in every YAML
 ANSWER_ROOM = 48  # tokens more for a reply that the model begins itself: it leads up to what was asked for
@@ -54,6 +55,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
             f"chat: the tokenizer must have a chat template, got none in {shortened(tokenizer.name_or_path)}; leave "
             f"chat out, or give a model with a template"
         )
+    require_ending(tokenizer, tokenizer.name_or_path)
     try:
         asked = _rendered(tokenizer, PROBE[0], "")
     except Exception as error:  # a template is a program, which may raise anything

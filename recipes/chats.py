@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.templates import require_ending
 
 REPLIES = "assistant"  # the role whose messages are learnt
 
@@ -36,6 +37,7 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
             f"give a model with one, set the template of its tokenizer and save it, or name a field of texts with "
             f"--text-field"
         )
+    require_ending(tokenizer, tokenizer.name_or_path)
 
 
 def written(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Written:

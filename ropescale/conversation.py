@@ -13,6 +13,7 @@ from ropescale.checkpoints import resolve
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.patching import patch, record
+from ropescale.templates import require_ending
 
 ENDINGS = ("/exit", "/quit")
 
@@ -107,4 +108,5 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"{name}: its tokenizer must have a chat template to talk with, got none; take a model that was tuned to "
             f"converse, or put its chat_template.jinja beside the tokenizer"
         )
+    require_ending(tokenizer, name)
     return tokenizer

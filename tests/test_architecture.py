@@ -23,7 +23,7 @@ SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).
 # From the bottom up. A module imports from floors below its own, and from no other module of its floor.
 FLOORS = [
     ["ropescale.version", "ropescale.errors"],
-    ["ropescale.console", "ropescale.files", "ropescale.terminal", "ropescale.trust"],
+    ["ropescale.console", "ropescale.files", "ropescale.templates", "ropescale.terminal", "ropescale.trust"],
     [
         "ropescale.destinations",
         "ropescale.devices",

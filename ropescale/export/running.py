@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
 from ropescale.injection.places import cache_keyword
+from ropescale.trust import trusted
 
 Prompt = list[int]
 PYTHON_VARIABLE = "ROPESCALE_VLLM_PYTHON"  # the environment variable that names the Python with vLLM
@@ -33,7 +34,7 @@ class Run:
 
 def transformers(path: Path, prompts: Sequence[Prompt], steps: int) -> list[Run]:
     """Transformers alone, in float32, token by token with its cache."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted()).eval()
     return [generated(model, prompt, steps) for prompt in prompts]
 
 
