@@ -117,6 +117,7 @@ class Record:
                 f"ropescale saved"
             )
         stated = {**before, **{name: values[name] for name in NUMBERS}}
+        stated.setdefault("max_position_embeddings", None)
         for name, value in stated.items():
             if name in LENGTHS | NUMBERS and not _is_number(value, whole=name in LENGTHS):
                 raise CheckpointError(
