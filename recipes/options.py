@@ -589,7 +589,7 @@ def _require_acting(options: RecipeOptions, training: TrainingOptions, given: se
             )
 
 
-class Plain(yaml.SafeLoader):
+class Plain(yaml.SafeLoader):  # type: ignore[misc]  # the package has no types
     """YAML without anchors: nine lines of them can stand for a billion values."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:

@@ -80,7 +80,8 @@ def named_class(config: PreTrainedConfig) -> str:
             f"config: architectures must be a list of names of classes, got {shortened(named)}; restore the file "
             f"that belongs to the checkpoint"
         )
-    return named[0]
+    first: str = named[0]
+    return first
 
 
 def require_language_model(config: PreTrainedConfig, what: str, *, trusted: bool = False) -> None:

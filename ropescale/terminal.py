@@ -45,7 +45,7 @@ def guarded(work: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(work)
     def run(*arguments: Any, **keywords: Any) -> int:
         before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)  # type: ignore[assignment]  # all but in name
+        sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)
         try:
             return work(*arguments, **keywords)
         finally:

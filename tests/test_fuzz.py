@@ -40,7 +40,7 @@ from ropescale.shards import bring
 
 TINY = Path(resolve("tiny"))
 SECONDS, GIGABYTES = 10, 2
-MANY, FEW = 2000, 40
+MANY, FEW = 2000, 25
 
 Damage = Callable[[bytes, random.Random], bytes]
 
