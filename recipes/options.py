@@ -66,6 +66,10 @@ class RecipeOptions:
             "(everything)"
         },
     )
+    adapter: str | None = field(
+        default=None,
+        metadata={"help": "train on from this adapter of ropescale: its weights, layers and ranks, its scaling"},
+    )
     rank: int = field(default=8, metadata={"help": "of LoRA"})
     alpha: int = field(default=16, metadata={"help": "of LoRA"})
     lora_dropout: float = field(default=0.0, metadata={"help": "of LoRA"})
@@ -243,16 +247,22 @@ class RecipeOptions:
                 f"fit_logit_scale: needs method nope with a factor and no logit_scale of its own, got "
                 f"{self.method!r} with factor {self.factor!r} and knobs {self.knobs}; correct one"
             )
-        if self.tuning == "full":
+        if self.tuning == "full" or self.adapter is not None:
             given = [
                 item.name
                 for item in dataclasses.fields(self)
                 if item.name in ("rank", "alpha", "lora_dropout") and getattr(self, item.name) != item.default
             ] + (["target_modules"] if self.target_modules else [])
             if given:
+                other = "tuning 'full'" if self.adapter is None else "an adapter that has its own"
                 raise InvalidArgumentError(
-                    f"{given[0]}: belongs to LoRA, got it with tuning 'full'; leave it out, or use tuning lora"
+                    f"{given[0]}: belongs to LoRA, got it with {other}; leave it out, or use tuning lora"
                 )
+        if self.adapter is not None and self.tuning not in ("lora", "qlora"):
+            raise InvalidArgumentError(
+                f"tuning: must be lora or qlora with an adapter, which says itself what is trained, got "
+                f"{self.tuning!r}; use recipe lora or --tuning lora"
+            )
         if self.schedule != "pose" and (self.chunks != 2 or self.content != "skip"):
             raise InvalidArgumentError(
                 f"chunks, content: belong to schedule pose, got {self.chunks} and {self.content!r} with "

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 import ropescale
-from ropescale.adapters import add_record
+from ropescale.adapters import add_record, read_record
 from ropescale.checkpoint import load_language_model, raise_limits, read_config
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
@@ -121,12 +121,19 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
         )
     _require_same(folder, told, "weights", digest_of(model.named_parameters()))
     _require_embedded(data, measure, model)
+    extended = live_record(model) is not None  # a model that is trained on: what it was before is not here
     if "unpatched" not in told:
-        told["unpatched"] = _noted(console, "as it was", measure, model, longest=schedule.original_length)
+        told["unpatched"] = _noted(
+            console, "as it was", measure, model, longest=0 if extended else schedule.original_length
+        )
     tried = measure.windows[0].to(place_of(model))
     unpatched = alone(model, tried, packed=recipe.data.packing) if schedule.name == "mixed_window" else None
-    ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
+    if not extended:
+        ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
     trained = tuned(model, options)
+    if options.adapter is not None:
+        began_with = ((name, one) for name, one in trained.named_parameters() if one.requires_grad)
+        _require_same(folder, told, "adapter", digest_of(began_with))
     parameters = {"trained": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
     parameters["all"] = sum(p.numel() for p in trained.parameters())
     if "before" not in told:
@@ -169,21 +176,35 @@ def planned(recipe: Recipe) -> Schedule:
     """The schedule of a recipe, on its model's lengths.
 
     Raises:
-        InvalidArgumentError: a length that does not fit the schedule, a model that was saved patched, or processes
-            that would silently train something else.
-        CheckpointError: no checkpoint there.
+        InvalidArgumentError: a length that does not fit the schedule, a model or an adapter of another scaling, or
+            processes that would silently train something else.
+        CheckpointError: no checkpoint there, or no adapter of ropescale.
         UnsupportedModelError: a model without a head over the vocabulary.
     """
     options = recipe.options
     config = read_config(resolve(options.model))
     require_language_model(config, options.model)
-    if saved_record(text_of(config)) is not None:
-        raise InvalidArgumentError(
-            f"model: must not be patched yet, got {options.model!r} which was saved patched; give the checkpoint that "
-            f"it was made from"
-        )
+    saved = saved_record(text_of(config))
+    if saved is not None:
+        saved.restore(text_of(config))
+        if options.schedule == "mixed_window":
+            raise InvalidArgumentError(
+                f"schedule: mixed_window needs a model as pretraining left it, got {options.model!r} which was saved "
+                f"patched; use full_length"
+            )
     geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
-    method, _ = chosen_method(options.method, options.factor, options.target_length, geometry, options.method_knobs)
+    method, reach = chosen_method(
+        options.method, options.factor, options.target_length, geometry, options.method_knobs
+    )
+    begun = [] if saved is None else [("model", options.model, saved)]
+    begun += [] if options.adapter is None else [("adapter", options.adapter, read_record(options.adapter))]
+    for name, given, record in begun:
+        if (record.method_instance(), record.target_length, record.log_n) != (method, reach, options.log_n):
+            raise InvalidArgumentError(
+                f"{name}: must be trained on with the scaling that it has, {record.method_instance()} to "
+                f"{record.target_length} tokens{' with log_n' if record.log_n else ''}, got {method} to {reach} "
+                f"tokens for {given!r}; give that, or what {given!r} was made from"
+            )
     original = geometry.original_length
     factor = options.factor or 1.0
     target = options.target_length or round(factor * original)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
@@ -292,16 +293,18 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # as above
     """The progress of a run: steps, the time that is left, and the last figures; lines where there is no terminal."""
 
     def __init__(self) -> None:
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            disable=not Console(stderr=True).is_terminal,
+            # in a column of its own size: a long note would leave no room for the bar
+            TextColumn("{task.fields[note]}", table_column=Column(width=14, no_wrap=True)),
+            console=console,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=None, note="")
 
@@ -329,8 +332,9 @@ class Bar(TrainerCallback):  # type: ignore[misc]  # as above
         if not notes:
             return
         note = ", ".join(notes)
-        self._progress.update(self._task, note=note)
-        if self._progress.disable:
+        if "loss" in (logs or {}):
+            self._progress.update(self._task, note=notes[0])
+        if self._progress.disable or "loss" not in (logs or {}):  # the bar has no room for what was measured
             self._progress.console.print(
                 f"step {state.global_step} of {state.max_steps}: {note}", highlight=False, soft_wrap=True
             )

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from ropescale.adapters import load_adapter
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families import text_of
@@ -54,6 +55,7 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
     Raises:
         InvalidArgumentError: target modules that the model does not have.
         UnsupportedModelError: no linear layers in attention were found.
+        CheckpointError: an adapter that is damaged or does not fit.
     """
     if options.tuning == "full":
         parts = (decoder(model), model.get_output_embeddings())
@@ -64,6 +66,11 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
         return model
     if options.tuning == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if options.adapter is not None:
+        going_on = load_adapter(model, options.adapter, trainable=True)
+        for one in added_parameters(bare(going_on)).values():
+            one.requires_grad_(True)
+        return going_on
     plus = options.tuning == "lora_plus"
     config = LoraConfig(
         task_type="CAUSAL_LM",

@@ -738,14 +738,18 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _evaluate(arguments, f"demo-{Path(arguments.model).name}")
 
 
-def _trained_for_demo(model: str, folder: Path, command: str) -> tuple[str, ...]:
+def _trained_for_demo(model: str, device: str, folder: Path, command: str) -> tuple[str, ...]:
     """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
     if model != "tiny":
         return ()
     from ropescale.recipes import train
     from ropescale.recipes.options import read_recipe
 
-    train.run(read_recipe("demo", ["--model", model, "--output", str(folder)]), command)
+    on_cpu = device.startswith("cpu")
+    if ":" in device and not on_cpu:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device  # the one of several that Trainer takes
+    given = ["--model", model, "--use-cpu", str(on_cpu).lower(), "--output", str(folder)]
+    train.run(read_recipe("demo", given), command)
     return (str(folder),)
 
 
@@ -788,7 +792,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         return _next(*(word for word in shlex.split(arguments.command)[1:] if word != "--dry-run"))
     try:
         if name.startswith("demo"):
-            adapters = _trained_for_demo(arguments.model, folder / "lora", arguments.command)
+            adapters = _trained_for_demo(arguments.model, options.device_name, folder / "lora", arguments.command)
             options = dataclasses.replace(options, adapters=adapters)
         results = grid.run(options, folder, arguments.command)
     except KeyboardInterrupt:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
@@ -21,7 +24,7 @@ from ropescale.destinations import sole_writer
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.recipes import options as said
-from ropescale.recipes import train
+from ropescale.recipes import train, trainer
 from ropescale.recipes.options import DataOptions, RecipeOptions, TrainingOptions, read_recipe
 from ropescale.recipes.trainer import RecipeTrainer
 
@@ -177,8 +180,6 @@ def test_a_finished_run_takes_more_steps(place: Path) -> None:
 def test_a_damaged_checkpoint_is_not_used(
     damage: str, name: str, whole: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rich.console import Console
-
     from ropescale.recipes.trainer import last_whole
 
     for step in (2, 4):
@@ -375,3 +376,65 @@ def test_the_default_data_teaches_the_embedded_model(place: Path) -> None:
     assert told["unpatched"]["perplexity"]["64"] < 40  # of Python's sources it was 449
     assert ropescale.record(ropescale.load_adapter("tiny", place / "default")) is not None
     assert named_tokenizer("tiny").model_max_length == 128
+
+
+def test_an_adapter_is_trained_on_from_its_weights(whole: Path, place: Path) -> None:
+    """Without a step's worth of learning rate it is what it was; with one it is not what a new adapter becomes."""
+    still = trained(place / "still", adapter=whole, lora_dropout=None, learning_rate=1e-30)
+    assert still["before"]["perplexity"] == still["after"]["perplexity"]
+    assert same(place / "still", whole)
+    trained(place / "on", adapter=whole, lora_dropout=None)
+    assert not same(place / "on", whole)
+    assert ropescale.record(ropescale.load_adapter("tiny", place / "on")) is not None
+    assert refused(place / "other", adapter=whole, lora_dropout=None, factor=4).startswith(
+        "adapter: must be trained on with the scaling that it has, "
+    )
+    assert refused(place / "other", adapter=whole).startswith("lora_dropout: belongs to LoRA, got it with an adapter")
+    assert refused(place / "other", adapter=place, lora_dropout=None).startswith(f"{place}: must be the folder or hub")
+
+
+def test_an_extended_model_is_trained_on(place: Path) -> None:
+    model = ropescale.load("tiny")
+    ropescale.patch(model, "yarn", factor=2).save_pretrained(place / "extended-model")
+    named_tokenizer("tiny").save_pretrained(place / "extended-model")
+    told = trained(place / "from-extended", model=place / "extended-model", lora_dropout=None)
+    plain = trained(place / "from-plain", lora_dropout=None)
+    assert told["before"]["perplexity"] == plain["before"]["perplexity"]
+    assert same(place / "from-extended", place / "from-plain")
+    assert told["unpatched"]["perplexity"] == {}
+    assert (place / "from-extended" / "training.html").exists()
+    assert refused(place / "other", model=place / "extended-model", factor=4).startswith(
+        "model: must be trained on with the scaling that it has, "
+    )
+
+
+@pytest.mark.parametrize(("device", "on_cpu"), [("cpu", True), ("auto", not torch.accelerator.is_available())])
+def test_a_demo_trains_where_it_was_told_to(
+    device: str, on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def noted(recipe: Any, command: str) -> None:
+        seen.append(recipe.training.use_cpu)
+        raise Struck
+
+    monkeypatch.setattr(train, "run", noted)
+    with pytest.raises(Struck):
+        main(["demo", "--device", device, "--output", str(tmp_path / "demo")])
+    assert seen == [on_cpu]
+
+
+def test_the_bar_stays_after_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(trainer, "Console", lambda **_: Console(file=shown, force_terminal=True, width=80))
+    bar, state = trainer.Bar(), SimpleNamespace(max_steps=300, global_step=100)
+    bar.on_train_begin(None, state, None)
+    bar.on_log(None, state, None, logs={"loss": 1.2345})
+    figures = {f"eval_{kind}_{length}": 0.5 for kind in ("perplexity", "passkey") for length in (128, 512)}
+    bar.on_log(None, state, None, logs=figures)
+    shown.truncate(0)
+    bar._progress.refresh()
+    bar.on_train_end(None, state, None)
+    assert "100/300" in shown.getvalue()
+    assert "loss 1.23" in shown.getvalue()
+    assert shown.getvalue().count("━") > 10
