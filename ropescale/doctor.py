@@ -24,12 +24,15 @@ from ropescale.families import (
     LATE_TYPE,
     LONGROPE_ONLY,
     QUERY_GROWTH,
+    UNSCALED,
     find_rotaries,
+    layers_meant,
     part_geometry,
     parts_of,
     require_family,
     require_supported,
     rope_type_of,
+    rotating_window,
     saved_record,
     text_of,
     todays_spectrum,
@@ -307,7 +310,7 @@ def _stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[F
             remedy=f"write {_whole(maximum)}" if _whole(maximum) else "write the length that the model reads",
         )
     parameters, legacy = text.get("rope_parameters"), text.get("rope_scaling")
-    both = parameters and legacy and parameters != legacy
+    both = parameters and legacy and _untyped(parameters) != _untyped(legacy)
     if both:
         yield from _two_dicts(parameters, legacy, text.get("rope_theta"))
     key = "rope_parameters" if parameters and not both else "rope_scaling"
@@ -332,6 +335,13 @@ def _stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[F
             where = f"{key}.{label}" if label else key
             rope_type = _type(block, label, text, config)
             yield from _block(where, block, rope_type, about, nested=nested, legacy=not parameters or bool(both))
+
+
+def _untyped(rope: Any) -> Any:
+    """Rope parameters without the old name of their type, where it says what the new one says."""
+    if isinstance(rope, dict) and rope.get("type") == rope.get("rope_type"):
+        return {name: value for name, value in rope.items() if name != "type"}
+    return rope
 
 
 def _two_dicts(parameters: Any, legacy: Any, top: Any) -> Iterator[Finding]:
@@ -645,8 +655,7 @@ def _unturned(config: PreTrainedConfig, text: dict[str, Any]) -> Iterator[Findin
 def _as_built(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
     """Whether Transformers builds the rotation that the config states."""
     for part in parts_of(config):
-        # by alpha the module of HunYuan works out a theta of its own, which is no fault of the config
-        if rope_type_of(part.config) == LATE_TYPE or "alpha" in part.config.rope_parameters:
+        if rope_type_of(part.config) == LATE_TYPE:
             continue
         try:
             built = built_rotation(part)
@@ -694,7 +703,7 @@ def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
             record.target_length,
             record.original_length,
             record.existing,
-            record.layers,
+            layers_meant(record, fresh),
             log_n=record.log_n,
             knobs={},
         )
@@ -702,6 +711,16 @@ def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
         rule, _, remedy = str(error).rpartition("; ")
         yield Finding(check="record", where=place, rule=rule, remedy=remedy)
         return
+    window = rotating_window(fresh, record.original_length)
+    if record.layers == "global" and window and record.method != UNSCALED:
+        yield Finding(
+            check="no-effect",
+            where=place,
+            rule=f"must act on layers that read the whole context, got {record.method} in a {config.model_type}, "
+            f"where only layers of a window of {window} tokens rotate: an earlier version of ropescale did not refuse it",
+            remedy=f"load it with ropescale.load, unpatch it, and patch with method {UNSCALED!r}, which raises the "
+            f"limit alone",
+        )
     for name, value in extension.fields.items():
         if getattr(config, name, None) != value:
             yield Finding(

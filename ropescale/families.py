@@ -7,11 +7,12 @@ import copy
 import functools
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, Gemma3TextConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropescale.errors import (
@@ -741,6 +742,24 @@ def rotates_everywhere(config: PreTrainedConfig, index: int) -> bool:
     return False
 
 
+def rotating_window(config: PreTrainedConfig, length: int) -> int:
+    """The window in tokens of the layers that rotate, where no layer that sees farther than `length` does; else 0."""
+    found = layers_of(config)
+    far = [layer for layer in found if layer.reads_beyond(length)]
+    if not far or any(layer.rotates for layer in far):
+        return 0
+    return max((layer.window for layer in found if layer.rotates), default=0)
+
+
+def layers_meant(saved: Record, config: PreTrainedConfig) -> str:
+    """The layers that a record names, as this version takes them.
+
+    Where one rotation serves all layers, "global" was "all", also in families where only windows rotate: earlier
+    versions did not refuse it there.
+    """
+    return "all" if saved.layers == "global" and not parts_of(config)[0].label else saved.layers
+
+
 def require_effect(config: PreTrainedConfig, method: str, length: int, layers: str) -> str:
     """What a rescaled rotation changes that was not meant, in words; empty where there is nothing to say.
 
@@ -788,13 +807,14 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
         )
     if not local:
         return ""
-    window = max(layer.window for layer in local)
     if not far:
+        window = max(layer.window for layer in local)
         return (
             f"{config.model_type}: every layer looks at a window of at most {window} tokens, within the original "
             f"length of {length}: {method} rescales them, and no distance in them grows with the context; method "
             f"{UNSCALED!r} raises the limit alone"
         )
+    window = rotating_window(config, length)
     if layers != "all":
         raise InvalidArgumentError(
             f"layers: must be 'all' to rescale a {config.model_type} by {method}, whose layers that read the whole "
@@ -832,7 +852,7 @@ def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
             f"leave it out of the method to have the spectrum stated pair by pair"
         )
     # Transformers looks for yarn's truncate beside the layer types, where it is not
-    unread = part.label and "truncate" in parameters
+    unread = part.label and ("truncate" in parameters or (parameters["rope_type"] == "yarn" and not reads_yarn()))
     longrope_only = config.model_type in LONGROPE_ONLY and parameters["rope_type"] not in ("default", "longrope")
     if unread or longrope_only:
         parameters = method.pairwise_rope_parameters(geometry)
@@ -883,6 +903,23 @@ def as_it_is(part: Part, target: int) -> dict[str, Any]:
         if config.model_type not in RECOMPUTING:  # Transformers works the factor out from the maximum
             parameters.setdefault("attention_factor", todays_spectrum(part)[1])
     return {"rope_parameters": parameters}
+
+
+@cache
+def reads_yarn() -> bool:
+    """Whether this Transformers reads a config again that states yarn for a layer type.
+
+    Up to 5.8 it looks for the original length beside the layer types, where it is not.
+    """
+    sliding = {"rope_type": "default", "rope_theta": 1e4}
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 2.0, "original_max_position_embeddings": 64}
+    try:
+        Gemma3TextConfig(
+            max_position_embeddings=128, rope_parameters={"full_attention": yarn, "sliding_attention": sliding}
+        )
+    except KeyError:
+        return False
+    return True
 
 
 def softmax_parameters(config: PreTrainedConfig, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ropescale.families import (
     find_softmax,
     kept_layers,
     late_spelling,
+    layers_meant,
     limit_fields,
     live_spectrum,
     part_geometry,
@@ -46,6 +47,7 @@ from ropescale.families import (
     require_matching,
     require_supported,
     rescaled_parts,
+    rotating_window,
     saved_record,
     spelling,
     text_of,
@@ -203,6 +205,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         RopescaleError: whatever `patch` raises.
     """
     with _all_or_nothing(model) as start:
+        text = text_of(config_of(model))
         plan = planned(
             model,
             saved.method_instance(),
@@ -210,11 +213,15 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
             saved.target_length,
             saved.original_length,
             saved.existing,
-            saved.layers,
+            layers_meant(saved, text),
             log_n=saved.log_n,
             knobs={},
         )
-        record = dataclasses.replace(plan.extension.record, original_length_source=saved.original_length_source)
+        if saved.layers == "global" and rotating_window(text, saved.original_length) and plan.extension.warning:
+            warnings.warn(plan.extension.warning, stacklevel=2)  # which this version does not patch without a word
+        record = dataclasses.replace(
+            plan.extension.record, original_length_source=saved.original_length_source, layers=saved.layers
+        )
         commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)), start)
     return model
 

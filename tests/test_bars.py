@@ -10,8 +10,10 @@ from shapes import SHAPES, model_type_of, published
 from transformers import PreTrainedModel
 
 import ropescale
+from ropescale import families
 from ropescale.doctor import diagnose
-from ropescale.errors import AlreadyScaledError
+from ropescale.errors import AlreadyScaledError, ExportError
+from ropescale.export import export
 from ropescale.families import depends_on_length, parts_of, text_of
 
 # Where doubled positions are more than a doubled rotation, and why
@@ -137,3 +139,52 @@ def test_the_limit_alone_is_raised_over_two_lists(name: str, tmp_path: Path) -> 
     for case in (model, ropescale.load(tmp_path), type(model).from_pretrained(tmp_path)):
         for reach, expected in zip(REACHES, before, strict=True):
             assert (at(case, spread(reach)) - expected).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in ("gemma3_text", "modernbert-decoder") if name in NAMES])
+def test_a_yarn_that_this_transformers_would_not_read_again_is_stated_pair_by_pair(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Up to 5.8 the original length of a layer type's yarn is looked for beside the layer types."""
+    expected = logits(ropescale.patch(family(name), "yarn", factor=4))
+    monkeypatch.setattr(families, "reads_yarn", lambda: False)
+    model = ropescale.patch(family(name), "yarn", factor=4)
+    assert rope_of(model.config)["rope_type"] == "longrope"
+    model.save_pretrained(tmp_path)
+    for one in (model, ropescale.load(tmp_path), type(model).from_pretrained(tmp_path)):
+        assert (logits(one) - expected).abs().max() <= 1e-5
+
+
+# What a folder for an engine is read by here: one of each way that a config states its rotation
+STATED = (
+    "llama",
+    "cohere2_moe",
+    "deepseek_v3",
+    "gemma3_text",
+    "gpt_neox",
+    "hunyuan_v1_dense",
+    "phi3",
+    "phimoe",
+    "zaya",
+)
+
+
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("engine", ["mlx", "sglang", "transformers", "vllm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in STATED else pytest.mark.slow)
+        for name in NAMES
+        if name not in TEXT_CLASSES
+    ],
+)
+def test_what_is_exported_passes_the_own_doctor(name: str, engine: str, tmp_path: Path) -> None:
+    family(name).save_pretrained(tmp_path / "source")
+    for method in ("linear", "yarn", *(() if name in NATIVE_ONLY else ("ntk_mixed",))):
+        try:
+            export(tmp_path / "source", tmp_path / method, to=engine, method=method, factor=4)
+        except ExportError:  # what an engine cannot hold is refused by name
+            continue
+        assert [str(found) for found in diagnose(tmp_path / method)] == []
+        assert [str(found) for found in diagnose(ropescale.load(tmp_path / method))] == []

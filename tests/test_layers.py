@@ -12,7 +12,9 @@ from families import config_of, logits, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 import ropescale
+from ropescale.doctor import diagnose
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
+from ropescale.explain.inspection import inspected
 from ropescale.families import LOCAL_ROTATION, layers_of
 from ropescale.methods import Method
 
@@ -310,3 +312,41 @@ def test_a_family_that_is_published_without_a_rotation() -> None:
     model = model_of(config_of("olmo_hybrid", rope_parameters={"rope_type": "default", "rope_theta": None}))
     with pytest.raises(UnsupportedModelError, match="rope_theta, as published; scale nothing and write a larger"):
         ropescale.patch(model, "yarn", factor=4)
+
+
+@pytest.mark.parametrize("name", ["cohere2", "exaone4"])
+def test_a_record_of_layers_of_a_window_alone_is_read_again(name: str, tmp_path: Path) -> None:
+    """Earlier versions rescaled them under "global" without a word."""
+    model = model_of(config_of(name, layer_types=BOTH, sliding_window=48))
+    before = logits(model)
+    said(model, "yarn", layers="all")
+    changed = logits(model)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["ropescale"]["layers"] = "global"
+    for later in ("generation", "proof"):
+        del config["ropescale"][later]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="only layers of a window of 48 tokens rotate, so yarn rescales those"):
+        loaded = ropescale.load(tmp_path)
+    assert torch.equal(logits(loaded), changed)
+    assert ropescale.record(loaded).layers == "global"
+    found = diagnose(tmp_path)
+    assert [one.check for one in found] == ["no-effect"]
+    assert "where only layers of a window of 48 tokens rotate" in str(found[0])
+    # and the remedy
+    ropescale.unpatch(loaded)
+    ropescale.patch(loaded, "unscaled", factor=4)
+    loaded.save_pretrained(tmp_path / "again")
+    assert diagnose(tmp_path / "again") == []
+    assert torch.equal(logits(loaded), before)
+
+
+@pytest.mark.parametrize("name", ["cohere2", "exaone4", "llama"])
+def test_inspect_says_where_only_windows_rotate(name: str, tmp_path: Path) -> None:
+    facts = {} if name == "llama" else {"layer_types": BOTH, "sliding_window": 48}
+    config_of(name, **facts).save_pretrained(tmp_path)
+    shown = inspected(str(tmp_path))[1][0].facts()
+    local = name != "llama"
+    assert ("only those of a window of 48 tokens rotate" in shown["layers"][1]) is local
+    assert ("method 'unscaled' raises the limit alone" in shown["scaled already"][1]) is local

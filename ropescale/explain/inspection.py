@@ -12,13 +12,16 @@ from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortene
 from ropescale.explain import theory
 from ropescale.explain.drawing import number
 from ropescale.families import (
+    GLOBAL,
     LATE_TYPE,
+    UNSCALED,
     Part,
     part_geometry,
     parts_of,
     read_original_length,
     require_supported,
     rope_type_of,
+    rotating_window,
     saved_record,
     scaling,
     text_of,
@@ -43,6 +46,10 @@ IMPLIED = {
     "yarn": "pairs with few turns are slowed and attention is sharper, in texts of every length: without training, "
     "short texts lose a little",
 }
+LOCAL = (
+    "nothing is scaled, and nothing has to be: layers that read the whole context have no positions, and where others "
+    f"rotate no distance grows; method {UNSCALED!r} raises the limit alone"
+)
 SWITCHING = (
     "two lists of stretches: Transformers takes the long one for a whole batch as soon as one text exceeds the "
     "original length, so texts that grow across it are rotated in two ways"
@@ -179,6 +186,8 @@ def _inspection(part: Part, original_length: int | None) -> Inspection:
         geometry = part_geometry(part, original_length=config.max_position_embeddings, existing="replace")
         source = ""
     window = _window(part)
+    narrow, local = _narrow(part, geometry.original_length), rotating_window(part.whole, geometry.original_length)
+    local = local or int(parts_of(part.whole)[0].label not in ("", *GLOBAL))
     geometry = replace(geometry, layers=_layers(part), original_length=window or geometry.original_length)
     factor = as_float(config.rope_parameters.get("factor"))
     today = None if rope_type_of(config) == LATE_TYPE else Spectrum(*todays_spectrum(part))
@@ -193,11 +202,11 @@ def _inspection(part: Part, original_length: int | None) -> Inspection:
         source=source,
         maximum=config.max_position_embeddings,
         window=window,
-        narrow=_narrow(part),
+        narrow=narrow,
         unrotated=unrotated(config),
         factor=factor if math.isfinite(factor) else 1.0,
         scaled_by=scaling(config),
-        implied=_implied(part, geometry, known=bool(source)),
+        implied=_implied(part, geometry, known=bool(source), local=bool(local)),
         today=today,
     )
 
@@ -209,8 +218,10 @@ def _layers(part: Part) -> int:
     return own or int(part.config.num_hidden_layers)  # where rotations are named otherwise than layers
 
 
-def _narrow(part: Part) -> str:
-    """How many layers look back a window only, where all share one rotation."""
+def _narrow(part: Part, length: int) -> str:
+    """How many layers look back a window only, where all share one rotation; and whether no others rotate."""
+    if not part.label and (rotating := rotating_window(part.whole, length)):
+        return f"; only those of a window of {rotating:,} tokens rotate"
     window = getattr(part.whole, "sliding_window", None)
     narrow = sum(one == "sliding_attention" for one in getattr(part.whole, "layer_types", None) or ())
     if part.label or not narrow or not isinstance(window, int):
@@ -224,7 +235,7 @@ def _window(part: Part) -> int:
     return window if "sliding" in part.label and isinstance(window, int) and 0 < window <= LONGEST else 0
 
 
-def _implied(part: Part, geometry: Geometry, *, known: bool) -> str:
+def _implied(part: Part, geometry: Geometry, *, known: bool, local: bool) -> str:
     """What the scaling of today means, and where a further one would start."""
     config = part.config
     rope = config.rope_parameters
@@ -235,7 +246,7 @@ def _implied(part: Part, geometry: Geometry, *, known: bool) -> str:
         )
     rope_type = rope_type_of(config)
     if rope_type == "default":
-        return IMPLIED["default"]
+        return LOCAL if local else IMPLIED["default"]
     switching = rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")
     said = SWITCHING if switching else IMPLIED.get(rope_type, "Transformers alone knows")
     start = 'existing="replace" starts again from original_length, which it asks for'
