@@ -311,6 +311,7 @@ def _stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[F
         )
     parameters, legacy = text.get("rope_parameters"), text.get("rope_scaling")
     both = parameters and legacy and _untyped(parameters) != _untyped(legacy)
+    both = both and not text.get(EXPORT_FIELD)  # for an engine both are written, and a loaded config may keep the old
     if both:
         yield from _two_dicts(parameters, legacy, text.get("rope_theta"))
     key = "rope_parameters" if parameters and not both else "rope_scaling"
@@ -717,7 +718,7 @@ def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
             check="no-effect",
             where=place,
             rule=f"must act on layers that read the whole context, got {record.method} in a {config.model_type}, "
-            f"where only layers of a window of {window} tokens rotate: an earlier version of ropescale did not refuse it",
+            f"where only layers of a window of {window} tokens rotate: an earlier version did not refuse it",
             remedy=f"load it with ropescale.load, unpatch it, and patch with method {UNSCALED!r}, which raises the "
             f"limit alone",
         )

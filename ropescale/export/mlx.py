@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from ropescale.errors import ExportError
 from ropescale.export.rotation import Canonical, Rotation
 from ropescale.export.stated import Stated, fields_of, native_form
+from ropescale.families import RECOMPUTING
 
 
 def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
@@ -58,6 +59,8 @@ def spelled(rotation: Rotation, name: str) -> dict[str, Any]:
             stated["attention_factor"] = scale
         return stated
     pairwise = rotation.pairwise()
+    if name in RECOMPUTING:  # whose class reads no config without them
+        pairwise |= {"short_mscale": scale, "long_mscale": scale}
     if scale == 1:
         # a scale of sqrt(1 + ln(maximum / original) / ln(original)) is 1 where both lengths are the same
         return {**pairwise, "original_max_position_embeddings": rotation.target_length}
