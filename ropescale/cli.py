@@ -172,8 +172,8 @@ with the largest difference and where it is; the exit code is 1 where that is mo
 engines:
   transformers  the folder in Transformers alone, without ropescale's patch
   llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
-  vllm          the folder in vLLM, in an environment of its own: `make vllm` builds it, or name a Python that has
-                vLLM in ROPESCALE_VLLM_PYTHON
+  vllm          the folder in vLLM, in an environment of its own, because its packages are older ones: make one
+                (python -m venv vllm && vllm/bin/pip install vllm) and name its Python in ROPESCALE_VLLM_PYTHON
   mlx           the folder in MLX-LM (packages mlx-lm, and off a Mac mlx[cpu])
 """
 

@@ -77,7 +77,10 @@ def ended(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at exit would fail again
         return UNFORESEEN
     except Exception as error:
-        _say(_unforeseen(error, doing, command, extras))
+        if missing := _missing(error, doing, extras):
+            _say(missing)
+            return USAGE
+        _say(_unforeseen(error, doing, command))
         return UNFORESEEN
     return code
 
@@ -93,15 +96,22 @@ def _say(sentence: str, *, fresh: bool = False) -> None:
     print(f"{chr(10) if fresh and sys.stderr.isatty() else ''}ropescale: {sentence}", file=sys.stderr)
 
 
-def _unforeseen(error: Exception, doing: str, command: str, extras: Sequence[str]) -> str:
-    """The sentence for an exception that is none of ropescale's own."""
-    what = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
+def _missing(error: Exception, doing: str, extras: Sequence[str]) -> str:
+    """The sentence for a package of an extra that is not installed; empty for any other exception."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     homes = [extra for extra, packages in EXTRAS.items() if package in packages]
-    if homes:
-        wanted = [extra for extra in extras if extra in homes] or homes[:1]
-        remedy = f"pip install 'ropescale[{','.join(wanted)}]'"
-        return f"{doing}: the package {package} must be installed, got {what}; {remedy}"
+    if not homes:
+        return ""
+    wanted = [extra for extra in extras if extra in homes] or homes[:1]
+    return (
+        f"{doing}: the package {package} must be installed, got {_first_line(error)}; "
+        f"pip install 'ropescale[{','.join(wanted)}]'"
+    )
+
+
+def _unforeseen(error: Exception, doing: str, command: str) -> str:
+    """The sentence for an exception that is none of ropescale's own."""
+    what = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
     where = _kept(error, command)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
         return (

@@ -222,6 +222,6 @@ def python_with_vllm() -> str:
     if find_spec("vllm") is not None:
         return sys.executable
     raise ExportError(
-        f"engine: 'vllm' needs a Python with vLLM, got none in .venv-vllm and no {PYTHON_VARIABLE}; `make vllm` "
-        f"builds one (3.5 GB)"
+        f"engine: 'vllm' needs a Python with vLLM, got none in .venv-vllm and no {PYTHON_VARIABLE}; make one "
+        f"(python -m venv vllm && vllm/bin/pip install vllm) and name it there"
     )
