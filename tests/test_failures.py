@@ -212,7 +212,7 @@ def test_what_needs_no_extra_answers_without_any() -> None:
 
 def test_ctrl_c_in_a_process_leaves_one_line(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from ropescale import cli; "
+        "import os, signal, sys; from ropescale import cli; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "cli._methods = lambda arguments: os.kill(os.getpid(), signal.SIGINT) or 0; sys.exit(cli.main(['methods']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
