@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModel,
@@ -37,10 +37,12 @@ from ropescale.checkpoint import (
 )
 from ropescale.checkpoints import resolve
 from ropescale.destinations import replaced, require_new, write_file, written_whole
+from ropescale.digest import differing, digest_of
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of
+from ropescale.merging import CONFIG_FILE, attached, merged_into, require_finite
 from ropescale.patching import bare, record, record_in_effect, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
 
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "ropescale.json"
 PARAMETERS_FILE = "ropescale.safetensors"
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # What PEFT calls the task of an adapter, and the class of the base that it was trained on; whatever predicts tokens
 # is the base as it is
@@ -110,7 +111,7 @@ def add_record(model: nn.Module, folder: str | Path) -> None:
         if parameters:
             with replaced(folder / PARAMETERS_FILE, name="adapter") as work:
                 save_file(parameters, work, metadata={"format": "pt"})
-        _write_json(folder / RECORD_FILE, done.to_dict())
+        _write_json(folder / RECORD_FILE, dataclasses.replace(done, base=_digest(model)).to_dict())
         _write_json(folder / CONFIG_FILE, {**config, NOTICE: done.method})
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -163,6 +164,8 @@ def load_adapter(
         _require_same_patch(before, saved, path)
     else:
         _require_same_base(base, saved, path)
+    _require_same_weights(base, saved, path)
+    if before is None:
         repatch(base, saved)
     try:
         wrapped = _with_adapter(base, path, finding, trainable=trainable)
@@ -230,22 +233,6 @@ def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretr
     return merged_into(load_adapter(base, adapter, **from_pretrained), adapter)
 
 
-def merged_into(wrapped: Any, adapter: str | Path) -> PreTrainedModel:
-    """The base of a PEFT model with its adapter added into its weights.
-
-    Raises:
-        CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
-    """
-    try:
-        model: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
-    except (AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"{adapter}: must be an adapter whose weights can be added to the base's, got {error}; load it with "
-            f"ropescale.load_adapter instead"
-        ) from error
-    return model
-
-
 def loader_for(config: PreTrainedConfig, adapter: str | Path, *, trusted: bool = False, **finding: Any) -> Any:
     """What loads the base of an adapter with the head that the adapter was trained with.
 
@@ -277,10 +264,15 @@ def _labels(adapter: str | Path, finding: dict[str, Any]) -> int | None:
     file = _file(adapter, WEIGHTS_FILE, finding)
     if file is None:
         return None
-    with safe_open(file, framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118 # not a mapping
-            if name.rpartition(".")[0].rpartition(".")[2] in HEADS and name.endswith(".weight"):
-                return int(weights.get_slice(name).get_shape()[0])
+    try:
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 # not a mapping
+                if name.rpartition(".")[0].rpartition(".")[2] in HEADS and name.endswith(".weight"):
+                    return int(weights.get_slice(name).get_shape()[0])
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file}: must be a whole safetensors file, got one that cannot be read ({error}); save the adapter again"
+        ) from error
     return None
 
 
@@ -333,20 +325,38 @@ def _live_record(model: nn.Module) -> Record:
     return done
 
 
+def _saved_by_peft(model: Any) -> set[int]:
+    """Where the values lie that PEFT saves: it gives the parameters themselves, not copies."""
+    from peft import get_peft_model_state_dict
+
+    return {
+        one.data_ptr()
+        for adapter in model.peft_config
+        for one in get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False).values()
+    }
+
+
+def _digest(model: nn.Module) -> dict[str, list[Any]]:
+    """Of the weights that the adapter was trained on, without those that were trained."""
+    base, kept = bare(model), _saved_by_peft(model)
+    added = {id(one) for one in added_parameters(base).values()}
+    trained = {id(one) for one in base.parameters() if one.requires_grad or one.data_ptr() in kept}
+    return digest_of(_decoder(base), without=trained | added)
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """A model without its head, which may be the adapter's own."""
+    base: Any = bare(model)
+    decoder: nn.Module = base.base_model
+    return decoder
+
+
 def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
     """What belongs to the adapter and PEFT does not save: parameters that a method added or that were trained.
 
     By the names that they have in a base without adapter.
     """
-    from peft import get_peft_model_state_dict
-
-    base = bare(model)
-    # PEFT gives the parameters themselves, not copies, so those that it saves are known by their memory
-    kept = {
-        one.data_ptr()
-        for adapter in model.peft_config  # type: ignore[union-attr]
-        for one in get_peft_model_state_dict(model, adapter_name=adapter).values()
-    }
+    base, kept = bare(model), _saved_by_peft(model)
     added = {id(one) for one in added_parameters(base).values()}
     return {
         name.replace(".base_layer.", "."): one.detach().contiguous()
@@ -357,7 +367,8 @@ def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
     def facts(one: Record) -> dict[str, Any]:
-        plain = dataclasses.replace(one, versions={}, original_length_source="", generation={}, proof={}).to_dict()
+        kept = dataclasses.replace(one, versions={}, original_length_source="", generation={}, proof={}, base={})
+        plain = kept.to_dict()
         plain["before"].pop(RECORD_FIELD, None)
         return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
 
@@ -367,6 +378,35 @@ def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
             f"({saved.method_instance()}, {saved.target_length} tokens), got one patched with "
             f"{live.method_instance()} to {live.target_length} tokens; call ropescale.unpatch(base) first"
         )
+
+
+def _require_same_weights(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
+    """Refuse a base with other weights than the adapter was trained on, as far as the record has a digest of them.
+
+    A base in another type or sharded anew is the same; of one that is quantised, where methods move weights from one
+    tensor to another, a difference is said in a warning.
+
+    Raises:
+        InvalidArgumentError: other weights.
+    """
+    if not saved.base:
+        return
+    other, compared = differing(_decoder(base), saved.base)
+    if not other and compared:
+        return
+    if getattr(base, "is_quantized", False) or not compared:
+        warnings.warn(
+            f"base: whether its weights are those that the adapter {str(path)!r} was trained on cannot be seen: "
+            f"{len(saved.base) - compared + len(other)} of {len(saved.base)} tensors that the record describes are in "
+            f"another form; make sure that it is the base that {CONFIG_FILE} names",
+            stacklevel=3,
+        )
+        return
+    raise InvalidArgumentError(
+        f"base: weights must be those that the adapter {str(path)!r} was trained on, got other values in "
+        f"{len(other)} of {compared} tensors compared, {other[0]!r} first; give the base that {CONFIG_FILE} names, or "
+        f"if others are meant take 'base' out of its {RECORD_FILE}"
+    )
 
 
 def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
@@ -387,35 +427,8 @@ def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -
 
 def _with_adapter(base: PreTrainedModel, path: str | Path, finding: dict[str, Any], *, trainable: bool) -> "PeftModel":
     """Wrap a patched base; where the adapter does not fit it, the base is without one again."""
-    from peft import PeftConfig, get_peft_model
-
     apart = _read_apart(base, path, finding)
-    with warnings.catch_warnings():
-        # the notice is for others, and so is PEFT's remark that the base has another name: the caller chose it
-        warnings.filterwarnings("ignore", message=rf"Unexpected keyword arguments \['{NOTICE}'\]")
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # PEFT reads it
-        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
-        try:
-            config = PeftConfig.from_pretrained(str(path), **finding)
-        except Exception as error:  # as below
-            raise CheckpointError(
-                f"{path}: must hold an {CONFIG_FILE} that this version of PEFT reads, got {type(error).__name__}: "
-                f"{error}; save the adapter again"
-            ) from error
-        config.inference_mode = not trainable
-        wrapped: Any = None
-        try:
-            wrapped = get_peft_model(base, config)
-            result = wrapped.load_adapter(str(path), "default", is_trainable=trainable, **finding)
-            if result.missing_keys or result.unexpected_keys:
-                raise KeyError((result.missing_keys or result.unexpected_keys)[0])
-        except Exception as error:  # PEFT runs into whatever a config and weights of another kind lead to
-            if wrapped is not None:
-                wrapped.unload()
-            raise CheckpointError(
-                f"{path}: the adapter's weights must fit the base, got {type(error).__name__}: "
-                f"{shortened(str(error).strip())}; give the base that {CONFIG_FILE} names"
-            ) from error
+    wrapped = attached(base, path, trainable=trainable, notice=NOTICE, **finding)
     with torch.no_grad():
         for parameter, value in apart:
             parameter.copy_(value)
@@ -433,16 +446,22 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
     found = []
     file = _file(path, PARAMETERS_FILE, finding)
     if file is not None:
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 # not a mapping
-                value = weights.get_tensor(name)
-                if name not in own or own[name].shape != value.shape:
-                    raise CheckpointError(
-                        f"{file}: {name} must be a parameter of the base with the shape {list(value.shape)}, got "
-                        f"{list(own[name].shape) if name in own else 'none'}; give the base that {CONFIG_FILE} names"
-                    )
-                missing.discard(name)
-                found.append((own[name], value))
+        try:
+            held = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{file}: must be a whole safetensors file, got one that cannot be read ({error}); save the adapter "
+                f"again"
+            ) from error
+        require_finite(held, file)
+        for name, value in held.items():
+            if name not in own or own[name].shape != value.shape:
+                raise CheckpointError(
+                    f"{file}: {name} must be a parameter of the base with the shape {list(value.shape)}, got "
+                    f"{list(own[name].shape) if name in own else 'none'}; give the base that {CONFIG_FILE} names"
+                )
+            missing.discard(name)
+            found.append((own[name], value))
     if missing:
         raise CheckpointError(
             f"{path}: {PARAMETERS_FILE} must hold what the method added to the base, got none for {min(missing)!r}; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -30,6 +30,8 @@ FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revisio
 
 CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# Any of these holds what a tokenizer knows
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken", "tekken.json", "spiece.model")
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
@@ -199,6 +201,39 @@ def _require_index(folder: Path) -> None:
     """
     for file in sorted(folder.glob(f"*{INDEX}")) if folder.is_dir() else ():
         read_index(file)
+
+
+def lacks_tokenizer(path: str | Path) -> bool:
+    """Whether a folder holds a checkpoint and no tokenizer."""
+    folder = Path(resolve(str(path)))
+    return (folder / CONFIG).is_file() and not any(any(folder.glob(name)) for name in VOCABULARIES)
+
+
+def require_complete(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse files of weights that do not hold what Transformers needs of them, reading their headers alone.
+
+    Those of a quantised checkpoint are not looked at: what they have to hold is known to its quantiser.
+
+    Args:
+        folder: of a checkpoint.
+        config: of the model as it was before any patch.
+
+    Raises:
+        CheckpointError: weights that are missing, or of other shapes.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    try:
+        found = _read(str(folder), config, class_of(config), {"device_map": "meta"})
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
+            f"{first_line(error)}; fetch the checkpoint again"
+        ) from error
+    if found.missing:
+        raise incomplete(folder, found.missing)
 
 
 def warn_of_lost(path: str | Path, found: Loaded) -> None:

@@ -903,11 +903,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from ropescale.checkpoint import lacks_tokenizer
     from ropescale.doctor import diagnose
 
     found = diagnose(arguments.path)
     for finding in found:
         print(f"{finding.check}: {finding}")
+    if lacks_tokenizer(arguments.path):
+        print(f"{arguments.path}: no tokenizer beside the weights, which eval, train and every engine want")
     if not found:
         print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
     _next("inspect", arguments.path)
@@ -1147,13 +1150,15 @@ def _export(arguments: argparse.Namespace) -> int:
             **knobs,
         )
     print(done)
-    if done.overrides:
-        print(f"the unmodified checkpoint instead: {done.overrides}")
-    print(
-        f"written from the config, not run yet: ropescale verify-export {done.path} compares the engine with the model"
-    )
-    engines = {"gguf": "llama.cpp", "vllm": "vllm", "mlx": "mlx"}
-    return _next("verify-export", done.path, "--engine", engines.get(arguments.to, "transformers"))
+    if done.lacking:
+        print(f"{done.lacking}: put its tokenizer files beside its config, and export again")
+    for command in done.commands:
+        print(f"to serve it:\n  {command}")
+    if done.unmodified:
+        print(f"the unmodified checkpoint instead:\n  {done.unmodified}")
+    print("written from the config, not run yet")
+    print(f"next: {done.verifying or ' '.join(done.commands)}")
+    return 0
 
 
 def _verify_export(arguments: argparse.Namespace) -> int:

@@ -38,9 +38,10 @@ FIELD_TYPES = {
     "versions": dict,
     "generation": dict,
     "proof": dict,
+    "base": dict,
 }
 
-LATER = frozenset({"generation", "proof"})  # fields that records of earlier versions do not have
+LATER = frozenset({"base", "generation", "proof"})  # fields that records of earlier versions do not have
 
 LENGTHS = frozenset({"max_position_embeddings", "original_length", "target_length"})  # tokens
 NUMBERS = frozenset({"attention_factor", "original_length", "rotary_dim", "target_length", "theta"})
@@ -77,9 +78,15 @@ class Record:
     # how the patch was shown to do what it claims: "how", what was "shown", in which "layers"
     proof: dict[str, Any] = field(default_factory=lambda: dict(TO_COME), compare=False)
 
+    # of an adapter: a digest of the weights that it was trained on (`ropescale.digest`); empty for a model
+    base: dict[str, list[Any]] = field(default_factory=dict, compare=False)
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {**dataclasses.asdict(self), "added": list(self.added)}
+        """As JSON can hold it; without a digest where there is none, as earlier versions read it."""
+        values = {**dataclasses.asdict(self), "added": list(self.added)}
+        if not self.base:
+            del values["base"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -103,6 +110,12 @@ class Record:
                     f"config: {name} of the ropescale record must be a {kind.__name__}, got "
                     f"{shortened(values[name])}; the record was edited: restore the file that ropescale saved"
                 )
+        digest = values.get("base", {})
+        if not all(isinstance(name, str) and _is_entry(one) for name, one in digest.items()):
+            raise CheckpointError(
+                f"config: base of the ropescale record must hold the type, shape and values of tensors, got "
+                f"{shortened(digest)}; the record was edited: restore the file that ropescale saved"
+            )
         before, added = values["before"], values["added"]
         if not isinstance(before.get("rope_parameters"), dict) or not {*before, *map(str, added)} <= CONFIG_FIELDS:
             raise CheckpointError(
@@ -158,3 +171,11 @@ class Record:
                 f"{self.method!r} with {shortened(self.knobs)} ({error}); "
                 f"load with the version of ropescale that saved it"
             ) from error
+
+
+def _is_entry(one: Any) -> bool:
+    """Whether this is what a digest says of a tensor."""
+    match one:
+        case ["float64" | "float32" | "bfloat16" | "float16", [*shape], [*values]]:
+            return all(type(size) is int for size in shape) and all(isinstance(value, float) for value in values)
+    return False

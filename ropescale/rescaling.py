@@ -19,7 +19,17 @@ from ropescale.files import read_json
 from ropescale.limits import GENERATION, LIMITS
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
-from ropescale.shards import INDEX, SAFE, TORCH, bring, index_without, left_out, read_index, tables_in
+from ropescale.shards import (
+    INDEX,
+    SAFE,
+    TORCH,
+    bring,
+    files_of_index,
+    index_without,
+    left_out,
+    require_whole,
+    tables_in,
+)
 
 
 def rescale_checkpoint(
@@ -92,8 +102,10 @@ def rescale_checkpoint(
     settings = {name: read_json(folder / name) for name in LIMITS}  # before anything is copied: one may be damaged
     files = files_of(folder)
     for file in files:
-        if file.name.endswith(INDEX):
-            read_index(folder / file)
+        if file.suffix in (SAFE, TORCH):
+            require_whole(folder / file)
+        elif file.name.endswith(INDEX):
+            files_of_index(folder / file)
     before = text.max_position_embeddings
     extension = extension.raising(settings[GENERATION], before)
     extension.write(text)

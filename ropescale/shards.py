@@ -7,6 +7,7 @@ length: an engine that reads them would rotate by them. Every weight is as it wa
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -42,6 +43,65 @@ def tables_in(file: Path) -> dict[str, int]:
     else:
         sizes = {}
     return {name: size for name, size in sizes.items() if is_table(name)}
+
+
+def names_in(file: Path) -> set[str]:
+    """The names of the tensors in a safetensors file; none where it cannot be read as one."""
+    return set(_header(file)[0])
+
+
+def require_whole(file: Path) -> None:
+    """Refuse a file of weights that was cut off.
+
+    Raises:
+        CheckpointError: it ends before its last tensor, or cannot be read.
+    """
+    size = file.stat().st_size
+    if file.suffix == SAFE:
+        entries, data = _header(file)
+        end = data + max((one["data_offsets"][1] for one in entries.values()), default=0)
+        whole = data > 0 and end == size
+    else:
+        with file.open("rb") as read:
+            zipped = read.read(2) == b"PK"
+        whole = size > 0 and (not zipped or zipfile.is_zipfile(file))
+    if not whole:
+        raise CheckpointError(
+            f"{file}: must be a whole file of weights, got one of {size:,} bytes that ends early or cannot be read; "
+            f"fetch it again"
+        )
+
+
+def files_of_index(index: Path) -> list[Path]:
+    """The files that an index names.
+
+    Raises:
+        CheckpointError: a damaged index, one that names a place elsewhere, or a file that is not there.
+    """
+    paths = [index.parent / name for name in sorted(set(read_index(index).values()))]
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: must be a whole safetensors file, got none, and {index.name} names it; fetch it again"
+            )
+    return paths
+
+
+def require_as_indexed(index: Path) -> None:
+    """Hold the files of a folder against its index: every tensor where it says, and no other.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    files = files_of_index(index)
+    places = {name: index.parent / file for name, file in read_index(index).items()}
+    found = {name: file for file in files for name in names_in(file)}
+    wrong = sorted(name for name in {*places, *found} if places.get(name) != found.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"{index}: must name the file of every tensor, got {wrong[0]!r} "
+            f"{'elsewhere' if wrong[0] in found else 'nowhere'} ({len(wrong)} such); fetch the checkpoint again"
+        )
 
 
 def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count: None) -> dict[str, int]:

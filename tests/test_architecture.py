@@ -48,6 +48,7 @@ FLOORS = [
     ["ropescale.built"],
     ["ropescale.unread"],
     ["ropescale.doctor", "ropescale.rescaling"],
+    ["ropescale.digest", "ropescale.merging"],
     ["ropescale.adapters", "ropescale.conversation"],
     ["ropescale.explain"],
     ["ropescale.export"],
@@ -68,7 +69,7 @@ ELSEWHERE = {
     "pyarrow": ("recipes", "evals"),
     "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export"),
+    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export", "ropescale.merging"),
 }
 
 

@@ -322,7 +322,7 @@ def test_the_harness_takes_no_classifier() -> None:
     with pytest.raises(
         UnsupportedModelError, match=r"^a live model: must be a causal language model.* LlamaForSequence"
     ):
-        export(built("llama", "sequences"), "nowhere.gguf", to="gguf")
+        export(built("llama", "sequences"), "nowhere.gguf", to="gguf", method="none")
 
 
 @pytest.mark.parametrize("to", ["transformers", "vllm", "sglang"])

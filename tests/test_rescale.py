@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -243,8 +242,28 @@ def test_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_no_weight_is_read(source: Path, tmp_path: Path) -> None:
-    """Damaged weights come along as they are: whoever loads them will be told."""
-    (source / "model.safetensors").write_bytes(b"not weights at all")
+    """Damaged values come along as they are: whoever loads them will be told."""
+    weights = (source / "model.safetensors").read_bytes()
+    damaged = weights[:-1000] + b"\xff" * 1000
+    (source / "model.safetensors").write_bytes(damaged)
     folder = ropescale.rescale_checkpoint(source, tmp_path / "rescaled", factor=4)
-    assert (folder / "model.safetensors").read_bytes() == b"not weights at all"
-    assert os.listdir(folder)
+    assert (folder / "model.safetensors").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("kept", [0, 20, 5000, -1000])
+def test_weights_that_end_early_are_refused(kept: int, source: Path, tmp_path: Path) -> None:
+    weights = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(weights[:kept])
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: must be a whole file of weights, got one of [\d,]+ "
+    ):
+        ropescale.rescale_checkpoint(source, tmp_path / "rescaled", factor=4)
+    assert not (tmp_path / "rescaled").exists()
+
+
+def test_pickled_weights_that_end_early_are_refused(source: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1000)}, source / "pytorch_model.bin")
+    content = (source / "pytorch_model.bin").read_bytes()
+    (source / "pytorch_model.bin").write_bytes(content[:-500])
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: must be a whole file of weights, got one of "):
+        ropescale.rescale_checkpoint(source, tmp_path / "rescaled", factor=4)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import ropescale
 from ropescale import cli
+from ropescale.errors import CheckpointError
 from ropescale.export import export
 from ropescale.shards import bring, index_without, is_table, tables_in
 
@@ -192,3 +194,89 @@ def test_the_bar_is_told_of_every_byte(tmp_path: Path) -> None:
     save_file({**NAMED, "a": torch.ones(1000)}, tmp_path / "a.safetensors")
     assert bring(tmp_path / "a.safetensors", tmp_path / "b.safetensors", report) == dict.fromkeys(NAMED, 32)
     assert sum(told) == 4000
+
+
+def laid_out(folder: Path, places: dict[str, list[str]], weights: dict[str, Tensor]) -> Path:
+    """A checkpoint whose weights lie in these files, with the index that says so."""
+    for file, names in places.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: weights[name].clone() for name in names}, folder / file, metadata={"format": "pt"})
+    where = {name: file for file, names in places.items() for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+def without_one_file(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    family("llama").save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    return folder, weights
+
+
+@pytest.mark.parametrize("to", ["transformers", "vllm"])
+@pytest.mark.parametrize(
+    "files",
+    [["model-00001-of-00001.safetensors"], ["x/m.safetensors", "y/m.safetensors"], ["a.safetensors", "b.safetensors"]],
+    ids=["one shard", "in folders of their own", "two shards"],
+)
+def test_whatever_files_an_index_names_are_exported_with_it(files: list[str], to: str, tmp_path: Path) -> None:
+    folder, weights = without_one_file(tmp_path / "source")
+    names = sorted(weights)
+    laid_out(folder, {file: names[place :: len(files)] for place, file in enumerate(files)}, weights)
+    export(folder, tmp_path / "out", to=to, method="yarn", factor=4)
+    assert (
+        sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.safetensors")) == files
+    )
+    expected = logits(ropescale.patch(ropescale.load(folder), "yarn", factor=4))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda index: index.pop("model.norm.weight"),
+            r"must name the file of every tensor, got 'model\.norm\.weight'",
+        ),
+        (
+            lambda index: index.update({"model.more.weight": "a.safetensors"}),
+            r"every tensor, got 'model\.more\.weight' no",
+        ),
+        (lambda index: index.update({"model.norm.weight": "b.safetensors"}), r"got 'model\.norm\.weight' elsewhere"),
+        (
+            lambda index: index.update({"model.norm.weight": "../b.safetensors"}),
+            r"must name files of its folder, got ",
+        ),
+        (lambda index: index.update({"model.norm.weight": "/b.safetensors"}), r"must name files of its folder, got "),
+        (lambda index: index.update({"model.norm.weight": "c.safetensors"}), r"c\.safetensors: must be a whole safe"),
+        (lambda index: index.update({"model.norm.weight": 3}), r"must be an index of weights, got one that cannot be"),
+    ],
+)
+def test_an_index_that_is_not_that_of_its_files_is_refused(
+    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
+) -> None:
+    folder, weights = without_one_file(tmp_path / "source")
+    names = [name for name in sorted(weights) if name != "model.norm.weight"]
+    laid_out(folder, {"a.safetensors": ["model.norm.weight", *names[::2]], "b.safetensors": names[1::2]}, weights)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    change(index["weight_map"])
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=said):
+        export(folder, tmp_path / "out", to="vllm", method="yarn", factor=4)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lost", ["model.layers.1.mlp.up_proj.weight", "lm_head.weight"])
+def test_weights_that_are_missing_are_refused(lost: str, tmp_path: Path) -> None:
+    family("llama").save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: one for name, one in weights.items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"the weights must be complete, got none for '{re.escape(lost)}'"):
+        export(tmp_path / "source", tmp_path / "out", to="vllm", method="yarn", factor=4)
+    save_file({**weights, lost: weights[lost][:-1].clone()}, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"source: must hold weights that Transformers can load, got RuntimeError"
+    ):
+        export(tmp_path / "source", tmp_path / "out", to="vllm", method="yarn", factor=4)
+    assert not (tmp_path / "out").exists()

@@ -9,14 +9,17 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.checkpoint import raise_limits, size_of
+from ropescale.checkpoint import raise_limits, require_complete, size_of
 from ropescale.destinations import written_whole
+from ropescale.errors import CheckpointError
+from ropescale.export.origin import origin_of
 from ropescale.export.rotation import Canonical
-from ropescale.export.source import COMPANIONS, INDEX, POOLING, Source
+from ropescale.export.source import INDEX, POOLING, Source
 from ropescale.export.stated import Stated
 from ropescale.files import read_json
+from ropescale.merging import reads_embedding
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
-from ropescale.shards import bring, index_without, left_out
+from ropescale.shards import bring, index_without, left_out, require_as_indexed
 from ropescale.version import __version__
 
 ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
@@ -31,23 +34,33 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
         CheckpointError: a broken source, or a destination that cannot be written.
     """
     files = source.weight_files()
+    if files:
+        assert source.folder is not None
+        if source.indexed:
+            require_as_indexed(source.folder / INDEX)
+        require_complete(source.folder, source.folder_config())
     config = config_of(source, stated, canonical, engine)
+    config[EXPORT_FIELD] |= origin_of(source.name, source.adapter, destination)
     model = None if files else source.model()
     size = sum(file.stat().st_size for file in files) if model is None else size_of(model)
     with written_whole(destination, size) as work:
         work.mkdir()
         tables: dict[str, int] = {}
         for file in files:
-            tables |= bring(file, work / file.name)
+            assert source.folder is not None
+            end = work / file.relative_to(source.folder)  # shards may lie in folders of their own
+            end.parent.mkdir(parents=True, exist_ok=True)
+            tables |= bring(file, end)
         if model is not None:
             assert isinstance(model, PreTrainedModel)
             _save_weights(model, work)
-        elif len(files) > 1:
+        elif source.indexed:
             assert source.folder is not None
             shutil.copyfile(source.folder / INDEX, work / INDEX)
             if tables:
                 index = index_without(read_json(source.folder / INDEX), tables)
                 (work / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            require_as_indexed(work / INDEX)
         _copy_companions(source, work)
         record, original = canonical.record, canonical.main.original_length
         before = original if record is None else record.before.get("max_position_embeddings", original)
@@ -62,6 +75,12 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
 
 def _save_weights(model: PreTrainedModel, work: Path) -> None:
     """The model's weights without its config, which may be one that Transformers refuses to save."""
+    tied = getattr(model.config, "tie_word_embeddings", None)
+    if tied and model.get_output_embeddings() is not None and not reads_embedding(model):
+        raise CheckpointError(
+            "source: a live model whose head is not its embedding must say so in its config, got "
+            "tie_word_embeddings=True, with which Transformers would not save the head; set it to False"
+        )
     model.save_pretrained(work)
     (work / "config.json").unlink()
 
@@ -72,13 +91,17 @@ def _copy_companions(source: Source, work: Path) -> None:
         source.tokenizer.save_pretrained(work)
     if source.folder is None:
         return
-    names = COMPANIONS if source.tokenizer is None else ()
-    found = [source.folder / name for name in names]
-    for file in [*found, *(file for pattern in POOLING for file in sorted(source.folder.glob(pattern)))]:
-        if file.is_file():
-            end = work / file.relative_to(source.folder)
-            end.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, end)
+    found = source.companions() if source.tokenizer is None else {}
+    for pattern in POOLING:
+        found |= {
+            str(file.relative_to(source.folder)): file
+            for file in sorted(source.folder.glob(pattern))
+            if file.is_file()
+        }
+    for name, file in found.items():
+        end = work / name
+        end.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, end)
 
 
 def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:

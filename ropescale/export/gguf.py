@@ -40,6 +40,7 @@ FILE_TYPES = {
 ROPE_FREQS = "rope_freqs.weight"
 # Keys of the file that are ropescale's own
 RECORD_KEY, SOURCE_KEY, APPROXIMATION_KEY = "ropescale.record", "ropescale.source", "ropescale.approximation"
+ORIGIN_KEY = "ropescale.origin"  # JSON, as in `origin.py`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,7 @@ def write(
     stated: Canonical,
     source: str,
     outtype: str,
+    origin: str,
 ) -> Scaling:
     """Writes a model as one GGUF file at `path`, which must be a new file; returns how the rotation was told.
 
@@ -212,6 +214,7 @@ def write(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_scaling(writer, scaling, stated.main.target_length)
     add_label(writer, stated, source)
+    writer.add_string(ORIGIN_KEY, origin)
     add_tokenizer(writer, tokenizer, config.vocab_size)
     tensors = [*added_tensors(scaling), *_tensors(model, config, architecture)]
     for name, tensor in tensors:
@@ -322,12 +325,14 @@ class Facts:
     architecture: str
     vocabulary: int
     length: int  # tokens that it is served for
+    texts: list[str]  # of every id
     tokens: list[int]  # ids of ordinary text
     letter: int  # id of an ASCII letter
     precision: str  # a key of OUTTYPES, or the name of another type
     record: str | None  # JSON
     source: str
     approximation: str
+    origin: str  # JSON
 
 
 def opened(path: Path) -> gguf.GGUFReader:
@@ -393,12 +398,14 @@ def read_facts(path: Path) -> Facts:
         architecture=arch,
         vocabulary=len(texts),
         length=required(reader, path, f"{arch}.context_length"),
+        texts=texts,
         tokens=ordinary,
         letter=letters[0],
         precision=precision,
         record=contents(reader, RECORD_KEY),
         source=contents(reader, SOURCE_KEY, ""),
         approximation=contents(reader, APPROXIMATION_KEY, ""),
+        origin=contents(reader, ORIGIN_KEY, "{}"),
     )
 
 
@@ -447,7 +454,7 @@ def reads_divisors(name: str) -> bool:
     return all(one.divisors for one in ARCHITECTURES.values() if gguf.MODEL_ARCH_NAMES[one.arch] == name)
 
 
-def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canonical) -> None:
+def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canonical, origin: str) -> None:
     """Writes the file again at `work` with a scaling; every tensor's bytes as they are, compared afterwards.
 
     Raises:
@@ -464,6 +471,7 @@ def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canon
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     add_scaling(writer, scaling, stated.main.target_length)
     add_label(writer, stated, contents(reader, SOURCE_KEY, ""))
+    writer.add_string(ORIGIN_KEY, origin)
     for name, divisors in added_tensors(scaling):
         writer.add_tensor(name, divisors.numpy())
     for tensor in reader.tensors:

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from ropescale import adapters
 from ropescale.checkpoint import (
+    VOCABULARIES,
     Loaded,
     first_line,
     from_weights,
@@ -24,14 +25,24 @@ from ropescale.checkpoint import (
 )
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
-from ropescale.families import require_family, require_supported, saved_record, text_of
+from ropescale.families import (
+    LATE_TYPE,
+    parts_of,
+    require_family,
+    require_supported,
+    rope_type_of,
+    saved_record,
+    text_of,
+    todays_spectrum,
+)
 from ropescale.files import read_json
 from ropescale.geometry import as_float
 from ropescale.heads import class_of
+from ropescale.merging import CONFIG_FILE, attached, merged_into, reads_embedding
 from ropescale.methods import AnyMethod
 from ropescale.patching import bare, extended, record, repatch
-from ropescale.records import RECORD_FIELD, Record
-from ropescale.shards import read_index
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.shards import files_of_index
 
 # What a checkpoint's folder holds besides config and weights, and every engine reads
 COMPANIONS = (
@@ -48,8 +59,10 @@ COMPANIONS = (
 )
 # What sentence-transformers keeps beside them of an embedding model: how states become one vector, and to what length
 POOLING = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "[0-9]_*/*")
+TOKENIZER = tuple(name for name in COMPANIONS if name != "generation_config.json")
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+AS_IT_IS = "none"  # the method of a model that is exported as it is, on purpose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,8 @@ class Source:
     folder: Path | None  # where its files are; None for a live model
     live: nn.Module | None  # where the weights are not those of the folder
     tokenizer: Any = None  # given with a live model
+    beside: Path | None = None  # an adapter's folder, whose tokenizer or chat template comes before the folder's
+    adapter: str | Path | None = None  # that is merged into the weights
 
     def weight_files(self) -> list[Path]:
         """The safetensors files of the folder, each checked to be whole; empty where weights are kept otherwise.
@@ -70,10 +85,10 @@ class Source:
         """
         if self.folder is None or self.live is not None:
             return []
-        files = [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
-        if not files and (self.folder / INDEX).is_file():
-            names = set(read_index(self.folder / INDEX).values())
-            files = [self.folder / name for name in sorted(names)]
+        if self.indexed:
+            files = files_of_index(self.folder / INDEX)
+        else:
+            files = [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
         for file in files:
             try:
                 with safetensors.safe_open(file, framework="pt"):
@@ -83,6 +98,30 @@ class Source:
                     f"{file}: must be a whole safetensors file, got one that cannot be read ({error}); fetch it again"
                 ) from error
         return files
+
+    @property
+    def indexed(self) -> bool:
+        """Whether an index says which files hold the weights: Transformers reads it where there is no one file."""
+        return self.folder is not None and not (self.folder / WEIGHTS).is_file() and (self.folder / INDEX).is_file()
+
+    def companions(self) -> dict[str, Path]:
+        """The files of tokenizer and generation, by their names: the adapter's tokenizer where it has one."""
+        found = {} if self.folder is None else _companions_in(self.folder, COMPANIONS)
+        if self.beside is not None:
+            theirs = _companions_in(self.beside, TOKENIZER)
+            if "tokenizer_config.json" in theirs:  # a whole one: nothing of the other is mixed in
+                found = {name: file for name, file in found.items() if name not in TOKENIZER}
+                found |= theirs
+            else:  # a template alone
+                found |= {name: file for name, file in theirs.items() if name.startswith("chat_template")}
+        return found
+
+    def folder_config(self) -> PreTrainedConfig:
+        """The config of the folder, before any patch."""
+        config = read_config(str(self.folder))
+        if (done := saved_record(config)) is not None:
+            done.restore(config)
+        return config
 
     def model(self) -> nn.Module:
         """The model with its weights, in the type of the checkpoint; rotary buffers are not to be relied on.
@@ -97,8 +136,8 @@ class Source:
 
     def tokenizer_limit(self) -> float:
         """The most tokens that the tokenizer's own settings allow."""
-        path = None if self.folder is None else self.folder / "tokenizer_config.json"
-        if path is None or not path.is_file():
+        path = self.companions().get("tokenizer_config.json")
+        if path is None:
             return math.inf
         limit = as_float(read_json(path).get("model_max_length"))
         return limit if limit > 0 else math.inf
@@ -116,7 +155,29 @@ class Source:
                 "tokenizer: must be given for a live model that is exported with its tokenizer, got None; "
                 "pass tokenizer=AutoTokenizer.from_pretrained(path)"
             )
-        return read_tokenizer(self.folder)
+        if not self.has_tokenizer():
+            raise CheckpointError(
+                f"{self.folder}: must hold a tokenizer, got none of {', '.join(VOCABULARIES)}; add the tokenizer "
+                f"files of the model"
+            )
+        whole = self.beside is not None and (self.beside / "tokenizer_config.json").is_file()
+        place = self.beside if whole else self.folder
+        tokenizer = read_tokenizer(place)
+        template = self.companions().get("chat_template.jinja")
+        if template is not None:
+            tokenizer.chat_template = template.read_text(encoding="utf-8")
+        return tokenizer
+
+    def has_tokenizer(self) -> bool:
+        """Whether there is one: without its files Transformers makes an empty one for some families."""
+        if self.tokenizer is not None:
+            return True
+        files = self.companions()
+        return any(name in files or (self.folder is not None and any(self.folder.glob(name))) for name in VOCABULARIES)
+
+
+def _companions_in(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    return {name: folder / name for name in names if (folder / name).is_file()}
 
 
 def opened(
@@ -171,6 +232,9 @@ def opened(
         config: Any = copy.deepcopy(live.config)
         require_text_model(config)
         require_supported(config)
+        headed: Any = live
+        if getattr(config, "tie_word_embeddings", False) and headed.get_output_embeddings() is not None:
+            config.tie_word_embeddings = reads_embedding(live)  # a merge may have separated them
         if (done := record(live)) is not None:
             setattr(config, RECORD_FIELD, done.to_dict())
     else:
@@ -180,6 +244,7 @@ def opened(
         require_text_model(config)
         require_supported(config)
         model = None
+        _require_one_rotation(config, folder)
         if adapter is not None:
             trained = record_of(adapter)
             if trained is not None and asked:
@@ -192,7 +257,17 @@ def opened(
             model = merged(folder, adapter)
             if trained is not None:
                 config = copy.deepcopy(model.config)
-    if method is None:
+            for field in ("tie_word_embeddings", "vocab_size"):
+                if hasattr(config, field):
+                    setattr(config, field, getattr(model.config, field))
+    if method == AS_IT_IS:
+        others = sorted(set(asked) - {"method"})
+        if others:
+            raise InvalidArgumentError(
+                f"{others[0]}: must be left out with method {AS_IT_IS!r}, which leaves the model as it is, got "
+                f"{shortened(asked[others[0]])}; name a method, or leave out {', '.join(others)}"
+            )
+    elif method is None:
         if asked:
             raise InvalidArgumentError(
                 f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out "
@@ -211,7 +286,67 @@ def opened(
             knobs=knobs or {},
         )
         extension.write(config)
-    return Source(name=name, config=config, folder=folder, live=model, tokenizer=tokenizer)
+    if method is None and not lengthened(config):
+        raise InvalidArgumentError(
+            f"method: must be given for a model whose context is as pretrained, got None; name one with a factor, "
+            f"such as 'yarn' with 4, or {AS_IT_IS!r} to export the model as it is"
+        )
+    beside = None if adapter is None else Path(adapter)
+    return Source(
+        name=name, config=config, folder=folder, live=model, tokenizer=tokenizer, beside=beside, adapter=adapter
+    )
+
+
+def lengthened(config: PreTrainedConfig) -> bool:
+    """Whether a config states more than the rotation of pretraining: a record, or a scaling of its own."""
+    if saved_record(config) is not None:
+        return True
+    return any(rope_type_of(part.config) not in ("", "default") for part in parts_of(config))
+
+
+def _require_one_rotation(config: PreTrainedConfig, folder: Path) -> None:
+    """Refuse a config whose record says one rotation, and whose other entries say another.
+
+    Raises:
+        CheckpointError: one of the two was edited.
+    """
+    done = saved_record(config)
+    if done is None:
+        return
+    meant = copy.deepcopy(config)
+    done.restore(meant)
+    method = done.method_instance()
+    extension = extended(
+        meant,
+        method,
+        None,
+        done.target_length,
+        done.original_length,
+        done.existing,
+        done.layers,
+        log_n=done.log_n,
+        knobs={},
+    )
+    extension.write(meant)
+    late = [rope_type_of(parts_of(one)[0].config) == LATE_TYPE for one in (config, meant)]
+    if any(late):
+        same = all(late)
+    else:
+        spectra = [[todays_spectrum(part) for part in parts_of(one)] for one in (config, meant)]
+        same = len(spectra[0]) == len(spectra[1]) and all(
+            torch.allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-18) and abs(ours[1] - theirs[1]) < 1e-5
+            for ours, theirs in zip(*spectra, strict=True)
+        )
+    label = getattr(config, EXPORT_FIELD, None)  # in an engine's own words, lengths too
+    lengths = label is not None or config.max_position_embeddings == meant.max_position_embeddings
+    if (same and lengths) or (label or {}).get("approximation"):
+        return
+    field = "rope_parameters" if not same else "max_position_embeddings"
+    raise CheckpointError(
+        f"{folder}: config.{field} must be what the ropescale record gives ({shortened(getattr(meant, field))}), got "
+        f"{shortened(getattr(config, field))}; one of the two was edited: remove the record to keep the config as it "
+        f"is"
+    )
 
 
 def require_text_model(config: Any) -> None:
@@ -286,16 +421,16 @@ def record_of(adapter: str | Path) -> Record | None:
     Raises:
         CheckpointError: no adapter there, or a damaged record.
     """
-    if not (Path(adapter) / adapters.CONFIG_FILE).is_file():
+    if not (Path(adapter) / CONFIG_FILE).is_file():
         raise CheckpointError(
-            f"adapter: must be a folder with a PEFT adapter ({adapters.CONFIG_FILE}), got {str(adapter)!r}; give the "
+            f"adapter: must be a folder with a PEFT adapter ({CONFIG_FILE}), got {str(adapter)!r}; give the "
             f"folder that save_pretrained of the adapted model wrote"
         )
     return adapters.read_record(adapter) if (Path(adapter) / adapters.RECORD_FILE).is_file() else None
 
 
-def merged(folder: Path, adapter: str | Path) -> Any:
-    """The model of a folder with an adapter merged into its weights.
+def adapted(folder: Path, adapter: str | Path) -> Any:
+    """The model of a folder with an adapter on it, as PEFT runs it.
 
     It is patched as it was in training where the adapter carries a record, and else as it was before any patch.
 
@@ -305,7 +440,7 @@ def merged(folder: Path, adapter: str | Path) -> Any:
         RopescaleError: whatever `load_adapter` raises.
     """
     try:
-        from peft import PeftModel
+        import peft  # noqa: F401 # the modules below import it where they need it
     except ImportError as error:
         raise ExportError(
             "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
@@ -313,21 +448,21 @@ def merged(folder: Path, adapter: str | Path) -> Any:
     trained = record_of(adapter)
     found = _opened(folder, adapter)
     base: Any = found.model
-    if trained is not None:
+    if trained is None:
+        wrapped: Any = attached(base, adapter).eval()
+    else:
         if (done := saved_record(read_config(str(folder)))) is not None:
             repatch(base, done)  # load_adapter compares the two records
-        wrapped: Any = adapters.load_adapter(base, adapter)
-        adapters.require_head(base, found.missing, adapter)
-        return adapters.merged_into(wrapped, adapter)
-    try:
-        with torch.no_grad():
-            wrapped = PeftModel.from_pretrained(base, str(adapter))
-            adapters.require_head(base, found.missing, adapter)
-            return wrapped.merge_and_unload()
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"adapter: must be an adapter of this model, got {str(adapter)!r} ({type(error).__name__}: "
-            f"{first_line(error)}); give the adapter and the base that it was trained on"
-        ) from error
+        wrapped = adapters.load_adapter(base, adapter)
+    adapters.require_head(base, found.missing, adapter)
+    return wrapped
+
+
+def merged(folder: Path, adapter: str | Path) -> Any:
+    """The same with the adapter merged into the weights.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged.
+        RopescaleError: whatever `adapted` raises.
+    """
+    return merged_into(adapted(folder, adapter), adapter)

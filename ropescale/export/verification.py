@@ -5,10 +5,11 @@ patched model then scores, in one pass, what the engine wrote, and every log-pro
 at every step.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,29 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import read_config, read_tokenizer
+from ropescale.checkpoint import VOCABULARIES, read_config, read_tokenizer
 from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export import source
+from ropescale.export.origin import adapter_in, source_in
+from ropescale.export.origin import read as read_origin
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
 from ropescale.families import saved_record
 from ropescale.files import parsed
 from ropescale.heads import require_language_model
-from ropescale.patching import patched_rotary, repatch
+from ropescale.patching import bare, patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
 
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "chat_template")
 STEPS = 16  # tokens that the engine generates from each prompt
 # The largest difference of any log-probability that is rounding of float32, which grows with length: vLLM differs by
 # 9e-5 after 512 tokens of SmolLM2 and by up to 2.8e-4 after 9,000. A wrong rotation differs by 0.01 and more on the
 # same prompts (docs/exports.md).
 TOLERANCES = {"transformers": 1e-5, "vllm": 1e-3, "mlx": 1e-3, "f32": 2e-3}
+# The same of weights that an adapter was added into: the sum rounds once more
+MERGED = {**TOLERANCES, "transformers": 1e-4}
 # Weights in fewer bits: llama.cpp rounds activations as well, by which the log-probabilities of tokens that nobody
 # would choose move by whole units. So two other measures count: the Kullback-Leibler divergence from the model, in
 # nats, at the worst step, and the share of greedy tokens, which a forgotten attention factor brings down to a half.
@@ -76,6 +82,7 @@ class Verdict:
     rounded: bool = False  # weights in fewer bits than float32: what counts is the divergence
     approximation: str = ""  # the label of the export, where it has one
     tokenization: str = ""  # what is wrong with the tokenizer; empty where nothing is
+    held: str = ""  # what this cannot show, in words
 
     @property
     def worst(self) -> Check:
@@ -108,6 +115,8 @@ class Verdict:
             said += f"; labelled an approximation: {self.approximation}"
         if self.tokenization:
             said += f"; {self.tokenization}"
+        if self.held:
+            said += f"; {self.held}, since nothing says which model it was made from"
         return said
 
 
@@ -127,10 +136,11 @@ def verify(
     Args:
         path: what `export` wrote: a folder, or a .gguf file.
         engine: "transformers", "vllm" (in an environment of its own: `make vllm`), "llama.cpp", or "mlx".
-        reference: the model that was exported, where its weights are not those of `path`; of a .gguf file that was
-            not made from a short name or a hub id it has to be given. It may be patched or not: the record in the
-            export says what was done to it.
-        adapter: that was merged into the reference; where it carries a record, that says how it is patched.
+        reference: the model that was exported; left out, what the export says that it was made from: a short name, a
+            hub id, or a folder beside it. A folder of which that is not found is held against its own weights, and
+            a .gguf file has to be given one. It may be patched or not: the record in the export says what was done.
+        adapter: that was merged into the reference; left out, what the export says. It is loaded by PEFT and not
+            merged. Where it carries a record, that says how the reference is patched.
         lengths: of the prompts in tokens; half the original length, half-way to the target and the target, less
             the steps, by default.
         steps: tokens to generate.
@@ -154,8 +164,12 @@ def verify(
         )
     path = Path(path).expanduser()
     subject = _gguf_subject(path) if engine == "llama.cpp" else _folder_subject(path, engine)
+    adapter = adapter or adapter_in(subject.origin, path)
+    if adapter is not None and subject.dtype in DIVERGENCES:
+        subject = dataclasses.replace(subject, precision=subject.dtype)  # merged in that type, and rounded to it
+    folder = reference_folder(subject, reference, adapter)
     if tolerance is None:
-        known = {**TOLERANCES, **DIVERGENCES}
+        known = {**(TOLERANCES if adapter is None else MERGED), **DIVERGENCES}
         if subject.precision not in known:
             raise InvalidArgumentError(
                 f"tolerance: must be given for weights stored as {subject.precision}, got None; it is a divergence in "
@@ -170,7 +184,6 @@ def verify(
                 f"lengths: must leave room for {steps} tokens within the target length ({target}), got {length}; give "
                 f"shorter prompts"
             )
-    folder = reference_folder(subject, reference, adapter)
     prompts = [prompt_of(subject.tokens, length, seed + place) for place, length in enumerate(chosen)]
     with Console(stderr=True).status(f"{engine}: {len(prompts)} prompts of {', '.join(map(str, chosen))} tokens"):
         runs = subject.run(prompts, steps)
@@ -191,7 +204,8 @@ def verify(
         checks=tuple(checks),
         rounded=subject.precision not in TOLERANCES,
         approximation=subject.approximation,
-        tokenization=subject.tokenization(folder),
+        tokenization=subject.tokenization(tokenizer_folder(folder, adapter)),
+        held="against its own weights" if folder == path.resolve() else "",
     )
 
 
@@ -262,6 +276,8 @@ class Subject:
     approximation: str
     tokens: list[int]  # that prompts are made of
     run: Callable[[Sequence[Prompt], int], list[Run]]
+    origin: dict[str, Any] = field(default_factory=dict)  # what it says that it was made from
+    dtype: str = ""  # a key of DIVERGENCES, of weights in a folder that are in such a type
     stored: Callable[[nn.Module], None] = lambda model: None  # rounds weights to what the export holds
     tokenization: Callable[[Path], str] = lambda folder: ""  # what the engine's tokenizer does otherwise than theirs
 
@@ -312,7 +328,39 @@ def _folder_subject(path: Path, engine: str) -> Subject:
         approximation=label.get("approximation", ""),
         tokens=_plain_tokens(path, config),
         run=run,
+        origin=label,
+        dtype={"torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(config.dtype), ""),
+        tokenization=lambda folder: _tokenization(folder, path),
     )
+
+
+def _tokenization(theirs: Path, path: Path) -> str:
+    """What the tokenizer of an exported folder does otherwise than that of its source; empty for nothing."""
+    if not any((theirs / name).is_file() for name in VOCABULARIES):
+        return ""
+    expected = read_tokenizer(theirs)
+    try:
+        found = read_tokenizer(path)
+        special = [getattr(found, name) == getattr(expected, name) for name in SPECIAL]
+    except Exception as error:  # whatever the tokenizer's libraries raise on files that are damaged
+        return f"its tokenizer cannot be read ({type(error).__name__})"
+    for text in TEXTS:
+        ours, given = expected(text).input_ids, found(text).input_ids
+        if ours != given:
+            return f"its tokenizer makes {given} of {text!r}, where the model's makes {ours}"
+    if found.get_vocab() != expected.get_vocab():
+        return "its tokenizer has another vocabulary than the model's"
+    if _serialised(found) != _serialised(expected):
+        return "its tokenizer splits or merges otherwise than the model's"
+    if not all(special):
+        return f"its tokenizer has another {SPECIAL[special.index(False)]} than the model's"
+    return ""
+
+
+def _serialised(tokenizer: Any) -> str:
+    """All that a tokenizer does, in JSON; nothing of one that is not made of JSON."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return "" if backend is None else str(backend.to_str())
 
 
 def _plain_tokens(path: Path, config: PreTrainedConfig) -> list[int]:
@@ -353,7 +401,9 @@ def _gguf_subject(path: Path) -> Subject:
             ours, theirs = tokenizer(text, add_special_tokens=False).input_ids, started().tokenized(text)
             if ours != theirs:
                 return f"its tokenizer makes {theirs} of {text!r}, where the model's makes {ours}"
-        return ""
+        words = tokenizer.get_vocab()
+        wrong = [word for word, place in words.items() if place < len(facts.texts) and facts.texts[place] != word]
+        return f"its tokenizer has another text for {wrong[0]!r} ({len(wrong)} such)" if wrong else ""
 
     original = facts.length if record is None else record.original_length
     return Subject(
@@ -367,41 +417,49 @@ def _gguf_subject(path: Path) -> Subject:
         approximation=facts.approximation,
         tokens=facts.tokens,
         run=run,
+        origin=read_origin(facts.origin),
         stored=stored,
         tokenization=tokenization,
     )
 
 
+def tokenizer_folder(folder: Path, adapter: str | Path | None) -> Path:
+    """Where the tokenizer of the patched model is: with the adapter, where it has one."""
+    return folder if adapter is None or not Path(adapter, "tokenizer_config.json").is_file() else Path(adapter)
+
+
 def reference_folder(subject: Subject, reference: str | Path | None, adapter: str | Path | None) -> Path:
-    """Where the weights of the patched model are; a folder that was exported holds those of the adapter already.
+    """Where the weights of the patched model are: in what was exported; else, without an adapter, in the export.
 
     Raises:
         CheckpointError: nowhere.
     """
+    if reference is None:
+        reference = source_in(subject.origin, subject.path) or subject.source or None
     if reference is not None:
         return source.local_folder(str(reference))
     if subject.path.is_dir() and adapter is None:
-        return subject.path
-    if not subject.source:
-        raise CheckpointError(
-            f"reference: must be the model that {subject.path} was made from, got none, and nothing in it says which; "
-            f"pass --reference (reference=)"
-        )
-    return source.local_folder(subject.source)
+        return subject.path.resolve()
+    raise CheckpointError(
+        f"reference: must be the model that {subject.path} was made from, got none, and nothing in it says which; "
+        f"pass --reference (reference=)"
+    )
 
 
 def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) -> nn.Module:
     """The patched model in float32: the weights of a folder, with what the record says done to them.
 
-    That is the record of the adapter where it carries one, else that of the export, else that of the folder.
+    That is the record of the adapter where it carries one, else that of the export, else that of the folder. An
+    adapter is on the model as PEFT runs it, never merged: what merging does is what is verified.
     """
     config = read_config(str(folder))
     require_language_model(config, str(folder))
-    model: nn.Module = source.loaded(folder) if adapter is None else source.merged(folder, adapter)
+    model: nn.Module = source.loaded(folder) if adapter is None else source.adapted(folder, adapter)
     model = model.float().eval()
-    subject.stored(model)
+    if adapter is None:
+        subject.stored(model)
     record = subject.record or saved_record(config)
     if record is not None and patched_rotary(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
-            repatch(model, record)
+            repatch(bare(model), record)
     return model

@@ -1,6 +1,7 @@
 """One call: a source, extended by a method or as it is, written for one engine."""
 
-import re
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ropescale.checkpoints import SHORT_NAMES
+from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
+from ropescale.export.origin import moved, origin_of, public_name
+from ropescale.export.origin import read as read_origin
 from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
 from ropescale.heads import headless, require_language_model
@@ -36,6 +39,10 @@ class Exported:
     flags: tuple[str, ...] = ()  # that the engine needs to serve the target length
     approximation: str = ""  # what is not exact; empty where everything is
     overrides: str = ""  # flags for an unmodified checkpoint; empty where the engine has none, or weights are merged
+    commands: tuple[str, ...] = ()  # what serves it, as a shell takes it
+    unmodified: str = ""  # the command that serves the unmodified checkpoint alike, as a shell takes it
+    verifying: str = ""  # the command that runs the engine and compares, as a shell takes it
+    lacking: str = ""  # what an engine will want that the source has not
 
     def __str__(self) -> str:
         how = f"approximation ({self.approximation})" if self.approximation else "exact"
@@ -75,8 +82,8 @@ def export(
         model: a folder saved patched, or as published; `tiny`, `smollm2`, a hub id; or a live model, patched or not.
         destination: a folder that is not there or empty, or for "gguf" a new file.
         to: "transformers", "vllm", "sglang", "mlx" or "gguf".
-        method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs;
-            left out, the model is written as it is, patch included.
+        method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs; left out
+            of a model that is extended already, and "none" to write one as it is that is not.
         factor: as in `patch`, and so are `target_length`, `original_length`, `existing`, `layers`, `log_n`, `knobs`.
         target_length: see `factor`.
         original_length: see `factor`.
@@ -127,6 +134,7 @@ def export(
         return _write_gguf(path, opened, told, outtype)
     stated = STATE[to](opened.config, told)
     folder.write(path, opened, stated, told, to)
+    overrides = "" if adapter is not None else _overrides(to, opened, stated, told)
     return Exported(
         path=path,
         to=to,
@@ -136,7 +144,11 @@ def export(
         target_length=told.main.target_length,
         flags=stated.flags,
         approximation=told.approximation,
-        overrides="" if adapter is not None else _overrides(to, opened, stated, told),
+        overrides=overrides,
+        commands=_commands(to, path, stated),
+        unmodified="" if isinstance(model, nn.Module) else _unmodified(to, resolve(str(model)), overrides),
+        verifying=_verifying(to, path, opened),
+        lacking="" if opened.has_tokenizer() else f"no tokenizer in {opened.name}, and so none in the export",
     )
 
 
@@ -156,7 +168,16 @@ def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str
     chosen = gguf.outtype_for(model, outtype)
     size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
     with written_whole(path, size) as work:
-        scaling = gguf.write(work, opened.config, model, tokenizer, told, public_name(opened.name), chosen)
+        scaling = gguf.write(
+            work,
+            opened.config,
+            model,
+            tokenizer,
+            told,
+            public_name(opened.name),
+            chosen,
+            json.dumps(origin_of(opened.name, opened.adapter, path)),
+        )
     return Exported(
         path=path,
         to="gguf",
@@ -165,6 +186,7 @@ def _write_gguf(path: Path, opened: source.Source, told: Canonical, outtype: str
         serves=told.main.target_length,
         target_length=told.main.target_length,
         approximation=told.approximation,
+        verifying=_verifying("gguf", path, opened),
     )
 
 
@@ -183,12 +205,6 @@ def _gguf() -> Any:
     return gguf
 
 
-def public_name(name: str) -> str:
-    """A source as a published file may name it: a short name or a hub id; nothing of a path or a live model."""
-    known = name in SHORT_NAMES or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists())
-    return name if known else ""
-
-
 def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) -> str:
     """The flags that make the engine treat the unmodified checkpoint alike, where it has such flags."""
     if to == "vllm":
@@ -198,6 +214,40 @@ def _overrides(to: str, opened: source.Source, stated: Stated, told: Canonical) 
     if to == "sglang":
         return f"--json-model-override-args {as_argument(stated.overrides)} --context-length {told.main.target_length}"
     return ""
+
+
+def _commands(to: str, path: Path, stated: Stated) -> tuple[str, ...]:
+    """What serves an export."""
+    program = {
+        "vllm": "vllm serve {}",
+        "sglang": "python -m sglang.launch_server --model-path {}",
+        "mlx": "mlx_lm.server --model {}",
+    }.get(to)
+    return (" ".join((program.format(shlex.quote(str(path))), *stated.flags)),) if program else ()
+
+
+def _verifying(to: str, path: Path, opened: source.Source) -> str:
+    """What verifies an export; it names what the export does not say of itself."""
+    if to in NOT_RUN:
+        return ""
+    asked = ["ropescale", "verify-export", str(path), "--engine", {"gguf": "llama.cpp"}.get(to, to)]
+    origin = origin_of(opened.name, opened.adapter, path)
+    wanted = to == "gguf" or opened.adapter is not None  # a folder without an adapter holds the model's weights
+    if wanted and "source" not in origin:
+        asked += ["--reference", opened.name if opened.folder is not None else "SRC"]
+    if opened.adapter is not None and not origin["adapter"]["path"]:
+        asked += ["--adapter", str(opened.adapter)]
+    return shlex.join(asked)
+
+
+def _unmodified(to: str, name: str, overrides: str) -> str:
+    """The command for the checkpoint that was exported, with the flags that tell the engine the same."""
+    if not overrides:
+        return ""
+    if to == "sglang":
+        return f"python -m sglang.launch_server --model-path {shlex.quote(name)} {overrides}"
+    variable, separator, flags = overrides.partition(" ") if overrides.startswith("VLLM_") else ("", "", overrides)
+    return f"{variable}{separator}vllm serve {shlex.quote(name)} {flags}"
 
 
 def patch_gguf(
@@ -240,8 +290,9 @@ def patch_gguf(
     told = canonical(config)
     name = gguf.contents(reader, "general.architecture")
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)
+    origin = moved(read_origin(gguf.contents(reader, gguf.ORIGIN_KEY, "{}")), existing, new)
     with written_whole(new, existing.stat().st_size) as work:
-        gguf.rewrite(work, reader, scaling, told)
+        gguf.rewrite(work, reader, scaling, told, json.dumps(origin))
     return Exported(
         path=new,
         to="gguf",

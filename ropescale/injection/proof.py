@@ -199,7 +199,7 @@ class Watch:
         self.device = embeddings.weight.device
         if self.device.type == "meta":  # offloaded: where it will be when it is needed
             self.device = next(rotaries[0].buffers()).device
-        self._ids = torch.arange(1, TOKENS + 1, device=self.device).remainder(embeddings.num_embeddings)[None]
+        self._ids = torch.arange(1, TOKENS + 1, device=self.device).remainder(len(embeddings.weight))[None]
         self.labels: dict[nn.Module, set[str]] = {}  # layer -> the layer types whose rotation it is given
         self._rotaries = rotaries
 

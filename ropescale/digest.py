@@ -1,0 +1,73 @@
+"""A digest of a base's weights: which model an adapter was trained on, as far as a few of its numbers tell.
+
+From up to 64 tensors four values each, taken at fixed places, with the tensor's shape and type: some 6 kB, read in no
+time. Other weights under the same config differ in nearly every one of them. The same weights are recognised whatever
+files they lie in, and in another type up to the rounding of that type; what a quantised base keeps in float (norms,
+embeddings) is compared, the rest is not.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TENSORS, VALUES = 64, 4
+# Types whose values are the weights themselves, and their rounding: half a unit in the last place, relative
+ROUNDING = {torch.float64: 2.0**-24, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}
+SMALLEST = 2.0**-24  # what float16 rounds to zero
+# of the modules that PEFT puts around those of the base
+WRAPPERS = ("base_layer", "original_module", "_orig_mod")
+
+
+def digest_of(base: nn.Module, *, without: set[int]) -> dict[str, list[Any]]:
+    """The type, the shape and some values of some tensors of a model, by their names in a base without an adapter.
+
+    Args:
+        base: a model, with or without an adapter on it.
+        without: the `id` of parameters that are not the base's as it was: what an adapter brings, what was trained.
+    """
+    own = _own(base, without)
+    names = sorted(own)
+    chosen = {names[place * (len(names) - 1) // max(TENSORS - 1, 1)] for place in range(TENSORS)} if names else set()
+    return {
+        name: [str(one.dtype).removeprefix("torch."), list(one.shape), _values(one)]
+        for name in sorted(chosen)
+        for one in (own[name],)
+    }
+
+
+def differing(base: nn.Module, digest: dict[str, list[Any]]) -> tuple[list[str], int]:
+    """The tensors of a model that are not those of a digest, and how many could be compared."""
+    own = _own(base, set())
+    other, compared = [], 0
+    for name, (dtype, shape, values) in digest.items():
+        one = own.get(name)
+        if one is None or list(one.shape) != shape:
+            continue
+        compared += 1
+        rounding = max(ROUNDING[one.dtype], ROUNDING[getattr(torch, dtype)])
+        found, expected = torch.tensor(_values(one)), torch.tensor(values)
+        # twice, since it may have been rounded by one type after the other
+        if not bool(((found - expected).abs() <= 2 * rounding * expected.abs() + SMALLEST).all()):
+            other.append(name)
+    return other, compared
+
+
+def _own(base: nn.Module, without: set[int]) -> dict[str, Tensor]:
+    """The parameters of the base that are whole and in a type that holds the weights themselves."""
+    found: dict[str, Tensor] = {}
+    for name, one in base.named_parameters():
+        parts = name.split(".")
+        if id(one) in without:
+            continue
+        # a part of a tensor that several processes hold says nothing about the whole
+        if one.dtype not in ROUNDING or not one.numel() or one.is_meta or type(one.data) is not Tensor:
+            continue
+        found[".".join(part for part in parts if part not in WRAPPERS)] = one
+    return found
+
+
+def _values(one: Tensor) -> list[float]:
+    flat = one.detach().reshape(-1)
+    places = torch.tensor([(2 * value + 1) * flat.numel() // (2 * VALUES) for value in range(VALUES)])
+    return [float(value) for value in flat[places.to(flat.device)].float().cpu()]
