@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -223,15 +223,7 @@ def require_complete(folder: Path, config: PreTrainedConfig) -> None:
     """
     if getattr(config, "quantization_config", None) is not None:
         return
-    try:
-        found = _read(str(folder), config, class_of(config), {"device_map": "meta"})
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: must hold weights that Transformers can load, got {type(error).__name__}: "
-            f"{first_line(error)}; fetch the checkpoint again"
-        ) from error
+    found = _read(str(folder), config, class_of(config), {"device_map": "meta"})
     if found.missing:
         raise incomplete(folder, found.missing)
 

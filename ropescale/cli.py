@@ -579,7 +579,7 @@ def _parser() -> argparse.ArgumentParser:
     add("path", metavar="DST", help="what `ropescale export` wrote")
     add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
     add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
-    add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it")
+    add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it (default: what DST says)")
     add(
         "--lengths",
         "--length",
@@ -1116,7 +1116,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from ropescale.patching import require_knobs
 
     knobs = arguments.knobs or {}
-    if arguments.method:
+    if arguments.method not in (None, "none"):
         require_knobs(arguments.method, knobs)  # which may not name the other arguments
     asked = {
         name: value

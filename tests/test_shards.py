@@ -245,11 +245,14 @@ def test_whatever_files_an_index_names_are_exported_with_it(files: list[str], to
         (lambda index: index.update({"model.norm.weight": "b.safetensors"}), r"got 'model\.norm\.weight' elsewhere"),
         (
             lambda index: index.update({"model.norm.weight": "../b.safetensors"}),
-            r"must name files of its folder, got ",
+            r"weights must be in files of its own folder, got ",
         ),
-        (lambda index: index.update({"model.norm.weight": "/b.safetensors"}), r"must name files of its folder, got "),
+        (
+            lambda index: index.update({"model.norm.weight": "/b.safetensors"}),
+            r"weights must be in files of its own folder, got ",
+        ),
         (lambda index: index.update({"model.norm.weight": "c.safetensors"}), r"c\.safetensors: must be a whole safe"),
-        (lambda index: index.update({"model.norm.weight": 3}), r"must be an index of weights, got one that cannot be"),
+        (lambda index: index.update({"model.norm.weight": 3}), r"weights must be in files of its own folder, got 3"),
     ],
 )
 def test_an_index_that_is_not_that_of_its_files_is_refused(
@@ -276,7 +279,7 @@ def test_weights_that_are_missing_are_refused(lost: str, tmp_path: Path) -> None
         export(tmp_path / "source", tmp_path / "out", to="vllm", method="yarn", factor=4)
     save_file({**weights, lost: weights[lost][:-1].clone()}, file, metadata={"format": "pt"})
     with pytest.raises(
-        CheckpointError, match=r"source: must hold weights that Transformers can load, got RuntimeError"
+        CheckpointError, match=r"source: must hold weights that Transformers can load.*, got RuntimeError"
     ):
         export(tmp_path / "source", tmp_path / "out", to="vllm", method="yarn", factor=4)
     assert not (tmp_path / "out").exists()

@@ -160,8 +160,9 @@ class Source:
                 f"{self.folder}: must hold a tokenizer, got none of {', '.join(VOCABULARIES)}; add the tokenizer "
                 f"files of the model"
             )
-        whole = self.beside is not None and (self.beside / "tokenizer_config.json").is_file()
-        place = self.beside if whole else self.folder
+        place = self.folder
+        if self.beside is not None and (self.beside / "tokenizer_config.json").is_file():
+            place = self.beside
         tokenizer = read_tokenizer(place)
         template = self.companions().get("chat_template.jinja")
         if template is not None:
