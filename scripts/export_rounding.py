@@ -49,7 +49,7 @@ def compared(method: str, lengths: Sequence[int]) -> list[str]:
     prompts = [prompt_of(tokens, min(length, room), seed) for seed, length in enumerate(lengths)]
     with tempfile.TemporaryDirectory() as folder:
         served = Path(folder, "served")
-        export(MODEL, served, to="vllm", **arguments)
+        export(MODEL, served, to="vllm", **(arguments or {"method": "none"}))
         runs = vllm(served, prompts, STEPS, {})
     wide = loaded(arguments, torch.float64)
     lines = []

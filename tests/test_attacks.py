@@ -94,7 +94,7 @@ def with_code(theirs: Path, mine: Path) -> Path:
 VERBS = {
     "explain": "explain {} --output {}/a.html",
     "plot": "plot {} --output {}/a.svg",
-    "export": "export {} {}/a --to vllm",
+    "export": "export {} {}/a --to vllm --method none",
     "eval": "eval {} --methods none --tasks passkey --lengths 128 --output {}/a",
     "demo": "demo --model {} --output {}/a",
     "train": "train lora --model {} --factor 2 --data passkey --max-documents 4 --output {}/a",
@@ -211,7 +211,7 @@ READING: dict[str, Callable[[Path, Path], object]] = {
     "load": lambda folder, out: ropescale.load(folder),
     "doctor": lambda folder, out: ropescale.diagnose(folder),
     "rescale": lambda folder, out: ropescale.rescale_checkpoint(folder, out, factor=2),
-    "export": lambda folder, out: ropescale.export.export(folder, out, to="vllm"),
+    "export": lambda folder, out: ropescale.export.export(folder, out, to="vllm", method="none"),
 }
 
 

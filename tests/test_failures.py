@@ -34,7 +34,7 @@ VERBS = {
     "train": ["lora", "--model", "tiny"],
     "merge": ["adapter", "DST"],
     "report": ["folder"],
-    "export": ["tiny", "DST", "--to", "gguf"],
+    "export": ["tiny", "DST", "--to", "gguf", "--method", "none"],
     "verify-export": ["DST", "--engine", "vllm"],
     "memory": ["tiny", "--length", "64"],
     "chat": ["tiny"],
