@@ -405,5 +405,5 @@ def test_the_help_of_a_recipe_shows_what_it_sets() -> None:
 
     brief = help_text("t5", everything=False)
     assert "rotation replaced by T5's relative bias" in brief
-    assert "--torch_compile" not in brief
-    assert "--torch_compile" in help_text("t5", everything=True)
+    assert "--torch-compile" not in brief
+    assert "--torch-compile" in help_text("t5", everything=True)
