@@ -39,7 +39,8 @@ class Names:
 
 def names_of(parser: argparse.ArgumentParser) -> Names:
     """The arguments of a parser; `factor` where it takes `factors`, because a method has one."""
-    written, flags = {}, set()
+    written: dict[str, str] = {}
+    flags: set[str] = set()
     for action in parser._actions:
         long = [option for option in action.option_strings if option.startswith("--")]
         metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
