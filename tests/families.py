@@ -395,7 +395,7 @@ def logits(model: torch.nn.Module, length: int = 160) -> torch.Tensor:
 def runs(name: str) -> bool:
     """Whether this Transformers has a family, reads text with its tiny config, lets it be patched, and loads it saved.
 
-    Up to 5.8 it cannot read a yarn back that it states for a layer type (Gemma 3), and 5.0 loads no Apertus.
+    5.0 loads no Apertus, for one.
     """
     try:
         model = family(name)
