@@ -176,6 +176,6 @@ class Record:
 def _is_entry(one: Any) -> bool:
     """Whether this is what a digest says of a tensor."""
     match one:
-        case ["float64" | "float32" | "bfloat16" | "float16", [*shape], [*values]]:
+        case ["float64" | "float32" | "bfloat16" | "float16", [*shape], [_, _, _, _] as values]:
             return all(type(size) is int for size in shape) and all(isinstance(value, float) for value in values)
     return False

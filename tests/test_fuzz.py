@@ -78,7 +78,7 @@ def with_adapter(folder: Path) -> None:
 def exported(folder: Path) -> None:
     folder.mkdir()
     ropescale.export.export(TINY, folder / "a.gguf", to="gguf", method="yarn", factor=2)
-    ropescale.export.export(TINY, folder / "plain.gguf", to="gguf")
+    ropescale.export.export(TINY, folder / "plain.gguf", to="gguf", method="none")
 
 
 def evaluated(folder: Path) -> None:
