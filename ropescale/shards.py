@@ -21,6 +21,7 @@ SAFE, TORCH = ".safetensors", ".bin"
 INDEX = ".index.json"  # how the name of a file ends that says which weight is in which file
 TABLES = ("inv_freq", "cos_cached", "sin_cached")
 TOWERS = ("audio", "vision", "visual")  # whose rotations are none of the text's
+LONGEST_NAME = 255  # characters, by most systems
 CHUNK = 2**24  # bytes copied at a time
 LONGEST_HEADER = 10**8  # bytes, by the format
 
@@ -156,7 +157,8 @@ def _within(place: str) -> bool:
     """Whether a path in a file is one below that file's folder, on any system."""
     posix, windows = PurePosixPath(place), PureWindowsPath(place)
     return (
-        "\0" not in place
+        place.isprintable()  # no zero, and no half of a letter, which no system takes
+        and len(place) <= LONGEST_NAME
         and bool(posix.parts)
         and not (posix.is_absolute() or windows.drive or windows.root)
         and ".." not in (*posix.parts, *windows.parts)

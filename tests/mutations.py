@@ -50,8 +50,10 @@ ODD: tuple[Any, ...] = (
 
 
 def places(value: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path to every value within a value, but not into more than twenty entries of a list."""
+    """The path to every value within a value, but not into more than twenty entries of a list, nor far down."""
     found = [so_far] if so_far else []
+    if len(so_far) > 12:
+        return found
     if isinstance(value, dict):
         inner = list(value.items())
     else:

@@ -204,7 +204,7 @@ def attack(name: str, count: int, folder: Path) -> dict[str, int]:
         file = draw.choice(sorted(form.files))
         try:
             (folder / file).write_bytes(form.files[file](whole[file], draw))
-        except (ValueError, KeyError):  # damage that is no JSON any more, where it has to be
+        except (ValueError, KeyError, RecursionError):  # damage that is no JSON any more, or too deep to be written
             continue
         for reader in form.reads:
             began = time.monotonic()
