@@ -29,6 +29,7 @@ from ropescale.trust import is_refusal, refused, trusted, trusting
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 CONFIG = "config.json"
+ROOM = 400  # characters of another library's error within one of ours
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Any of these holds what a tokenizer knows
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken", "tekken.json", "spiece.model")
@@ -320,7 +321,8 @@ def first_line(error: Exception) -> str:
         said = f"{said} {line.strip()}".strip()
         if not said.endswith(":"):
             break
-    return said.rstrip(".;")
+    said = said.rstrip(".;")
+    return said if len(said) <= ROOM else f"{said[:ROOM]}..."  # some name every model type that there is
 
 
 def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ OBEYED = frozenset(
     [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 )
 LONGEST = 4000  # characters of a text: what nobody reads to the end
+ENDING = 600  # of those, at the end, where it stands what to do
 
 
 def cleaned(text: str, *, lines: bool = False) -> str:
@@ -31,7 +32,8 @@ class RopescaleError(Exception):
 
     def __init__(self, text: str = "") -> None:
         shown = cleaned(text)
-        super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}...")
+        cut = f"{shown[: LONGEST - ENDING]} ... {shown[-ENDING:]}"
+        super().__init__(shown if len(shown) <= LONGEST else cut)
 
 
 class InvalidArgumentError(RopescaleError, ValueError):

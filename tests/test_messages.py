@@ -1171,3 +1171,10 @@ def test_every_text_of_this_table_has_the_one_form() -> None:
         worded(RopescaleError(text))
         assert ", got " in text or text.startswith("unknown method ") or ": unknown knob " in text
         assert not re.match(r"[A-Z](?!ATH:)", text)
+
+
+def test_a_long_error_keeps_what_to_do() -> None:
+    text = str(RopescaleError(f"config.json: must be short, got {'x' * 100_000}; write less"))
+    assert len(text) < 5000
+    assert text.startswith("config.json: must be short")
+    assert text.endswith("; write less")
