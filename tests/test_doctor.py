@@ -295,8 +295,9 @@ def test_a_planted_fault_is_found_and_its_remedy_makes_it_go(
     fault.cure(checkpoint)
     assert ropescale.diagnose(checkpoint) == []
     assert cli.main(["doctor", str(checkpoint)]) == 0
-    said = f"{checkpoint}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model\n"
-    assert capsys.readouterr().out == said
+    said, after = capsys.readouterr().out.splitlines()
+    assert said == f"{checkpoint}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model"
+    assert after == f"next: ropescale inspect {checkpoint}"
 
 
 def test_an_old_config_without_a_theta_has_the_default_of_its_family(checkpoint: Path) -> None:

@@ -219,7 +219,9 @@ def test_the_picture_is_written_in_the_format_of_its_name(
     path = tmp_path / "new" / f"waves.{suffix}"
     methods = "linear,ntk,truncated,yarn"
     assert cli.main(["plot", "tiny", "--methods", methods, "--length", "1024", "--output", str(path)]) == 0
-    assert capsys.readouterr().out == f"picture: {path}\n"
+    said, after = capsys.readouterr().out.splitlines()
+    assert said == f"picture: {path}"
+    assert after == f"next: ropescale eval tiny --methods {methods} --factors 8 --quick"
     assert path.read_bytes().startswith(begins)
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
