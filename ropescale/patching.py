@@ -795,7 +795,8 @@ def require_knobs(name: str, knobs: dict[str, Any]) -> None:
     for knob in knobs:
         if knob in ARGUMENTS:
             raise InvalidArgumentError(
-                f"{name}: knobs must be the method's own, got {knob!r}, an argument of its own; give it beside them"
+                f"{name}: knobs must be the method's own, got {knob!r}, an argument of ropescale.patch; give it "
+                f"there, beside the knobs"
             )
         if knob not in fields:
             near = difflib.get_close_matches(knob, [*fields, *ARGUMENTS], n=1)

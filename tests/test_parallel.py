@@ -23,6 +23,7 @@ from transformers import TrainingArguments
 
 import ropescale
 from ropescale import Geometry, get_method
+from ropescale.destinations import LOCK
 from ropescale.errors import InvalidArgumentError
 from ropescale.recipes.options import read_recipe
 from ropescale.recipes.parallel import ARRANGEMENTS, Machines, machine_file, refuse_combinations
@@ -247,7 +248,7 @@ def test_the_program_refuses_before_the_model_is_loaded(
     monkeypatch.setattr("ropescale.load", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(InvalidArgumentError, match=re.escape(message)):
         run(recipe, "a test")
-    assert not list(tmp_path.iterdir())
+    assert [one.name for one in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """What an evaluation will run: options that are refused before a model is loaded, and the cells of the grid."""
 
 import pytest
+import torch
 
 from ropescale.errors import InvalidArgumentError, UnknownMethodError
 from ropescale.evals import plan
 from ropescale.evals.plan import Options
 from ropescale.evals.results import UNPATCHED, Arm
+
+CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count()))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ from ropescale.evals.results import UNPATCHED, Arm
         ),
         (
             {"device": "abacus"},
-            "eval: device must be one that torch knows, got 'abacus'; leave it out, or give cpu or cuda",
+            f"device: must be one that torch knows, got 'abacus'; leave it out, or give cpu{CUDA}",
         ),
     ],
 )

@@ -286,7 +286,7 @@ PLACES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "queries scaled by position": (
         lambda source, tmp: rescale(source, tmp / "x", log_n=True),
-        "yarn: unknown knob 'log_n'",
+        "yarn: knobs must be the method's own, got 'log_n', an argument of ropescale.patch; give it there",
     ),
     "layers that nobody knows": (
         lambda source, tmp: rescale(source, tmp / "x", layers="some"),
