@@ -66,11 +66,14 @@ __all__ = [
     "train",
     "unpatch",
 ]
+_EXTRAS = {"evaluate": "eval", "train": "train"}  # whose packages the core does without
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ropescale' has no attribute {name!r}")
+    if name in _EXTRAS:
+        importlib.import_module("ropescale.failures").require_extras(f"ropescale.{name}", [_EXTRAS[name]])
     return getattr(importlib.import_module(f"ropescale.{_HOMES[name]}"), name)
 
 

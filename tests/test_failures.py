@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+import ropescale
 from ropescale import cli, failures
 from ropescale.errors import RopescaleError
 
@@ -303,3 +304,13 @@ def test_a_token_without_an_embedding_is_named_before_training(
     said = capsys.readouterr().err
     assert "ropescale: tokenizer: its tokens must have rows in the model's embedding, got id 1024 " in said
     assert "as it was" not in said, "nothing was measured"
+
+
+@pytest.mark.parametrize(("name", "extra"), [("evaluate", "eval"), ("train", "train")])
+def test_the_verbs_from_python_name_the_extra_that_they_need(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(getattr(ropescale, name))
+    monkeypatch.setitem(failures.EXTRAS, extra, ("nowhere_to_be_found",))
+    with pytest.raises(ImportError, match=rf"^ropescale.{name}: .*pip install 'ropescale\[{extra}\]'$"):
+        getattr(ropescale, name)
