@@ -46,9 +46,10 @@ def fields_of(config: PreTrainedConfig, canonical: Canonical, parameters: list[d
         "rope_parameters": in_whole(config, canonical, parameters),
         "max_position_embeddings": canonical.main.target_length,
     }
+    said = config.to_dict()  # Falcon's head_dim is no entry, and Gemma 4 has another in some layers
     for name in ("original_max_position_embeddings", "head_dim"):
-        if hasattr(config, name):
-            fields[name] = getattr(config, name)
+        if name in said:
+            fields[name] = said[name]
     if "original_max_position_embeddings" in fields:
         fields["original_max_position_embeddings"] = canonical.main.original_length
     return fields
