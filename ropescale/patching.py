@@ -255,6 +255,23 @@ def record(model: nn.Module) -> Record | None:
     return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
 
 
+def extended_again(config: PreTrainedConfig, done: Record) -> tuple[PreTrainedConfig, Extension]:
+    """A copy of a text config as it was before a patch, and what the record of that patch makes of it."""
+    plain = copy.deepcopy(config)
+    done.restore(plain)
+    return plain, extended(
+        plain,
+        done.method_instance(),
+        None,
+        done.target_length,
+        done.original_length,
+        done.existing,
+        done.layers,
+        log_n=done.log_n,
+        knobs={},
+    )
+
+
 def record_in_effect(model: nn.Module) -> Record | None:
     """What was done to this model, as `record` says it, if the model does it.
 
@@ -268,19 +285,7 @@ def record_in_effect(model: nn.Module) -> Record | None:
     if done is None or patched_rotary(model) is not None or hasattr(config_of(model), EXPORT_FIELD):
         return done
     text = text_of(config_of(model))
-    plain = copy.deepcopy(text)
-    done.restore(plain)
-    again = extended(
-        plain,
-        done.method_instance(),
-        None,
-        done.target_length,
-        done.original_length,
-        done.existing,
-        done.layers,
-        log_n=done.log_n,
-        knobs={},
-    )
+    _, again = extended_again(text, done)
     for name, value in again.fields.items():
         if getattr(text, name, None) != value:
             raise CheckpointError(

@@ -40,7 +40,7 @@ from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, attached, merged_into, reads_embedding
 from ropescale.methods import AnyMethod
-from ropescale.patching import bare, extended, record, repatch
+from ropescale.patching import bare, extended, extended_again, record, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.shards import files_of_index
 
@@ -314,20 +314,7 @@ def _require_one_rotation(config: PreTrainedConfig, folder: Path) -> None:
     done = saved_record(config)
     if done is None:
         return
-    meant = copy.deepcopy(config)
-    done.restore(meant)
-    method = done.method_instance()
-    extension = extended(
-        meant,
-        method,
-        None,
-        done.target_length,
-        done.original_length,
-        done.existing,
-        done.layers,
-        log_n=done.log_n,
-        knobs={},
-    )
+    meant, extension = extended_again(config, done)
     extension.write(meant)
     late = [rope_type_of(parts_of(one)[0].config) == LATE_TYPE for one in (config, meant)]
     if any(late):
