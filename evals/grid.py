@@ -32,7 +32,7 @@ import ropescale
 from ropescale.checkpoint import first_line, load_language_model, read_config
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
-from ropescale.destinations import sole_writer
+from ropescale.destinations import sole_writer, try_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import budget, plan, results
 from ropescale.evals.chat import PLAIN, chat_frame
@@ -80,14 +80,21 @@ def run(options: Options, folder: Path, command: str) -> Results:
     return found if found is not None else results.read(folder)
 
 
-def print_cost(options: Options, console: Console) -> None:
-    """The dry run: every cell with the tokens it reads, and how long all of them will take on this machine."""
+def print_cost(options: Options, console: Console, folder: Path) -> None:
+    """The dry run: every cell with the tokens it reads, and how long all of them will take on this machine.
+
+    Raises:
+        InvalidArgumentError: whatever `run` would refuse, the folder among it, which stays as it is.
+        CheckpointError: a folder that cannot be written.
+    """
+    try_writer(folder)
     with _quiet_harness():
         bench = Bench(options)
         for arm in options.arms:  # what the run refuses is refused here
             bench.record(arm)
         cells = plan.cells(options, bench.original_length, bench.own_length)
         bench.try_tasks(cells)
+        results.begun(folder, bench.settings())
         rate = bench.operations_per_second()
     longest = bench.lengths[-1]
     title = f"{options.model}: {len(cells)} cells"

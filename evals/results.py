@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ropescale.destinations import append_line, cut_torn_line, write_file
+from ropescale.destinations import append_line, cut_torn_line, require_appendable, require_ordinary, write_file
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.files import parsed, read_text
 
 Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[str, str, float, int | None]  # task, method, factor, length
+LINES = ("results.jsonl", "timings.jsonl")  # files that are written on
 REMEDY = "make room there and give the same command again, finished cells are kept"
 
 
@@ -162,6 +163,25 @@ def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
         InvalidArgumentError: the folder holds results of other settings, or cannot be read.
         CheckpointError: the folder cannot be written.
     """
+    results = begun(folder, settings)
+    for name in LINES:
+        cut_torn_line(folder / name, name="results", remedy=REMEDY)
+    results.sessions.append(session)
+    write_atomically(
+        folder / "run.json",
+        json.dumps({"settings": asdict(results.settings), "sessions": results.sessions}, indent=2) + "\n",
+    )
+    return results
+
+
+def begun(folder: Path, settings: Settings) -> Results:
+    """What `start` would find, where it could start; nothing is written.
+
+    Raises:
+        InvalidArgumentError: the folder holds results of other settings, cannot be read, or has something else where
+            results are to be written.
+        CheckpointError: its files cannot be written.
+    """
     if not (folder / "run.json").exists() and (folder / "results.jsonl").exists():
         raise InvalidArgumentError(
             f"--output: a folder with results.jsonl must hold its run.json too, got {str(folder)!r}; "
@@ -171,13 +191,9 @@ def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
     if (folder / "run.json").exists():
         results = read(folder)
         results.settings = settings.joined(results.settings, folder)
-        for name in ("results.jsonl", "timings.jsonl"):
-            cut_torn_line(folder / name, name="results", remedy=REMEDY)
-    results.sessions.append(session)
-    write_atomically(
-        folder / "run.json",
-        json.dumps({"settings": asdict(results.settings), "sessions": results.sessions}, indent=2) + "\n",
-    )
+    require_ordinary(folder / "run.json", name="results")
+    for name in LINES:
+        require_appendable(folder / name, name="results", remedy=REMEDY)
     return results
 
 

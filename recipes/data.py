@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.checkpoints import cache_folder
 from ropescale.console import Console
-from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.recipes.packing import Packing, Row, pack
 from ropescale.recipes.passkeys import passkey_documents
+from ropescale.recipes.seals import fault
 from ropescale.recipes.sources import PASSKEY, SPLIT, TEXT_FIELD, Source, find_source
 from ropescale.recipes.tokenised import (
     Advance,
@@ -236,12 +238,19 @@ class Prepared:
     identity: dict[str, str]  # of what the rows were made from, by source; and of the tokenizer
 
 
-def prepare(options: DataOptions, tokenizer: PreTrainedTokenizerBase, length: int, *, seed: int = 0) -> Prepared:
+def prepare(
+    options: DataOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    *,
+    seed: int = 0,
+    scratch: Path | None = None,
+) -> Prepared:
     """The rows of a recipe, each of exactly `length` tokens; worked out once, then read from the cache.
 
     Held-out documents are chosen by a digest of their content: neither the seed nor further sources move them, and
     of equal documents all but the first are dropped. `seed` decides which documents a share takes, the order of
-    documents and rows, and the passkeys.
+    documents and rows, and the passkeys. What the cache does not have is put into `scratch` where one is given.
 
     Raises:
         InvalidArgumentError: a source that cannot be found or read, or too little for one row.
@@ -261,17 +270,36 @@ def prepare(options: DataOptions, tokenizer: PreTrainedTokenizerBase, length: in
         for source in sources:
             told = digest(source.fingerprint, identity[TOKENIZER], options.max_documents)
             stores[source.name] = read_tokens(
-                built(cache / f"tokens-{told}", partial(_tokenise, source, tokenizer, options.max_documents))
+                built(
+                    _place(cache, scratch, f"tokens-{told}"),
+                    partial(_tokenise, source, tokenizer, options.max_documents),
+                )
             )
         _mix(options, stores, tokenizer, length, seed, folder)
 
-    folder = built(cache / f"rows-{key}", mix)
+    folder = built(_place(cache, scratch, f"rows-{key}"), mix)
     return Prepared(
         train=datasets.Dataset.from_file(str(folder / "train.arrow")),
         held_out=datasets.Dataset.from_file(str(folder / "held_out.arrow")),
         account=Account.from_dict(json.loads((folder / "account.json").read_text(encoding="utf-8"))),
         identity=identity,
     )
+
+
+def _place(cache: Path, scratch: Path | None, name: str) -> Path:
+    """Where something is kept: in the cache, or apart from it where it is not there yet and the cache is to stay.
+
+    Raises:
+        CheckpointError: a cache that could not take it.
+    """
+    if scratch is None or ((cache / name).exists() and fault(cache / name) is None):
+        return cache / name
+    standing = next(one for one in (cache, *cache.absolute().parents) if one.exists())
+    if not (standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)):
+        raise CheckpointError(
+            f"cache_dir: must be a folder that can be written, got {str(cache)!r}; name another folder"
+        )
+    return scratch / name
 
 
 TOKENIZER = "the tokenizer"  # its key in an identity, beside those of sources

@@ -437,6 +437,7 @@ DEPENDENT = {
     "save_total_limit": ("save_strategy", "no"),
     "logging_steps": ("logging_strategy", "no"),
     "gradient_checkpointing_kwargs": ("gradient_checkpointing", False),
+    "activation_checkpointing_kwargs": ("activation_checkpointing", False),
     "liger_kernel_config": ("use_liger_kernel", False),
 }
 # Numbers of TrainingArguments and their least value; "above" where that itself is none of them
@@ -505,6 +506,10 @@ def help_text(name: str, *, everything: bool) -> str:
     reader, values = parser(name), read_yaml(name)
     _as_arguments(values, reader, name)
     reader.description = comment(name)
+    reader.epilog = (
+        "on the command line alone: --dry-run (refuse what the run would refuse, print the plan, write nothing), "
+        "--trust-remote-code (run Python code that lies in the checkpoint)"
+    )
     reader.set_defaults(**values)
     shown = {item.name for kind in (RecipeOptions, DataOptions) for item in dataclasses.fields(kind)}
     shown |= {"help", *vars(TrainingOptions)["__annotations__"], *SHOWN}
@@ -585,7 +590,7 @@ def _require_acting(options: RecipeOptions, training: TrainingOptions, given: se
     if str(getattr(training.save_strategy, "value", training.save_strategy)) == "best":
         raise InvalidArgumentError("save_strategy: must be steps, epoch or no, got 'best'; no step is best")
     for name, (other, off) in DEPENDENT.items():
-        found = getattr(training, other)
+        found = getattr(training, other, None)  # some versions of Transformers have one of two names
         if name in given and getattr(found, "value", found) == off:
             raise InvalidArgumentError(
                 f"{name}: acts with {other} alone, got it with {other} {off!r}; leave one of the two out"

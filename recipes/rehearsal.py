@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.families import saved_record, text_of
 from ropescale.heads import class_of
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.tuning import tuned
@@ -36,13 +37,8 @@ def rehearse(recipe: Recipe) -> None:
     options = recipe.options
     if options.attention is None and not options.target_modules:
         return
-    config = read_config(resolve(options.model))
-    given = {} if options.attention is None else {"attn_implementation": options.attention}
     try:
-        with torch.device("meta"):
-            kind = class_of(config)  # an Auto class where the config names none
-            build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
-            model = build(config, **given)
+        model = weightless(recipe)
     except (ValueError, ImportError, OSError) as error:
         raise InvalidArgumentError(
             f"attention: must be a way of computing attention that this model and this machine have, got "
@@ -51,6 +47,23 @@ def rehearse(recipe: Recipe) -> None:
     if options.target_modules:
         tuning = "lora" if options.tuning == "qlora" else options.tuning
         tuned(model, dataclasses.replace(options, tuning=tuning))
+
+
+def weightless(recipe: Recipe) -> PreTrainedModel:
+    """The model of a recipe on no device: its layers with the shapes of their weights, and no weights.
+
+    Raises:
+        ValueError: a way of computing attention that the model does not have; also an ImportError or an OSError.
+    """
+    given = {} if recipe.options.attention is None else {"attn_implementation": recipe.options.attention}
+    config = read_config(resolve(recipe.options.model))
+    if (saved := saved_record(text_of(config))) is not None:
+        saved.restore(text_of(config))
+    with torch.device("meta"):
+        kind = class_of(config)  # an Auto class where the config names none
+        build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        model: PreTrainedModel = build(config, **given)
+    return model
 
 
 def _rehearse_trainer(training: TrainingArguments) -> None:

@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,32 +87,13 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
     console = Console(stderr=True, quiet=not first)
 
     # before the model: is this a run that may begin, what will it read, what is it measured by
-    told = _opened(folder, recipe, command)
-    schedule = planned(recipe)
-    keywords = loading(options)
-    rehearse(recipe)
-    tokenizer = named_tokenizer(options.model)
-    _require_same(folder, told, "data", identify(recipe.data, tokenizer))
+    told, schedule, tokenizer, keywords = begin(recipe, command)
     if "after" in told:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return told
     resumed = last_whole(folder, console)
-    data = prepare(recipe.data, tokenizer, schedule.source_length, seed=training.seed)
-    console.print(data.account.table())
-    _require_readable(schedule, data.train, options.attention)
-    readers = training.world_size // options.ulysses  # processes that read rows of their own
-    count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * readers
-    draws = Draws(data.train, schedule, count=count, seed=training.seed)
-    lengths = options.eval_lengths or sorted({schedule.original_length, schedule.target_length})
-    measure = yardstick(
-        tokenizer,
-        lengths=lengths,
-        texts=options.eval_texts,
-        held_out=lambda: prepare(recipe.data, tokenizer, max(lengths), seed=training.seed).held_out,
-        limit=options.eval_windows,
-        passkeys=options.eval_passkeys,
-    )
-    _require_same(folder, told, "texts and passkeys", digest(measure))
+    found = read(recipe, told, schedule, tokenizer, console)
+    data, draws, measure, count = found.data, found.draws, found.measure, found.draws.count
 
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
@@ -120,7 +102,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
             training.device if "quantization_config" not in keywords else None
         )
     _require_same(folder, told, "weights", digest_of(model.named_parameters()))
-    _require_embedded(data, measure, model)
+    require_rows(found, model)
     extended = live_record(model) is not None  # a model that is trained on: what it was before is not here
     if "unpatched" not in told:
         told["unpatched"] = _noted(
@@ -170,6 +152,91 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
         _written(folder, told)
         write_atomically(folder / "training.html", page.page(told))
     return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a run reads, and what it is measured by."""
+
+    data: Prepared
+    draws: Draws  # the rows of all its steps
+    measure: Yardstick
+
+
+def begin(recipe: Recipe, command: str) -> tuple[Run, Schedule, PreTrainedTokenizerBase, dict[str, Any]]:
+    """What is known of a run that may begin, or go on: with its schedule, its tokenizer, and how its model is loaded.
+
+    Reads neither weights nor texts as tokens, and writes nothing.
+
+    Raises:
+        InvalidArgumentError: a recipe that does not fit the model or the data, or a folder of another run.
+        CheckpointError: something that cannot be read.
+        RopescaleError: whatever `rehearse` raises.
+    """
+    told = _opened(recipe.output, recipe, command)
+    schedule = planned(recipe)
+    keywords = loading(recipe.options)
+    rehearse(recipe)
+    tokenizer = named_tokenizer(recipe.options.model)
+    _require_same(recipe.output, told, "data", identify(recipe.data, tokenizer))
+    return told, schedule, tokenizer, keywords
+
+
+def read(
+    recipe: Recipe,
+    told: Run,
+    schedule: Schedule,
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
+    *,
+    scratch: Path | None = None,
+) -> Read:
+    """The rows of a run and its yardstick; the account of its data is printed.
+
+    Args:
+        recipe: of the run.
+        told: what is known of it.
+        schedule: of its rows.
+        tokenizer: of its model.
+        console: for the account.
+        scratch: a folder for what the cache of tokens does not have, where that is to stay as it is.
+
+    Raises:
+        InvalidArgumentError: too little data or text, or others than the run began with.
+        CheckpointError: the cache cannot be written.
+    """
+    options, training = recipe.options, recipe.training
+    rows = partial(prepare, recipe.data, tokenizer, seed=training.seed, scratch=scratch)
+    data = rows(schedule.source_length)
+    console.print(data.account.table())
+    _require_readable(schedule, data.train, options.attention)
+    readers = training.world_size // options.ulysses  # processes that read rows of their own
+    count = training.max_steps * training.gradient_accumulation_steps * training.train_batch_size * readers
+    draws = Draws(data.train, schedule, count=count, seed=training.seed)
+    lengths = options.eval_lengths or sorted({schedule.original_length, schedule.target_length})
+    measure = yardstick(
+        tokenizer,
+        lengths=lengths,
+        texts=options.eval_texts,
+        held_out=lambda: rows(max(lengths)).held_out,
+        limit=options.eval_windows,
+        passkeys=options.eval_passkeys,
+    )
+    _require_same(recipe.output, told, "texts and passkeys", digest(measure))
+    return Read(data=data, draws=draws, measure=measure)
+
+
+def require_rows(found: Read, model: nn.Module) -> None:
+    """Refuse rows and windows with tokens that the model has no embedding for, before the first figure.
+
+    Raises:
+        InvalidArgumentError: names the largest of them.
+    """
+    rows = (
+        pyarrow.compute.max(split.data.column("input_ids").combine_chunks().flatten())
+        for split in (found.data.train, found.data.held_out)
+    )
+    require_embedded([int(found.measure.windows.max()), *(one.as_py() or 0 for one in rows)], model)
 
 
 def planned(recipe: Recipe) -> Schedule:
@@ -372,15 +439,6 @@ def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> N
                 f"attention: {attention} reads pose from rows of one document each, got row {packed} with several; "
                 f"set min_tokens to {schedule.source_length}, or use sdpa"
             )
-
-
-def _require_embedded(data: Prepared, measure: Yardstick, model: nn.Module) -> None:
-    """Refuse rows and windows with tokens that the model has no embedding for, before the first figure."""
-    rows = (
-        pyarrow.compute.max(split.data.column("input_ids").combine_chunks().flatten())
-        for split in (data.train, data.held_out)
-    )
-    require_embedded([int(measure.windows.max()), *(one.as_py() or 0 for one in rows)], model)
 
 
 def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> Figures:

@@ -207,10 +207,12 @@ options (all of them, with the values of a recipe: `ropescale train RECIPE --hel
   --max-steps N        and --batch-size, --learning-rate, --eval-steps, --save-steps ... of transformers.Trainer
   --stop-passkey X     stop when so many passkeys are answered; --stop-perplexity X likewise
   --output DIR         where everything goes (default: out/train-RECIPE-MODEL)
+  --dry-run            refuse what the run would refuse, print what it would read and need, and write nothing
   --trust-remote-code  run Python code that lies in the checkpoint; never said in a recipe
 
 examples:
   ropescale train pose --model tiny --method yarn --factor 4 --max-steps 20 --output out/a
+  ropescale train pose --model smollm2 --factor 2 --data sotu --dry-run
   ropescale train lora_plus --model smollm2 --factor 2 --data sotu --batch-size 1 --gradient-checkpointing true
   ropescale train path/to/mine.yaml --model path/to/checkpoint --report-to wandb
   accelerate launch --module ropescale.cli train full_length --model path/to/checkpoint
@@ -263,6 +265,7 @@ examples:
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
+DRY = "--dry-run"
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
 
 
@@ -506,6 +509,7 @@ def _parser() -> argparse.ArgumentParser:
     training.set_defaults(verb=_train, doing="training by {recipe}", extras=("train",))
     add = training.add_argument
     add("--list", action="store_true", help="name the recipes, and stop")
+    add(DRY, action="store_true", help="check everything and print the plan, and write nothing")
     add("recipe", metavar="RECIPE", nargs="?", help="a name from --list, or a .yaml file of your own")
     add("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -788,7 +792,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
         fewer, options = grid.fitted(options, minutes, folder)
         print(f"within {minutes:g} minutes: {fewer or 'all of it'}", file=sys.stderr)
     if getattr(arguments, "dry_run", False):
-        grid.print_cost(options, Console())
+        grid.print_cost(options, Console(), folder)
         return _next(*(word for word in shlex.split(arguments.command)[1:] if word != "--dry-run"))
     try:
         if name.startswith("demo"):
@@ -1004,8 +1008,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if wanted:
         print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
         return 0
-    given = [one for one in arguments.options if one != TRUST]
+    given = [one for one in arguments.options if one not in (TRUST, DRY)]
     recipe = options.read_recipe(arguments.recipe, given)
+    if arguments.dry_run or DRY in arguments.options:
+        from ropescale.recipes.dry_run import dry_run
+
+        with trusting(arguments.trust_remote_code or TRUST in arguments.options):
+            first = recipe.training.process_index == 0
+            dry_run(recipe, arguments.command, Console(quiet=not first))
+        return _next(*(word for word in shlex.split(arguments.command)[1:] if word != DRY)) if first else 0
 
     from ropescale.recipes import train
 

@@ -188,6 +188,18 @@ def cut_torn_line(path: Path, *, name: str = "destination", remedy: str = REMEDY
         os.ftruncate(descriptor, file.read().rfind(b"\n") + 1)
 
 
+def require_appendable(path: Path, *, name: str = "destination", remedy: str = REMEDY) -> None:
+    """Refuse a file that `append_line` would refuse, where there is one.
+
+    Raises:
+        InvalidArgumentError: not an ordinary file of that folder alone.
+        CheckpointError: it cannot be written.
+    """
+    if os.path.lexists(path):
+        with _going_on(path, 0, name, remedy):
+            pass
+
+
 def require_ordinary(path: Path, *, name: str = "destination") -> None:
     """Refuse what a file cannot take the place of: a folder, a link, a device, a pipe.
 
@@ -267,6 +279,25 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def try_writer(folder: Path) -> None:
+    """Refuse a folder that `sole_writer` would refuse, by trying it, and leave everything as it was.
+
+    Raises:
+        InvalidArgumentError: another process is writing there, or the place is taken by something else.
+        CheckpointError: nothing can be written there.
+    """
+    made = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]  # the innermost first
+    locked = os.path.lexists(folder / LOCK)
+    try:
+        with sole_writer(folder):
+            if not locked:
+                (folder / LOCK).unlink(missing_ok=True)
+    finally:
+        for one in made:
+            with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+                one.rmdir()
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -127,7 +127,7 @@ def outcome(
     monkeypatch.chdir(folder)
     seen: list[Any] = []
     monkeypatch.setattr(grid, "run", lambda *arguments: seen.append(arguments[:2]) or stop())
-    monkeypatch.setattr(grid, "print_cost", lambda options, console: seen.append("a dry run"))
+    monkeypatch.setattr(grid, "print_cost", lambda options, console, folder: seen.append("a dry run"))
     monkeypatch.setattr(grid, "fitted", lambda options, minutes, folder: seen.append(minutes) or ("", options))
     code = cli.main([verb, *(str(model) if one == MODEL else one for one in given)])
     said = capsys.readouterr()
