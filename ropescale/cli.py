@@ -5,16 +5,19 @@ Heavy imports stand inside the verbs, so that `ropescale --help` answers at once
 
 import argparse
 import dataclasses
+import difflib
+import itertools
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ropescale import failures
+from ropescale import checkpoints, failures, listing
 from ropescale.errors import InvalidArgumentError
 from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
@@ -282,12 +285,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:
-        arguments = parser.parse_args(given)
+        arguments, unknown = parser.parse_known_args(given)
+        if unknown:
+            _refuse_options(_verbs(parser)[arguments.name], unknown)
     except SystemExit as stop:  # argparse has printed the help (0) or what is wrong (2)
         return int(stop.code or 0)
     arguments.command = shlex.join(["ropescale", *given])
 
     def work() -> int:
+        _refuse_misspelt(arguments)
         if not _answers_alone(arguments):
             failures.require_extras(f"ropescale {arguments.name}", arguments.extras)
         with trusting(getattr(arguments, "trust_remote_code", False)):
@@ -308,10 +314,38 @@ def _answers_alone(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name, False) for name in ("list", "task_folder"))
 
 
+def _refuse_misspelt(arguments: argparse.Namespace) -> None:
+    """Answer a misspelt model or method before anything heavy loads."""
+    for name in ("model", "source"):
+        if isinstance(model := getattr(arguments, name, None), str):
+            checkpoints.refuse_misspelt(model)
+    if "ropescale.methods" in sys.modules:  # the registry answers itself, and knows methods that were defined since
+        return
+    given = getattr(arguments, "methods", None) or getattr(arguments, "method", None) or []
+    of_recipe = getattr(arguments, "options", [])
+    given = [given] if isinstance(given, str) else list(given)
+    given += [value for option, value in itertools.pairwise(of_recipe) if option in ("--method", "--methods")]
+    for name in given:
+        if name != "none" and name not in listing.shipped():
+            raise listing.unknown_method(name, listing.shipped())
+
+
+def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    kinds = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(kinds[0].choices)
+
+
+def _refuse_options(verb: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """Print what a verb does not take, with the nearest option that it does; ends as argparse ends."""
+    first = unknown[0].partition("=")[0]
+    near = difflib.get_close_matches(first, verb._option_string_actions, n=1) if first.startswith("-") else []
+    guess = f"; did you mean {near[0]}?" if near else ""
+    verb.error(f"unrecognized arguments: {shlex.join(unknown)}{guess}")
+
+
 def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
     """How the options of a verb are written, and behind them those of all others, which a sentence may speak of."""
-    kinds = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    parsers = kinds[0].choices
+    parsers = _verbs(parser)
     names = names_of(parsers[verb])
     if (
         verb == "train" and "ropescale.recipes.options" in sys.modules
@@ -324,11 +358,22 @@ def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
     return names
 
 
+class _Parser(argparse.ArgumentParser):
+    """The parser of the verbs: a misspelt one is answered with the nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        given = re.search(r"argument VERB: invalid choice: '([^']+)'", message)
+        near = difflib.get_close_matches(given[1], _verbs(self), n=1) if given else []
+        super().error(message + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
 def _parser() -> argparse.ArgumentParser:
     formatter = OneSpelling
-    parser = argparse.ArgumentParser(prog="ropescale", description=OVERVIEW, formatter_class=formatter)
+    parser = _Parser(prog="ropescale", description=OVERVIEW, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"ropescale {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="name", required=True)
+    verbs = parser.add_subparsers(
+        title="verbs", metavar="VERB", dest="name", required=True, parser_class=argparse.ArgumentParser
+    )
 
     demo = verbs.add_parser(
         "demo",
@@ -838,28 +883,13 @@ def _methods(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from ropescale.console import Console
-    from ropescale.methods import Method, get_method, list_methods
 
-    common = [_knob(field) for field in dataclasses.fields(Method)]
+    common = listing.common_knobs()
     table = Table("method", "knobs", "what it does", caption=f"and of every method: {', '.join(common)}")
-    for name in list_methods():
-        method = get_method(name)
-        table.add_row(
-            name,
-            ", ".join(knob for field in dataclasses.fields(method) if (knob := _knob(field)) not in common),
-            (method.__doc__ or "").strip().partition("\n")[0],
-        )
+    for name, method in listing.shipped().items():
+        table.add_row(name, ", ".join(knob for knob in method.knobs if knob not in common), method.summary)
     Console().print(table, markup=False)
     return _next("explain", "tiny", "--methods", "yarn,ntk", "--factor", 4)
-
-
-def _knob(field: "dataclasses.Field[Any]") -> str:
-    """A field with its default; one without has to be given."""
-    if field.default is not dataclasses.MISSING:
-        return f"{field.name}={field.default!r}"
-    if field.default_factory is not dataclasses.MISSING:
-        return f"{field.name}={field.default_factory()!r}"
-    return field.name
 
 
 def _explain(arguments: argparse.Namespace) -> int:

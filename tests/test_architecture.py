@@ -29,6 +29,7 @@ FLOORS = [
         "ropescale.devices",
         "ropescale.geometry",
         "ropescale.limits",
+        "ropescale.listing",
         "ropescale.memory",
         "ropescale.shards",
     ],

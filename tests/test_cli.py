@@ -1,15 +1,16 @@
 """The command line: what it answers, how fast, and what it says to a wrong call."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ropescale import cli
+from ropescale import checkpoints, cli, listing
 from ropescale.evals import demo, grid, tasks
 from ropescale.evals.plan import Options
-from ropescale.methods import list_methods
+from ropescale.methods import Method, get_method, list_methods
 from ropescale.version import __version__
 
 
@@ -22,6 +23,52 @@ def test_help_imports_nothing_heavy():
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "ropescale eval path/to/checkpoint" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        (["methods"], 0, "self_extend"),
+        (["eval", "tiny", "--methods", "yran"], 2, "did you mean 'yarn'?"),
+        (["train", "lora", "--model", "tiny", "--method", "yran"], 2, "did you mean 'yarn'?"),
+        (["inspect", "tinny"], 2, "did you mean 'tiny'?"),
+        (["rescale", "smollm", "out", "--factor", "2"], 2, "did you mean 'smollm2'?"),
+        (["evall", "tiny"], 2, "did you mean 'eval'?"),
+        (["eval", "tiny", "--task", "needle"], 2, "did you mean --tasks?"),
+        (["train", "lorra"], 2, "did you mean 'lora'?"),
+    ],
+)
+def test_a_list_and_a_misspelt_name_are_answered_before_anything_heavy_loads(given, code, said):
+    script = (
+        "import sys; from ropescale.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets'} & set(sys.modules); assert not heavy, heavy; "
+        "sys.exit(code)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script, *given], capture_output=True, text=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    assert said in answer.stdout + answer.stderr
+
+
+def test_methods_are_listed_as_the_registry_has_them():
+    def shown(field):
+        if field.default is not dataclasses.MISSING:
+            return f"{field.name}={field.default!r}"
+        return field.name
+
+    classes = {name: get_method(name) for name in list_methods()}
+    assert listing.shipped() == {
+        name: (tuple(map(shown, dataclasses.fields(method))), method.__doc__.strip().partition("\n")[0])
+        for name, method in classes.items()
+        if method.__module__.startswith("ropescale")
+    }
+    assert listing.common_knobs() == tuple(map(shown, dataclasses.fields(Method)))
+
+
+def test_a_folder_is_taken_though_its_name_is_near_a_short_one(tmp_path, monkeypatch):
+    (tmp_path / "tinny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.resolve("tinny") == "tinny"
+    assert checkpoints.resolve("someone/tiny") == "someone/tiny"
 
 
 def test_the_version_is_the_package_s(capsys):
@@ -71,7 +118,8 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         ([], "ropescale: error: the following arguments are required: VERB"),
         (
             ["evaluate"],
-            f"ropescale: error: argument VERB: invalid choice: 'evaluate' (choose from {', '.join(map(repr, VERBS))})",
+            f"ropescale: error: argument VERB: invalid choice: 'evaluate' (choose from {', '.join(map(repr, VERBS))}); "
+            "did you mean 'eval'?",
         ),
         (
             ["demo", "--factors", "2,x"],

@@ -4,9 +4,12 @@
 the command line asks it about names before it knows whether a model is wanted at all.
 """
 
+import difflib
 import json
 import os
 from pathlib import Path
+
+from ropescale.errors import CheckpointError
 
 SHORT_NAMES = ("smollm2", "tiny")
 
@@ -17,7 +20,7 @@ def resolve(name: str) -> str:
     The short names win over folders of that name: write `./tiny` for a folder called tiny.
 
     Raises:
-        CheckpointError: `smollm2` is neither in the cache nor to be had.
+        CheckpointError: `smollm2` is neither in the cache nor to be had, or the name is a misspelt short one.
     """
     if name == "tiny":
         return str(Path(__file__).parent / "tiny")
@@ -25,7 +28,22 @@ def resolve(name: str) -> str:
         from ropescale.checkpoints import smollm2
 
         return str(smollm2.obtain())
+    refuse_misspelt(name)
     return name
+
+
+def refuse_misspelt(name: str) -> None:
+    """Refuse what is nearly a short name and no folder: the hub would be asked in vain, for half a minute offline.
+
+    Raises:
+        CheckpointError: the message names the short name.
+    """
+    near = difflib.get_close_matches(name, SHORT_NAMES, n=1, cutoff=0.8)
+    if near and name != near[0] and not Path(name).exists():
+        raise CheckpointError(
+            f"{name}: must be a folder, a hub id, or one of {', '.join(SHORT_NAMES)}, got no folder of that name; "
+            f"did you mean {near[0]!r}?"
+        )
 
 
 def note_on(name: str) -> str:

@@ -1,7 +1,6 @@
 """What a method is, the laws that rotation methods obey, and the registry where all are found by name."""
 
 import dataclasses
-import difflib
 import math
 from abc import ABC
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError, UnknownMethodError, shortened
+from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.listing import unknown_method
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
 _METHODS: dict[str, type["AnyMethod"]] = {}
@@ -266,9 +266,7 @@ def get_method(name: str) -> type[AnyMethod]:
     """
     if isinstance(name, str) and name in _METHODS:
         return _METHODS[name]
-    near = difflib.get_close_matches(name.lower(), _METHODS, n=1) if isinstance(name, str) else []
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownMethodError(f"unknown method {name!r}; {guess}available: {', '.join(list_methods())}")
+    raise unknown_method(name, _METHODS)
 
 
 def list_methods() -> list[str]:
