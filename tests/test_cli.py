@@ -118,8 +118,8 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         ([], "ropescale: error: the following arguments are required: VERB"),
         (
             ["evaluate"],
-            f"ropescale: error: argument VERB: invalid choice: 'evaluate' (choose from {', '.join(map(repr, VERBS))}); "
-            "did you mean 'eval'?",
+            f"ropescale: error: argument VERB: invalid choice: 'evaluate' "
+            f"(choose from {', '.join(map(repr, VERBS))}); did you mean 'eval'?",
         ),
         (
             ["demo", "--factors", "2,x"],
