@@ -76,7 +76,7 @@ td small { display: block; font-size: .78rem; line-height: 1.25; }
 .best { font-weight: 700; }
 .best small { font-weight: 400; }
 .pick > th::after { content: " \\2713"; color: var(--mark); }
-.reach b { display: inline-block; min-width: 3.4rem; text-align: right; font-weight: inherit; }
+.reach b { display: inline-block; min-width: 6.6rem; white-space: nowrap; text-align: right; font-weight: inherit; }
 .reach i { display: inline-block; width: 9rem; height: .62em; margin-left: .6rem; border-radius: 2px; background:
   linear-gradient(var(--ink), var(--ink)) calc(var(--l) * 100%) 0 / 2px 100% no-repeat,
   linear-gradient(90deg, var(--mark) calc(var(--w) * 100%), var(--track) 0);
