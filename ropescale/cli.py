@@ -862,6 +862,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
 def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     """What follows from an evaluation: to write the arm that is recommended, or to train one."""
     from ropescale.evals.report.findings import read_findings
+    from ropescale.methods import Method, get_method
 
     best, model = read_findings(results).best, results.settings.model
     if best is None:
@@ -874,9 +875,17 @@ def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     if trained:
         folder = next((one for one in adapters if Path(one).resolve().name == trained), trained)
         return ["merge", folder, longer, "--base", model]
+    at_best = ["--factor", f"{best.arm.factor:g}"]
+    if not issubclass(get_method(method), Method):  # which is tried on a loaded model, and saved from there
+        return ["explain", model, "--methods", method, *at_best]
     knobs = results.settings.knobs.get(method)
     more = ["--knobs", json.dumps(knobs)] if knobs else []
-    return ["rescale", model, longer, "--method", method, "--factor", f"{best.arm.factor:g}", *more]
+    for name, value, default in (
+        ("--existing", results.settings.existing, "error"),
+        ("--layers", results.settings.layers, "global"),
+    ):
+        more += [name, value] if value != default else []
+    return ["rescale", model, longer, "--method", method, *at_best, *more]
 
 
 def _methods(arguments: argparse.Namespace) -> int:
