@@ -178,7 +178,7 @@ class Bench:
             if self._saved is not None and len(options.arms) > 1:
                 raise InvalidArgumentError(
                     f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
-                    f"{', '.join(options.methods)}; give --methods none, or the checkpoint that it was made from"
+                    f"{', '.join(options.methods)}; give methods=['none'], or the checkpoint that it was made from"
                 )
             self._read_lengths(self.model.config)
             # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit

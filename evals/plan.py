@@ -140,7 +140,7 @@ class Options:
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
             raise InvalidArgumentError(
                 f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
-                f"give --methods none and the path of a checkpoint that was saved patched or exported"
+                f"give methods=['none'] and the path of a checkpoint that was saved patched or exported"
             )
         require_device(self.device_name)
 

@@ -108,6 +108,11 @@ def rows(file: Path, what: str, fields: Sequence[str] = ()) -> Iterator[Row]:
                 yield value
 
 
+def fields_of(row: Row) -> str:
+    """The names of a row's fields, for a message."""
+    return ", ".join(sorted(map(str, row))) or "no fields"
+
+
 def cleaned(text: str) -> str:
     """A text without what is none of it: a byte-order mark at its start; halves of characters become U+FFFD."""
     return SURROGATE.sub("\ufffd", text.removeprefix("\ufeff"))
@@ -167,9 +172,10 @@ def _split_of(path: Path, what: str, split: str) -> Path:
         told = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))
     splits = [str(name) for name in told.get("splits", [])] if isinstance(told, dict) else []
     if split not in splits or not (path / Path(split).name).is_dir():
+        by_name = ", or name one with data_split=NAME" if what == "data" else ""
         raise InvalidArgumentError(
-            f"data_split: must be one of {', '.join(sorted(splits)) or 'none'} in {str(path)!r}, got {split!r}; name "
-            f"another, or the folder of one split as {what}"
+            f"{what}: the data set {str(path)!r} must have a split {split!r}, got "
+            f"{', '.join(sorted(splits)) or 'none'}; give the folder of one split{by_name}"
         )
     return path / Path(split).name
 

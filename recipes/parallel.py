@@ -126,8 +126,8 @@ def refuse_combinations(
         found = "schedule pose" if schedule == "pose" else f"{batch_size} rows at a time"
         raise InvalidArgumentError(
             f"attention: flash attention is told of documents in a row by positions alone, and only of one row at a "
-            f"time, got {attention!r} with packing and {found}: documents would see one another; give --attention "
-            f"sdpa, --packing false, or --per_device_train_batch_size 1 with a schedule that keeps positions"
+            f"time, got {attention!r} with packing and {found}: documents would see one another; give "
+            f"attention='sdpa', packing=False, or batch_size=1 with a schedule that keeps positions"
         )
     if machines.shares_weights and isinstance(method, LateMethod) and type(method).added is not LateMethod.added:
         raise InvalidArgumentError(
@@ -151,7 +151,7 @@ def refuse_combinations(
         raise InvalidArgumentError(
             f"packing: rows cut among processes are read without a mask by "
             f"{'context' if machines.context > 1 else 'sequence'} parallelism, so documents in one row would see one "
-            f"another, got packing true; give --packing false"
+            f"another, got packing true; give packing=False"
         )
     parts = 2 * shards if machines.context > 1 else shards  # torch gives each process an early and a late part
     if length % parts:

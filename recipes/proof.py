@@ -287,7 +287,8 @@ class _Trial:
                     raise InvalidArgumentError(
                         f"attention: a layer that reads a window must not see beyond it, got "
                         f"{self.config.model_type} with {self.attention}, whose layer {number} ({kind}) sees "
-                        f"{distance} tokens back in a window of {WINDOW}; give another --attention, or --packing false"
+                        f"{distance} tokens back in a window of {WINDOW}; give another attention=NAME, or "
+                        f"packing=False"
                     )
         return len(seen)
 
@@ -300,7 +301,7 @@ class _Trial:
             raise InvalidArgumentError(
                 f"packing: documents of a row must not see one another, got {self.config.model_type} with "
                 f"{self.attention} attention and schedule {self.schedule.name}, where one moves the loss of a later "
-                f"one ({size:.2g}); give --packing false, or another --attention"
+                f"one ({size:.2g}); give packing=False, or another attention=NAME"
             )
 
     def _require_seen(self, size: float) -> None:
@@ -308,7 +309,7 @@ class _Trial:
             raise InvalidArgumentError(
                 f"schedule: later chunks of pose must see earlier ones, got {self.config.model_type} with "
                 f"{self.attention} attention, which takes the jump of positions for another document; use "
-                f"full_length, or another --attention"
+                f"full_length, or another attention=NAME"
             )
 
     def _require_alike(self, differences: dict[bool, list[float]]) -> None:
@@ -322,7 +323,7 @@ class _Trial:
             raise InvalidArgumentError(
                 f"packing: a document in a row of several must be read as in a row of its own, got "
                 f"{self.config.model_type} with {self.attention} attention and schedule {self.schedule.name}, whose "
-                f"logits differ by {worst:.2g} of the largest; give --packing false, or another --attention"
+                f"logits differ by {worst:.2g} of the largest; give packing=False, or another attention=NAME"
             )
 
 

@@ -141,7 +141,7 @@ def _require_whole(rows: int | None, documents: Tensor) -> None:
     if rows != len(documents):
         raise RopescaleError(
             f"rows: a batch must reach the model whole ({len(documents)} rows), got {rows}; start one process for "
-            f"each device with accelerate launch, or give --packing false"
+            f"each device with accelerate launch, or give packing=False"
         )
 
 

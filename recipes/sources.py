@@ -183,8 +183,8 @@ def _document(row: dict[str, Any], text_field: str, where: str) -> Document:
         field = next((name for name in CHATS if name in row), field)
     if field not in row:
         raise InvalidArgumentError(
-            f"text_field: {where} must have it, got {text_field!r} where there are "
-            f"{', '.join(sorted(map(str, row)))}; name the field that holds the text or the conversation"
+            f"text_field: {where} must have it, got {text_field!r} where there are {reading.fields_of(row)}; name the "
+            f"field that holds the text or the conversation"
         )
     found = row[field]
     if found is None:

@@ -375,12 +375,12 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
             name = differing[0]
             raise InvalidArgumentError(
                 f"output: the run in {str(folder)!r} must be of the same {name} ({earlier.get(name)!r}), got "
-                f"{settings.get(name)!r}; choose another folder with --output"
+                f"{settings.get(name)!r}; choose another folder with output=DIR"
             )
     elif folder.is_dir() and any(one.name not in (LOCK, UNFINISHED) for one in folder.iterdir()):
         raise InvalidArgumentError(
             f"output: must be a new folder, or one of a run that goes on, got {str(folder)!r} with other files; "
-            f"choose another with --output"
+            f"choose another with output=DIR"
         )
     return {
         "settings": settings,
@@ -426,7 +426,7 @@ def _require_same(folder: Path, told: Run, what: str, found: Any) -> None:
             )
         raise InvalidArgumentError(
             f"{what}: the run in {str(folder)!r} must go on with those that it began with, got others{differing}; "
-            f"bring them back, or choose another folder with --output"
+            f"bring them back, or choose another folder with output=DIR"
         )
 
 

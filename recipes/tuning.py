@@ -131,7 +131,7 @@ def attention_layers(model: PreTrainedModel) -> list[str]:
     if not found:
         raise UnsupportedModelError(
             f"{type(model).__name__}: attention must have linear layers for LoRA, got none; name layers with "
-            f"--target-modules"
+            f"target_modules=[NAME]"
         )
     return found
 

@@ -477,9 +477,7 @@ def _named_base(adapter: str | Path) -> str:
     except (OSError, ValueError, KeyError):
         named = None
     if not named:
-        raise CheckpointError(
-            f"{adapter}: must hold an {CONFIG_FILE} that names its base, got none; give base (--base)"
-        )
+        raise CheckpointError(f"{adapter}: must hold an {CONFIG_FILE} that names its base, got none; give base=MODEL")
     return str(named)
 
 

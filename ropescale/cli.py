@@ -353,8 +353,8 @@ def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
         from ropescale.recipes.options import parser as of_recipe
 
         names = names_of(of_recipe("RECIPE"))
-    for other in parsers.values():
-        names = names.beside(names_of(other))
+    for other, parser_of_it in parsers.items():
+        names = names.beside(names_of(parser_of_it), other)
     return names
 
 

@@ -268,12 +268,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InvalidArgumentError(
-            f"--output: only one run at a time can write to a folder, got {str(folder)!r}, where another one is "
-            f"writing; wait for it, or choose another folder with --output"
+            f"output: only one run at a time can write to a folder, got {str(folder)!r}, where another one is "
+            f"writing; wait for it, or choose another folder with output=DIR"
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"--output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with --output"
+            f"output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with output=DIR"
         ) from error
     try:
         yield

@@ -1,8 +1,8 @@
 """Messages in the language of the command line: an error of the library names its arguments as Python has them.
 
 The one place where the two meet. A message stays what it is in Python (`existing="replace"`, `original_length: ...`);
-the command line says it as its own options are written (`--existing replace`, `--original-length: ...`). What is
-quoted is somebody's value, or code, and stays as it is.
+the command line says it as its own options are written (`--existing replace`, `--original-length: ...`), and of an
+option that the verb does not take, which verbs do. What is quoted is somebody's value, or code, and stays as it is.
 """
 
 import argparse
@@ -30,28 +30,39 @@ class Names:
     written: Mapping[str, str]
     flags: frozenset[str] = frozenset()  # those that take no value
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # options of other verbs, of which a message may speak
+    takers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the verbs that take these
 
-    def beside(self, other: "Names") -> "Names":
-        """These, and the options of another parser as ones that are elsewhere."""
-        options = {name: option for name, option in other.written.items() if option.startswith("-")}
-        return Names(self.written, self.flags | (other.flags - set(self.written)), {**options, **self.elsewhere})
+    def beside(self, other: "Names", verb: str) -> "Names":
+        """These, and the options of another verb's parser as ones that are elsewhere."""
+        options = {
+            name: option
+            for name, option in other.written.items()
+            if option.startswith("-") and name not in self.written
+        }
+        takers = {name: (*self.takers.get(name, ()), verb) for name in options}
+        flags = self.flags | (other.flags - set(self.written))
+        return Names(self.written, flags, {**options, **self.elsewhere}, {**self.takers, **takers})
 
 
 def names_of(parser: argparse.ArgumentParser) -> Names:
     """The arguments of a parser; `factor` where it takes `factors`, because a method has one."""
     written: dict[str, str] = {}
+    others: dict[str, str] = {}
     flags: set[str] = set()
     for action in parser._actions:
         long = [option for option in action.option_strings if option.startswith("--")]
         metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-        if action.nargs != argparse.PARSER and "help" not in action.dest:
-            written.setdefault(action.dest, _hyphened(long) if long else metavar)  # --packing before --no-packing
-        if action.nargs == 0:
-            flags.add(action.dest)
+        if action.nargs == argparse.PARSER or "help" in action.dest:
+            continue
+        if action.dest not in written:  # --packing comes before --no-packing
+            written[action.dest] = _hyphened(long) if long else metavar
+            flags |= {action.dest} if action.nargs == 0 else set()
+        for option in long:  # `batch_size` of the option that Trainer calls by a longer name
+            others.setdefault(option[2:].replace("-", "_"), option)
     for one, many in (("factor", "factors"), ("method", "methods"), ("length", "lengths")):
         if many in written and one not in written:
             written[one] = written[many]
-    return Names(written, frozenset(flags))
+    return Names({**others, **written}, frozenset(flags))
 
 
 def _hyphened(options: list[str]) -> str:
@@ -89,18 +100,27 @@ def spelled(text: str, names: Names) -> str:
     own, known = (
         "|".join(sorted(map(re.escape, some), key=len, reverse=True)) or "(?!)" for some in (names.written, every)
     )
+    named: set[str] = set()
     pattern = re.compile(
         rf"""
           `[^`]*` | ropescale\.\w+\([^)]*\) | \w+\(\w+=[^)]*\)                  # code
         | \A(?P<first>(?:{own})(?:,\ (?:{own}))*)(?=:)                      # argument: rule
         | \A(?P<owner>\w+:\ )(?P<owned>{own})(?=\ (?:must|is\ required|or)\b) # verb: argument rule
-        | (?<![\w.'"-])(?P<assigned>{known})=(?P<quote>["']?)(?P<value>[\w.+]*\w)(?P=quote)
+        | (?<![\w.'"-])(?P<assigned>{known})=(?:
+            (?P<quote>["']?)(?P<value>[\w.+]*\w)(?P=quote) | \[["']?(?P<only>\w+)["']?\] | (?P<json>\{{"[^{{}}]*\}}))
+        | (?<!\w)option\ '(?P<option>\w+)'
         | (?<![\w.'"-])(?<!unknown\ )(?P<chosen>{"|".join(CHOICES)})\ (?P<mark>["'])(?P<choice>\w+)(?P=mark)
         | (?<!\w)'(?:[^'\\]|\\.)*'(?!\w) | "(?:[^"\\]|\\.)*"                    # a value
         | (?<![\w.'"-])(?P<word>[a-z]+(?:_[a-z]+)+)(?![\w.('"=])
         """,
         re.VERBOSE,
     )
+
+    def taken_by(name: str) -> str:
+        """Which verbs take an option that this one does not, where it is named first."""
+        told = "" if name in names.written or name in named else f" (an option of {', '.join(names.takers[name])})"
+        named.add(name)
+        return told
 
     def written(found: re.Match[str]) -> str:
         part = found.groupdict()
@@ -110,11 +130,14 @@ def spelled(text: str, names: Names) -> str:
             theirs = part["owner"][:-2] in VERBS or part["owned"] in ("factor", "target_length")
             return part["owner"] + (names.written[part["owned"]] if theirs else part["owned"])
         if part["assigned"]:
-            option = every[part["assigned"]]
-            return option if part["assigned"] in names.flags else f"{option} {part['value']}"
+            name, value = part["assigned"], part["value"] or part["only"] or f"'{part['json']}'"
+            return (every[name] if name in names.flags else f"{every[name]} {value}") + taken_by(name)
+        if part["option"]:
+            return names.written.get(part["option"], f"--{part['option'].replace('_', '-')}")
         if every.get(part["chosen"] or "", "").startswith("--"):
-            return f"{every[part['chosen']]} {part['choice']}"
-        return every.get(part["word"] or "", found[0])
+            return f"{every[part['chosen']]} {part['choice']}{taken_by(part['chosen'])}"
+        word = part["word"] or ""
+        return every[word] + taken_by(word) if word in every else found[0]
 
     said = pattern.sub(written, text)
     # a short word is an argument where it stands beside one

@@ -37,7 +37,7 @@ def refused(path: str, *, ever: bool = True) -> CheckpointError:
         ever: whether that code is run where the user says so.
     """
     remedy = (
-        "read that code, and only if you would run it give --trust-remote-code (trust_remote_code=True)"
+        "read that code, and only if you would run it give trust_remote_code=True"
         if ever
         else "it is never run here, so give a checkpoint of a family that Transformers knows by itself"
     )

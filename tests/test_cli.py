@@ -179,7 +179,7 @@ def test_wrong_usage_is_told_by_the_parser(capsys, arguments, text):
         (
             ["report", "no/such/folder"],
             "ropescale: results: a folder must hold the run.json of an evaluation, got 'no/such/folder'; "
-            "run ropescale eval --output first\n",
+            "name the output folder of an evaluation\n",
         ),
         (
             ["eval", "tiny", "--report-to", "tensorboard"],

@@ -325,5 +325,5 @@ def test_train_is_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     command = next_line(capsys.readouterr().out)
     assert command[:3] == ["ropescale", "eval", "tiny"]
     assert "--adapters" in command
-    with pytest.raises(InvalidArgumentError, match="did you mean 'max_steps'"):
+    with pytest.raises(InvalidArgumentError, match="did you mean option 'max_steps'"):
         ropescale.train("lora", model="tiny", max_stepz=1)

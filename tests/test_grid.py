@@ -215,7 +215,7 @@ def test_a_model_saved_patched_runs_as_it_is_and_not_against_methods(options, tm
         run(replace(options, model=str(saved)), tmp_path / "out")
     assert str(caught.value) == (
         f"eval: a model that was saved patched is evaluated as it is, got {str(saved)!r} with methods yarn; "
-        f"give --methods none, or the checkpoint that it was made from"
+        f"give methods=['none'], or the checkpoint that it was made from"
     )
     live = run(options, tmp_path / "live")
     alone = run(replace(options, model=str(saved), methods=("none",), lengths=(128, 256)), tmp_path / "alone")
@@ -314,8 +314,8 @@ def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
     with sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
         run(options, tmp_path)
     assert str(caught.value) == (
-        f"--output: only one run at a time can write to a folder, got {str(tmp_path)!r}, where another one is "
-        f"writing; wait for it, or choose another folder with --output"
+        f"output: only one run at a time can write to a folder, got {str(tmp_path)!r}, where another one is "
+        f"writing; wait for it, or choose another folder with output=DIR"
     )
 
 

@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Machines, dict[str, Any], str]] = {
         CP,
         {},
         "packing: rows cut among processes are read without a mask by context parallelism, so documents in one row "
-        "would see one another, got packing true; give --packing false",
+        "would see one another, got packing true; give packing=False",
     ),
     "packing with sequence parallelism": (
         SP,
@@ -171,8 +171,8 @@ REFUSED: dict[str, tuple[Machines, dict[str, Any], str]] = {
         ONE,
         {"schedule": "pose", "attention": "flash_attention_2"},
         "attention: flash attention is told of documents in a row by positions alone, and only of one row at a time, "
-        "got 'flash_attention_2' with packing and schedule pose: documents would see one another; give --attention "
-        "sdpa, --packing false, or --per_device_train_batch_size 1 with a schedule that keeps positions",
+        "got 'flash_attention_2' with packing and schedule pose: documents would see one another; give "
+        "attention='sdpa', packing=False, or batch_size=1 with a schedule that keeps positions",
     ),
     "packing with flash attention and several rows": (
         DDP,

@@ -61,7 +61,7 @@ CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count(
         (
             {"backend": "vllm"},
             "eval: backend vllm runs a checkpoint as it is, got methods linear, ntk, by_parts, yarn; "
-            "give --methods none and the path of a checkpoint that was saved patched or exported",
+            "give methods=['none'] and the path of a checkpoint that was saved patched or exported",
         ),
         (
             {"device": "abacus"},

@@ -122,7 +122,9 @@ def test_what_datasets_has_saved_is_read_without_its_caches(tmp_path: Path) -> N
     datasets.DatasetDict(train=one, test=one.select([0])).save_to_disk(str(tmp_path / "two"))
     assert trained_on(tmp_path / "two") == TEXTS
     assert list(find_source(str(tmp_path / "two"), split="test").documents()) == TEXTS[:1]
-    with pytest.raises(InvalidArgumentError, match=r"^data_split: must be one of test, train in '.*', got 'valid'; "):
+    with pytest.raises(
+        InvalidArgumentError, match=r"^data: the data set '.*' must have a split 'valid', got test, train; "
+    ):
         find_source(str(tmp_path / "two"), split="valid")
 
 

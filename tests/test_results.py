@@ -123,7 +123,7 @@ def test_a_folder_without_results_is_refused(tmp_path):
         results.read(tmp_path)
     assert str(caught.value) == (
         f"results: a folder must hold the run.json of an evaluation, got {str(tmp_path)!r}; "
-        f"run ropescale eval --output first"
+        f"name the output folder of an evaluation"
     )
 
 
@@ -132,8 +132,8 @@ def test_results_without_their_run_json_are_refused(tmp_path):
     with pytest.raises(InvalidArgumentError) as caught:
         begun(tmp_path)
     assert str(caught.value) == (
-        f"--output: a folder with results.jsonl must hold its run.json too, got {str(tmp_path)!r}; "
-        f"choose another folder with --output"
+        f"output: a folder with results.jsonl must hold its run.json too, got {str(tmp_path)!r}; "
+        f"choose another folder with output=DIR"
     )
 
 
@@ -156,7 +156,7 @@ def test_other_settings_are_refused_and_the_folder_is_left_as_it_is(tmp_path, ch
     with pytest.raises(InvalidArgumentError) as caught:
         results.start(tmp_path, replace(SETTINGS, **change), SESSION)
     assert str(caught.value) == (
-        f"--output: results in {str(tmp_path)!r} must be of {text}; choose another folder with --output"
+        f"output: results in {str(tmp_path)!r} must be of {text}; choose another folder with output=DIR"
     )
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 

@@ -12,7 +12,7 @@ def test_a_tracker_that_the_harness_has_no_logger_for_is_named():
     with pytest.raises(InvalidArgumentError) as caught:
         tracking.check("tensorboard")
     assert str(caught.value) == (
-        "--report-to: must be one of trackio, wandb, which the harness has loggers for, got 'tensorboard'; "
+        "report_to: must be one of trackio, wandb, which the harness has loggers for, got 'tensorboard'; "
         "report.json holds every figure for others"
     )
 
@@ -21,9 +21,7 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(RopescaleError) as caught:
         tracking.check("wandb")
-    assert str(caught.value) == (
-        "--report-to: wandb must be installed, got no package of that name; pip install wandb"
-    )
+    assert str(caught.value) == ("report_to: wandb must be installed, got no package of that name; pip install wandb")
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_a_wrong_recipe_is_refused_before_the_model_loads(tmp_path: Path) -> Non
         "tuning: must be one of full, lora, lora_plus, qlora, got 'loar'; correct it, or leave it out"
     )
     assert refused("pose", "--max-step", "3") == (
-        "train: options must be those of a recipe, got '--max-step'; did you mean 'max_steps'?"
+        "train: options must be those of a recipe, got option 'max_step'; did you mean option 'max_steps'?"
     )
     assert refused("pose", "--knobs", "{") == (
         "knobs: must be a JSON object, got '{'; write it as in {\"beta_fast\": 16}"

@@ -60,7 +60,7 @@ def write(path: Path, text: str) -> None:
         InvalidArgumentError: a folder, a link, a device or a pipe is there.
         CheckpointError: nothing can be written there.
     """
-    write_file(path, text, name="--output", remedy="give another path")
+    write_file(path, text, name="output", remedy="give another path")
 
 
 def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> str:

@@ -25,7 +25,7 @@ def require_format(path: Path) -> None:
     """
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         raise InvalidArgumentError(
-            f"--output: must be a file that ends in one of {', '.join(FORMATS)}, got {str(path)!r}; name it so"
+            f"output: must be a file that ends in one of {', '.join(FORMATS)}, got {str(path)!r}; name it so"
         )
 
 
@@ -39,7 +39,7 @@ def wavelengths(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int
     for method in methods:
         if not isinstance(method, Method):
             raise InvalidArgumentError(
-                f"--methods: must be methods that change frequencies, got {method.name!r}, which acts when attention "
+                f"methods: must be methods that change frequencies, got {method.name!r}, which acts when attention "
                 f"reads; see it with ropescale explain"
             )
         found[method.name] = method.spectrum(geometry, length).wavelength.tolist()
@@ -94,6 +94,6 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    with replaced(path, name="--output", remedy="give another path") as work:
+    with replaced(path, name="output", remedy="give another path") as work:
         figure.savefig(work, dpi=160, format=path.suffix.lower().removeprefix("."))
     return path

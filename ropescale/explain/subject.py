@@ -62,7 +62,7 @@ def chosen_methods(
     original = geometry.original_length
     if length is not None and not original <= length <= LONGEST:
         raise InvalidArgumentError(
-            f"--length: must be a number of tokens from the original length ({original}) to {LONGEST}, got {length}; "
+            f"length: must be a number of tokens from the original length ({original}) to {LONGEST}, got {length}; "
             f"give the context length you want"
         )
     if factor is None:
@@ -72,7 +72,7 @@ def chosen_methods(
         for field in dataclasses.fields(get_method(name)):
             if field.name != "factor" and field.default is field.default_factory is dataclasses.MISSING:
                 raise InvalidArgumentError(
-                    f"--methods: must be methods that need no knob of their own, got {name!r}, which needs "
+                    f"methods: must be methods that need no knob of their own, got {name!r}, which needs "
                     f"{field.name}; give an instance to ropescale.explain.readings.readings"
                 )
         method, reach = chosen_method(name, factor, None, geometry, {})

@@ -179,7 +179,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
         raise ExportError(
             f"model type {config.model_type!r}: not a family that is written to GGUF, got "
             f"{type(config).__name__}; written are {', '.join(sorted(ARCHITECTURES))}: use llama.cpp's own converter "
-            f"and then --patch-gguf"
+            f"and then patch_gguf"
         )
     if parts_of(config)[0].label:
         raise ExportError(

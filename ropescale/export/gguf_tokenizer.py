@@ -68,7 +68,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, vocabulary: int) -> N
 def _refusal(got: str) -> ExportError:
     return ExportError(
         f"tokenizer: byte-level BPE, or BPE over SentencePiece's alphabet, is what is written to GGUF, got {got}; use "
-        f"llama.cpp's own converter and then --patch-gguf"
+        f"llama.cpp's own converter and then patch_gguf"
     )
 
 

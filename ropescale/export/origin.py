@@ -83,12 +83,12 @@ def adapter_in(origin: dict[str, Any], path: Path) -> Path | None:
     if place is None:
         raise CheckpointError(
             f"adapter: must be the one that was merged into {path}, {said.get('name')!r}, got none, and it is not "
-            f"where it was; pass --adapter (adapter=)"
+            f"where it was; pass adapter=DIR"
         )
     if digest_of(place) != said.get("sha256"):
         raise CheckpointError(
             f"adapter: must be the one that was merged into {path}, got {place!r}, whose weights have changed since; "
-            f"pass --adapter (adapter=), or export it again"
+            f"pass adapter=DIR, or export it again"
         )
     return Path(place)
 

@@ -363,8 +363,7 @@ def local_folder(name: str) -> Path:
         return path.resolve()
     if path.is_file():
         raise CheckpointError(
-            f"{name}: must be the folder of a checkpoint, got a file; give its folder, or for a .gguf file "
-            f"--patch-gguf"
+            f"{name}: must be the folder of a checkpoint, got a file; give its folder, or for a .gguf file patch_gguf"
         )
     read_config(name)  # says in words what is wrong with a name that is neither
     try:

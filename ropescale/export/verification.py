@@ -291,7 +291,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: must be a folder that was exported for {engine}, got {'a file' if path.exists() else 'nothing'}"
-            f"; see ropescale export --to {engine}"
+            f"; write it with `ropescale export --to {engine}`"
         )
     config = read_config(str(path))
     source.require_text_model(config)
@@ -301,7 +301,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
     if written != engine:
         raise InvalidArgumentError(
             f"engine: must be the one that {path} was written for ({written!r}), got {engine!r}; export it again with "
-            f"--to {engine}"
+            f"to={engine!r}"
         )
     original = read_original(config, record)
     target = int(config.max_position_embeddings) if record is None else record.target_length
@@ -442,7 +442,7 @@ def reference_folder(subject: Subject, reference: str | Path | None, adapter: st
         return subject.path.resolve()
     raise CheckpointError(
         f"reference: must be the model that {subject.path} was made from, got none, and nothing in it says which; "
-        f"pass --reference (reference=)"
+        f"pass reference=SRC"
     )
 
 

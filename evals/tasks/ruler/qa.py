@@ -204,7 +204,7 @@ def _from_hub(task: str, key: str, file: str, repository: str) -> Iterable[Any]:
     except Exception as error:  # the hub's client lets the errors of its HTTP library through, whichever that is
         raise InvalidArgumentError(
             f"{task}: the questions must come from a file or from the hub ({repository}), got no {key} and no answer "
-            f'({type(error).__name__}); download {file} and name it, as in --metadata \'{{"{key}": "PATH"}}\''
+            f'({type(error).__name__}); download {file} and name it, as in metadata={{"{key}": "PATH"}}'
         ) from error
 
 
