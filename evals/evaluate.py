@@ -8,8 +8,10 @@ from typing import Any
 
 from ropescale.evals import grid, plan, report
 from ropescale.evals.results import Results
+from ropescale.trust import takes_trust
 
 
+@takes_trust
 def evaluate(
     model: str | Path,
     *,
@@ -23,6 +25,7 @@ def evaluate(
     output: str | Path | None = None,
     knobs: Mapping[str, Mapping[str, Any]] | None = None,
     adapters: Sequence[str | Path] = (),
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> Results:
     """Evaluate a model unpatched and patched with methods at factors, and write the report beside the results.
@@ -43,6 +46,7 @@ def evaluate(
         output: the folder of results; out/eval-MODEL if not given.
         knobs: of methods, by their names.
         adapters: folders of trained adapters, an arm each.
+        trust_remote_code: run Python code that lies in the checkpoint.
         options: any other field of `ropescale.evals.plan.Options`: stride, texts, evaluator, limit, seed, dtype,
             device, backend, chat, include_path, metadata, existing, original_length ...
 

@@ -9,10 +9,17 @@ from typing import Any
 
 from ropescale.recipes.options import read_recipe
 from ropescale.recipes.train import Run, run
+from ropescale.trust import takes_trust
 
 
+@takes_trust
 def train(
-    recipe: str | Path, *, model: str | Path | None = None, output: str | Path | None = None, **options: Any
+    recipe: str | Path,
+    *,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> Run:
     """Patch a model and fine-tune it by a recipe; returns what `training.json` in the output folder then holds.
 
@@ -23,6 +30,7 @@ def train(
         recipe: a name from `ropescale train --list`, or the path of a .yaml file.
         model: a short name, a path or a hub id; needed unless the recipe names one.
         output: the folder that everything goes to; out/train-RECIPE-MODEL if not given.
+        trust_remote_code: run Python code that lies in the checkpoint.
         options: of the recipe, as `ropescale train RECIPE --help` lists them, with underscores: method, factor,
             schedule, data, max_steps, learning_rate ... None leaves the recipe's own value.
 

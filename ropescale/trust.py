@@ -1,12 +1,16 @@
 """Whether Python code that lies in a checkpoint may run. It may not, unless the user has said so in words."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 from ropescale.errors import CheckpointError
 
 _TRUSTED = ContextVar("trusted", default=False)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def trusted() -> bool:
@@ -22,6 +26,17 @@ def trusting(code: bool) -> Iterator[None]:
         yield
     finally:
         _TRUSTED.reset(before)
+
+
+def takes_trust(work: Callable[P, R]) -> Callable[P, R]:
+    """A function within which it may if it is called with `trust_remote_code=True`, its own keyword."""
+
+    @functools.wraps(work)
+    def told(*given: P.args, **named: P.kwargs) -> R:
+        with trusting(bool(named.get("trust_remote_code", trusted()))):
+            return work(*given, **named)
+
+    return told
 
 
 def is_refusal(error: Exception) -> bool:

@@ -31,6 +31,7 @@ from ropescale.files import parsed
 from ropescale.heads import require_language_model
 from ropescale.patching import bare, patched_rotary, repatch
 from ropescale.records import EXPORT_FIELD, Record
+from ropescale.trust import takes_trust
 
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "chat_template")
@@ -120,6 +121,7 @@ class Verdict:
         return said
 
 
+@takes_trust
 def verify(
     path: str | Path,
     *,
@@ -130,6 +132,7 @@ def verify(
     steps: int = STEPS,
     seed: int = 0,
     tolerance: float | None = None,
+    trust_remote_code: bool = False,
 ) -> Verdict:
     """Run an export in its engine and compare it with the patched model.
 
@@ -147,6 +150,7 @@ def verify(
         seed: of the prompts.
         tolerance: the largest difference of a log-probability that counts as rounding, or for weights in fewer bits
             the largest divergence in nats; by default that of the engine and of what the weights are stored in.
+        trust_remote_code: run Python code that lies in the reference.
 
     Raises:
         CheckpointError: no export there, or one that cannot be read.

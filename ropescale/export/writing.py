@@ -20,6 +20,7 @@ from ropescale.export.stated import Stated, as_argument
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import AnyMethod
 from ropescale.patching import extended
+from ropescale.trust import takes_trust
 
 ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
 NOT_RUN = {"sglang": "by its source, version 0.5.23"}
@@ -54,6 +55,7 @@ class Exported:
         return f"{self.path}: {self.method} as {self.form}, {how}; {serves}"
 
 
+@takes_trust
 def export(
     model: str | Path | nn.Module,
     destination: str | Path,
@@ -70,6 +72,7 @@ def export(
     tokenizer: Any = None,
     outtype: str | None = None,
     lossy: bool = False,
+    trust_remote_code: bool = False,
     **knobs: Any,
 ) -> Exported:
     """Write a model for an engine: weights and tokenizer as they are, and its rotation in the engine's own words.
@@ -95,6 +98,7 @@ def export(
         tokenizer: of a live model.
         outtype: of GGUF's matrices: "f32", "f16", "bf16" or "q8_0"; left out, that of the checkpoint.
         lossy: write the nearest fixed frequencies of a method that no engine carries out, with a label that says so.
+        trust_remote_code: run Python code that lies in the checkpoint.
         **knobs: of the method.
 
     Raises:
