@@ -680,6 +680,8 @@ def _more_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add("--factor", "--factors", type=_one_of(float), metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
     _start_arguments(chat, existing="error (default), replace, compose")
+    _layers_argument(chat, "where layer types differ")
+    add("--knobs", type=_json, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'""")
     add("--prompt", metavar="TEXT", help="say this, print the reply and stop")
     add("--max-new-tokens", type=int, default=512, metavar="N", help="of a reply, at most (default: 512)")
     add(
@@ -1124,9 +1126,11 @@ def _chat(arguments: argparse.Namespace) -> int:
     import torch
 
     from ropescale import conversation
+    from ropescale.patching import require_knobs
 
-    names = ("method", "factor", "target_length", "original_length", "existing")
-    asked = {name: value for name in names if (value := getattr(arguments, name)) not in (None, "error")}
+    names = ("method", "factor", "target_length", "original_length", "existing", "layers", "knobs")
+    defaults = (None, "error", "global", {})
+    asked = {name: value for name in names if (value := getattr(arguments, name)) not in defaults}
     if asked and arguments.method is None:
         raise InvalidArgumentError(
             f"--method: is required where the model is to be extended, got {', '.join(sorted(asked))} alone; name one "
@@ -1138,7 +1142,10 @@ def _chat(arguments: argparse.Namespace) -> int:
             f"{arguments.temperature:g}; correct them"
         )
     torch.manual_seed(arguments.seed)
-    talk = conversation.Conversation(arguments.model, dtype=arguments.dtype, device=arguments.device, **asked)
+    knobs = asked.pop("knobs", {})
+    if asked:
+        require_knobs(arguments.method, knobs)  # which may not name the other arguments
+    talk = conversation.Conversation(arguments.model, dtype=arguments.dtype, device=arguments.device, **asked, **knobs)
     print(
         f"{arguments.model}: reads {talk.longest:,} tokens; {' or '.join(conversation.ENDINGS)} ends", file=sys.stderr
     )

@@ -19,6 +19,7 @@ IDIOMS = {
     "a registry name or a Method instance": "a registry name",
     "ropescale.list_methods()": "`ropescale methods`",
     "give it as a keyword, see": "give it in --knobs, see",
+    "an argument of ropescale.patch; give it there, beside the knobs": "an option of its own; give it beside --knobs",
     "ropescale.diagnose": "ropescale doctor",
 }
 
