@@ -1129,7 +1129,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     from ropescale.patching import require_knobs
 
     names = ("method", "factor", "target_length", "original_length", "existing", "layers", "knobs")
-    defaults = (None, "error", "global", {})
+    defaults: tuple[Any, ...] = (None, "error", "global", {})
     asked = {name: value for name in names if (value := getattr(arguments, name)) not in defaults}
     if asked and arguments.method is None:
         raise InvalidArgumentError(

@@ -18,7 +18,7 @@ VERBS = ("demo", "eval", "train")
 IDIOMS = {
     "a registry name or a Method instance": "a registry name",
     "ropescale.list_methods()": "`ropescale methods`",
-    "give it as a keyword, see": "give it in --knobs, see",
+    "give it as a keyword, see": "give it in knobs=JSON, see",
     "an argument of ropescale.patch; give it there, beside the knobs": "an option of its own; give it beside --knobs",
     "ropescale.diagnose": "ropescale doctor",
 }
@@ -135,8 +135,8 @@ def spelled(text: str, names: Names) -> str:
             return (every[name] if name in names.flags else f"{every[name]} {value}") + taken_by(name)
         if part["option"]:
             return names.written.get(part["option"], f"--{part['option'].replace('_', '-')}")
-        if every.get(part["chosen"] or "", "").startswith("--"):
-            return f"{every[part['chosen']]} {part['choice']}{taken_by(part['chosen'])}"
+        if names.written.get(part["chosen"] or "", "").startswith("--"):
+            return f"{names.written[part['chosen']]} {part['choice']}"
         word = part["word"] or ""
         return every[word] + taken_by(word) if word in every else found[0]
 
