@@ -32,7 +32,16 @@ CONFIG = "config.json"
 ROOM = 400  # characters of another library's error within one of ours
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Any of these holds what a tokenizer knows
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken", "tekken.json", "spiece.model")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model*",
+    "vocab.json",
+    "vocab.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:

@@ -133,7 +133,8 @@ DOCTOR = """\
 Look for what is wrong with the positions of a checkpoint or an adapter: a lost theta, scaling done twice, an original
 length that is missing or contradicted, entries that are ignored, frequencies of low precision among the weights,
 limits of tokenizer and generation that are too short, a record that the config contradicts, an adapter that was
-trained under another scaling. Every fault comes with its remedy. Loads no weights and changes nothing.
+trained under another scaling; and for a tokenizer that is missing beside weights. Every fault comes with its remedy.
+Loads no weights and changes nothing.
 
 exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
 """
@@ -509,7 +510,7 @@ def _parser() -> argparse.ArgumentParser:
         "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
     )
     _start_arguments(explain, existing="replace (default), compose")
-    _layers_argument(explain, "a page for each rotation")
+    _pictured_layers_argument(explain, "page")
     add("--output", type=Path, metavar="FILE", help="the page (default: out/explain-MODEL.html)")
 
     plot = verbs.add_parser(
@@ -539,7 +540,7 @@ def _parser() -> argparse.ArgumentParser:
         "--length", "--lengths", type=_one_of(int), metavar="N", help="the target in tokens, instead of a factor"
     )
     _start_arguments(plot, existing="replace (default), compose")
-    _layers_argument(plot, "a picture for each rotation")
+    _pictured_layers_argument(plot, "picture")
     add("--output", type=Path, metavar="FILE", help=".png, .svg or .pdf (default: out/plot-MODEL.png)")
 
     training = verbs.add_parser(
@@ -742,6 +743,17 @@ def _layers_argument(parser: argparse.ArgumentParser, what: str) -> None:
         choices=("global", "full", "all"),
         metavar="WHICH",
         help=f"global (default): those that read the whole context; full or all: {what}",
+    )
+
+
+def _pictured_layers_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--layers",
+        default="global",
+        choices=("global", "all"),
+        metavar="WHICH",
+        help=f"where layer types have rotations of their own: global (default), one {what}, of those that read the "
+        f"whole context; all, a {what} for each",
     )
 
 
@@ -948,14 +960,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from ropescale.checkpoint import lacks_tokenizer
-    from ropescale.doctor import diagnose
+    from ropescale.doctor import diagnose, unserved
 
-    found = diagnose(arguments.path)
+    found = [*diagnose(arguments.path), *unserved(arguments.path)]
     for finding in found:
         print(f"{finding.check}: {finding}")
-    if lacks_tokenizer(arguments.path):
-        print(f"{arguments.path}: no tokenizer beside the weights, which eval, train and every engine want")
     if not found:
         print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
     _next("inspect", arguments.path)
@@ -1136,10 +1145,14 @@ def _chat(arguments: argparse.Namespace) -> int:
             f"--method: is required where the model is to be extended, got {', '.join(sorted(asked))} alone; name one "
             f"or leave the others out"
         )
-    if arguments.max_new_tokens < 1 or arguments.temperature < 0:
+    if arguments.max_new_tokens < 1 or not 0 <= arguments.temperature < float("inf"):
         raise InvalidArgumentError(
             f"--max-new-tokens, --temperature: must be at least 1 and at least 0, got {arguments.max_new_tokens} and "
             f"{arguments.temperature:g}; correct them"
+        )
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise InvalidArgumentError(
+            f"--prompt: must say something, got {arguments.prompt!r}; leave it out to type line by line"
         )
     torch.manual_seed(arguments.seed)
     knobs = asked.pop("knobs", {})
@@ -1150,7 +1163,12 @@ def _chat(arguments: argparse.Namespace) -> int:
         f"{arguments.model}: reads {talk.longest:,} tokens; {' or '.join(conversation.ENDINGS)} ends", file=sys.stderr
     )
     for said in [arguments.prompt] if arguments.prompt else conversation.asked():
-        talk.reply(said, tokens=arguments.max_new_tokens, temperature=arguments.temperature)
+        try:
+            talk.reply(said, tokens=arguments.max_new_tokens, temperature=arguments.temperature)
+        except InvalidArgumentError as error:  # what is typed can be typed again, shorter
+            if arguments.prompt or not conversation.interactive():
+                raise
+            print(f"ropescale: {error}", file=sys.stderr)
     return _next("inspect", arguments.model)
 
 
@@ -1190,10 +1208,14 @@ def _export(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     if arguments.patch_gguf:
-        if arguments.to != "gguf" or arguments.lossy or arguments.log_n:
+        theirs: list[str] = [name for name in ("existing", "layers", "adapter", "outtype") if name in asked]
+        theirs += [name for name in ("lossy", "log_n") if getattr(arguments, name)]
+        if arguments.to != "gguf" or theirs or arguments.method is None:
+            got = " ".join([f"--to {arguments.to}", *(f"--{name.replace('_', '-')}" for name in theirs)])
             raise InvalidArgumentError(
-                f"--patch-gguf: goes with --to gguf and without --lossy and --log-n, got --to {arguments.to}; leave "
-                f"the others out"
+                f"--patch-gguf: goes with --to gguf and --method, and beside them --factor, --target-length, "
+                f"--original-length and --knobs alone, got {got}{'' if arguments.method else ' without --method'}; "
+                f"{'leave the others out' if arguments.method else 'name the method'}"
             )
         done = patch_gguf(arguments.source, arguments.destination, **asked, **knobs)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,40 +63,60 @@ class Conversation:
 
         Args:
             said: the next turn of the user.
-            tokens: of the reply, at most.
+            tokens: of the reply, at most; fewer where the model reads no more.
             temperature: 0 for the likeliest token each time.
 
         Raises:
-            InvalidArgumentError: a conversation that does not fit into what the model reads.
+            InvalidArgumentError: a conversation that leaves no room for a reply; it stays as it was.
         """
+        said = said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # bytes that are no text
         turns = [*self.turns, {"role": "user", "content": said}]
         inputs = self.tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device)
         size = inputs["input_ids"].shape[1]
-        if size + tokens > self.longest:
+        room = self.longest - size
+        if room < 1:
             raise InvalidArgumentError(
-                f"prompt: the conversation and its reply must fit into the {self.longest:,} tokens that the model "
-                f"reads, got {size:,} and {tokens:,} to generate; extend the model further, or ask for fewer"
+                f"chat: the conversation and its reply must fit into the {self.longest:,} tokens that the model "
+                f"reads, got {size:,} without the reply; say less, begin again, or extend the model further"
             )
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
         with torch.inference_mode():
             found = self.model.generate(
-                **inputs, streamer=streamer, max_new_tokens=tokens, **({"do_sample": False} | sampling)
+                **inputs, streamer=streamer, max_new_tokens=min(tokens, room), **({"do_sample": False} | sampling)
             )
         text: str = self.tokenizer.decode(found[0, size:], skip_special_tokens=True)
         self.turns = [*turns, {"role": "assistant", "content": text}]
         return text
 
 
+def interactive() -> bool:
+    """Whether somebody types at a terminal."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
 def asked(show: str = "> ") -> Iterator[str]:
-    """What is typed, line by line, until the end of the input or a word that ends the conversation."""
+    """What is typed, line by line, until the end of the input or a word that ends the conversation.
+
+    What is piped in is read without the sign that asks for it.
+    """
+    at_terminal = interactive()
+    if at_terminal:
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401 # lines are edited, and earlier ones come back
     while True:
         try:
-            line = input(show).strip()
+            line = input(show if at_terminal else "").strip()
         except EOFError:
+            if at_terminal:
+                print()  # what comes next has a line of its own
             return
+        except RuntimeError as error:  # how Python says that there is no input at all
+            raise InvalidArgumentError(
+                f"prompt: must be given where there is no input to read, got {error}; say one"
+            ) from error
         if line in ENDINGS:
             return
         if line:

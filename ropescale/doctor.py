@@ -17,7 +17,14 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ropescale.built import built_rotation
-from ropescale.checkpoint import CONFIG, first_line, read_config, weight_files
+from ropescale.checkpoint import (
+    CONFIG,
+    VOCABULARIES,
+    first_line,
+    lacks_tokenizer,
+    read_config,
+    weight_files,
+)
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import (
@@ -44,7 +51,7 @@ from ropescale.geometry import as_float
 from ropescale.limits import LIMITS, outdated
 from ropescale.patching import bare, extended, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
-from ropescale.shards import is_table, read_index
+from ropescale.shards import SAFE, TORCH, is_table, read_index
 from ropescale.unread import unread, unread_shares
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -122,6 +129,26 @@ def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
     if (folder / ADAPTER_CONFIG).is_file():
         return _of_adapter(folder)
     return _of_checkpoint(folder)
+
+
+def unserved(path: str | Path) -> list[Finding]:
+    """What a checkpoint lacks besides positions to be evaluated, trained or served: a tokenizer.
+
+    Nothing is said of an adapter, whose base has one, nor of a config without weights, which nobody serves.
+    """
+    folder = Path(resolve(str(path)))
+    weights = (one for pattern in ("*", "*/*") for one in folder.glob(pattern) if one.suffix in (SAFE, TORCH))
+    if (folder / ADAPTER_CONFIG).is_file() or not lacks_tokenizer(folder) or not any(weights):
+        return []
+    return [
+        Finding(
+            check="no-tokenizer",
+            where=folder.name,
+            rule=f"a tokenizer must lie beside the weights to evaluate, train or serve them, got none of "
+            f"{', '.join(VOCABULARIES)}",
+            remedy="put the tokenizer files of the model there (tokenizer.save_pretrained)",
+        )
+    ]
 
 
 def _of_checkpoint(folder: Path) -> list[Finding]:

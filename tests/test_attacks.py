@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 from evaluations import write_evaluation
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import ropescale
 from ropescale import cli, templates
+from ropescale.adapters import save_adapter
 from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
@@ -88,6 +90,7 @@ def with_code(theirs: Path, mine: Path) -> Path:
     )
     own = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
     edit(theirs / "config.json", lambda config: config.update(model_type="evilx", auto_map=own))
+    edit(theirs / "tokenizer_config.json", lambda config: config.update(chat_template="{{ messages[0].content }}"))
     return theirs
 
 
@@ -99,11 +102,29 @@ VERBS = {
     "demo": "demo --model {} --output {}/a",
     "train": "train lora --model {} --factor 2 --data passkey --max-documents 4 --output {}/a",
     "verify-export": "verify-export {} --engine transformers",
+    "merge": "merge {1}/adapter {1}/a --base {0}",
+    "memory": "memory {} --length 64",
+    "chat": "chat {} --prompt hello",
     "inspect": "inspect {}",
     "doctor": "doctor {}",
     "rescale": "rescale {} {}/a --factor 2",
 }
 NEVER = ("inspect", "doctor", "rescale")
+
+
+def test_every_verb_that_could_run_code_is_here() -> None:
+    parsers = next(action for action in cli._parser()._actions if action.dest == "name").choices
+    asking = {verb for verb, one in parsers.items() if "--trust-remote-code" in one._option_string_actions}
+    assert asking == VERBS.keys() - set(NEVER)
+
+
+@pytest.fixture(autouse=True)
+def adapter(request: pytest.FixtureRequest) -> None:
+    """An adapter for `merge`, where a test has a folder of its own."""
+    if "with_code" in request.fixturenames and "tmp_path" in request.fixturenames:
+        model = ropescale.patch(ropescale.load("tiny"), "yarn", factor=4)
+        adapted = get_peft_model(model, LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        save_adapter(adapted, request.getfixturevalue("tmp_path") / "adapter")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -150,13 +171,13 @@ def test_nor_that_of_a_part_of_it(name: str, with_code: Path, mine: Path, tmp_pa
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("verb", ["explain", "train"])
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - set(NEVER)))
 def test_it_runs_where_the_command_line_says_so(
     verb: str, place: str, with_code: Path, mine: Path, tmp_path: Path
 ) -> None:
     given = VERBS[verb].format(with_code, tmp_path).split()
     given.insert(1 if place == "before" else len(given), "--trust-remote-code")
-    assert cli.main(given) == 2  # a family that is not patched
+    assert cli.main(given) == (0 if verb in ("memory", "chat") else 2)  # a family that is not patched
     assert (mine / "ran").exists()
     (mine / "ran").unlink()
     sys.modules.pop("transformers_modules", None)

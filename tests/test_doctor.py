@@ -272,7 +272,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint(plain: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(plain, tmp_path / "checkpoint"))
+    folder = Path(shutil.copytree(plain, tmp_path / "checkpoint"))
+    shutil.copy(Path(resolve("tiny"), "tokenizer.json"), folder)
+    return folder
 
 
 def checks(found: list[Finding]) -> set[str]:
@@ -371,6 +373,22 @@ def test_a_clean_checkpoint_is_left_in_peace(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     CLEAN[name](folder)
     assert [str(finding) for finding in ropescale.diagnose(folder)] == []
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer.model.v3", "vocab.txt", "qwen.tiktoken"])
+def test_a_tokenizer_that_is_missing_beside_weights_is_found(
+    place: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    assert cli.main(["doctor", str(checkpoint)]) == 1
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("no-tokenizer: checkpoint: a tokenizer must lie beside the weights to evaluate, train or ")
+    assert FORM.fullmatch(said)
+    (checkpoint / place).write_text("{}")
+    assert cli.main(["doctor", str(checkpoint)]) == 0
+    (checkpoint / place).unlink()
+    (checkpoint / "model.safetensors").unlink()  # a config that is looked at is served by nobody
+    assert cli.main(["doctor", str(checkpoint)]) == 0
 
 
 def test_the_embedded_checkpoint_is_clean() -> None:

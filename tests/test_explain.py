@@ -398,6 +398,24 @@ def test_layers_with_rotations_of_their_own_have_a_page_and_a_picture_each(in_a_
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(("verb", "end"), [("explain", "html"), ("plot", "svg")])
+def test_layers_of_a_model_with_one_rotation_are_refused(verb, end, in_a_folder, capsys):
+    assert cli.main([verb, "tiny", "--layers", "all", "--output", f"a.{end}"]) == 2
+    assert capsys.readouterr().err == (
+        "ropescale: --layers: must be left out for a llama whose layers have one rotation, which is the picture of "
+        "them all, got 'all'; leave it out\n"
+    )
+    assert cli.main([verb, "tiny", "--layers", "global", "--output", f"a.{end}"]) == 0
+
+
+@pytest.mark.parametrize("end", ["svg", "png", "pdf"])
+def test_a_picture_has_the_same_bytes_each_time(end, in_a_folder, capsys, monkeypatch):
+    for name, moment in (("a", "1"), ("b", "100000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", moment)  # what matplotlib takes for the time, where it asks for it
+        assert cli.main(["plot", "tiny", "--output", f"{name}.{end}"]) == 0
+    assert Path(f"a.{end}").read_bytes() == Path(f"b.{end}").read_bytes()
+
+
 def test_a_line_that_lies_on_another_is_dashed_and_said_to():
     facts, heads = model_facts("tiny")
     methods, length = chosen_methods(("ntk", "dynamic_ntk"), facts)

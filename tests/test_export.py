@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,125 @@ def test_vllm_takes_the_printed_flags_for_an_unmodified_checkpoint(
     check = compared(prompt, run, scored(model, prompt, run.tokens))
     assert check.worst < 1e-4
     assert check.agreed == 16
+
+
+FAKE = """#!{python}
+import json, pathlib, runpy, sys, types
+
+class LLM:
+    def __init__(self, **given):
+        pathlib.Path({told!r}).write_text(json.dumps(given))
+        raise ValueError("ValueError: that is enough")
+
+sys.modules["vllm"] = types.SimpleNamespace(LLM=LLM, SamplingParams=None)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("given", [[], ["--trust-remote-code"]])
+def test_vllm_is_told_whether_code_may_run(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a Python whose vLLM only notes with what it is made."""
+    export("tiny", tmp_path / "out", to="vllm", method="yarn", factor=4)
+    fake, told = tmp_path / "python", tmp_path / "told.json"
+    fake.write_text(FAKE.format(python=sys.executable, told=str(told)))
+    fake.chmod(0o755)
+    monkeypatch.setenv("ROPESCALE_VLLM_PYTHON", str(fake))
+    assert cli.main(["verify-export", str(tmp_path / "out"), "--engine", "vllm", *given]) == 2
+    assert "that is enough" in capsys.readouterr().err
+    assert json.loads(told.read_text())["trust_remote_code"] is bool(given)
+
+
+# ---- what lies beside the weights
+
+
+def pooled(folder: Path) -> Path:
+    """A checkpoint with the pooling of an embedding model."""
+    shutil.copytree(TINY, folder)
+    (folder / "1_Pooling" / "deep").mkdir(parents=True)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    (folder / "1_Pooling" / "deep" / "more.json").write_text("{}")
+    (folder / "modules.json").write_text("[]")
+    return folder
+
+
+BERT = "sentence_bert_config.json"
+LINKS: dict[str, tuple[Callable[[Path, Path], object], bool]] = {
+    "none": (lambda folder, mine: None, True),
+    "a folder inside": (lambda folder, mine: (folder / "2_Dense").symlink_to("1_Pooling/deep"), True),
+    "a file inside": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to("../modules.json"), True),
+    "the pooling folder": (lambda folder, mine: (folder / "2_Dense").symlink_to(mine), False),
+    "a folder in it": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to(mine), False),
+    "a folder below": (lambda folder, mine: (folder / "1_Pooling" / "deep" / "x").symlink_to(mine), False),
+    "a file in it": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to(mine / "diary.txt"), False),
+    "a file below": (lambda folder, mine: (folder / "1_Pooling" / "deep" / "x").symlink_to(mine / "diary.txt"), False),
+    "a file beside": (
+        lambda folder, mine: (folder / BERT).symlink_to(mine / "diary.txt"),
+        False,
+    ),
+    "nothing": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to("nowhere"), False),
+    "itself": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to("x"), False),
+    "what is above it": (lambda folder, mine: (folder / "1_Pooling" / "x").symlink_to(".."), False),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+def test_links_of_a_pooling_folder_stay_within_the_checkpoint(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant, inside = LINKS[case]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "diary.txt").write_text("dear diary")
+    source = pooled(tmp_path / "source")
+    plant(source, mine)
+    given = ["export", str(source), str(tmp_path / "out"), "--to", "transformers", "--method", "yarn", "--factor", "4"]
+    assert cli.main(given) == (0 if inside else 2)
+    if not inside:
+        said = capsys.readouterr().err
+        assert "which leads out of it, to nothing, or in a circle; replace it by what it stands for" in said
+        assert not (tmp_path / "out").exists()
+        return
+    written = {str(one.relative_to(tmp_path / "out")): one for one in (tmp_path / "out").rglob("*") if one.is_file()}
+    assert {"modules.json", "1_Pooling/config.json", "1_Pooling/deep/more.json"} <= written.keys()
+    assert not any(one.is_symlink() or "diary" in one.read_text(errors="replace") for one in written.values())
+    assert ("2_Dense/more.json" in written) == (case == "a folder inside")
+
+
+def test_the_pooling_of_a_snapshot_in_the_hub_s_cache_is_brought(tmp_path: Path) -> None:
+    """Where every file is a link to a blob."""
+    plain, snapshot = pooled(tmp_path / "plain"), tmp_path / "models--a--b" / "snapshots" / "0123"
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(sorted(one for one in plain.rglob("*") if one.is_file())):
+        shutil.copy(file, blobs / str(number))
+        link = snapshot / file.relative_to(plain)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blobs / str(number))
+    export(snapshot, tmp_path / "out", to="transformers", method="yarn", factor=4)
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == '{"pooling_mode": "mean"}'
+
+
+# ---- a .gguf file that is copied with a scaling takes nothing else
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "got --to gguf without --method; name the method"),
+        ("--method yarn --factor 4 --existing replace", "got --to gguf --existing; leave the others out"),
+        ("--method yarn --factor 4 --layers all --adapter x", "got --to gguf --layers --adapter; leave the others"),
+        ("--method yarn --factor 4 --outtype q8_0 --lossy", "got --to gguf --outtype --lossy; leave the others out"),
+    ],
+)
+def test_what_a_copied_gguf_file_has_no_use_for_is_refused(
+    more: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["export", "a.gguf", str(tmp_path / "b.gguf"), "--to", "gguf", "--patch-gguf", *more.split()]
+    assert cli.main(given) == 2
+    assert said in capsys.readouterr().err
 
 
 # ---- a wrong export is seen

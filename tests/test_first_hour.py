@@ -261,7 +261,7 @@ def test_a_conversation_streams_replies_and_remembers(
 
 def test_a_conversation_that_does_not_fit_is_refused(talking: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["chat", str(talking), "--prompt", "the river " * 300]) == 2
-    assert "--prompt: the conversation and its reply must fit into the 512 tokens that the model reads" in (
+    assert "chat: the conversation and its reply must fit into the 512 tokens that the model reads" in (
         capsys.readouterr().err
     )
 
@@ -276,6 +276,9 @@ def test_a_conversation_that_does_not_fit_is_refused(talking: Path, capsys: pyte
             "--method: must be left out for a model that was saved patched",
         ),
         (["TALKING", "--max-new-tokens", "0"], "--max-new-tokens, --temperature: must be at least 1"),
+        (["TALKING", "--temperature", "nan"], "--max-new-tokens, --temperature: must be at least 1"),
+        (["TALKING", "--temperature", "inf"], "--max-new-tokens, --temperature: must be at least 1"),
+        (["TALKING", "--prompt", " "], "--prompt: must say something, got ' '; leave it out to type line by line"),
         (["TALKING", "--device", "meta"], "--device: must be one that torch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -285,6 +288,68 @@ def test_a_conversation_that_cannot_be_is_refused_in_words(
 ) -> None:
     assert cli.main(["chat", *(str(talking) if one == "TALKING" else one for one in given)]) == 2
     assert said in capsys.readouterr().err
+
+
+# What is typed, as somebody at a terminal or behind a pipe has it
+
+
+class Typed(io.StringIO):
+    """A standard input that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("at_terminal", [True, False])
+def test_what_is_piped_in_is_not_asked_for(
+    at_terminal: bool, talking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", (Typed if at_terminal else io.StringIO)("the river\n"))
+    assert cli.main(["chat", str(talking), "--max-new-tokens", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("> ") == (2 if at_terminal else 0)
+    assert out.splitlines()[-1].startswith("next: "), "after the end of the input comes a line of its own"
+
+
+@pytest.mark.parametrize("at_terminal", [True, False])
+def test_a_turn_that_does_not_fit_can_be_typed_again_shorter(
+    at_terminal: bool, talking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = f"{'the river ' * 300}\nthe town\n"
+    monkeypatch.setattr("sys.stdin", (Typed if at_terminal else io.StringIO)(typed))
+    assert cli.main(["chat", str(talking), "--max-new-tokens", "2"]) == (0 if at_terminal else 2)
+    assert "chat: the conversation and its reply must fit into the 512 tokens" in capsys.readouterr().err
+
+
+def test_a_context_that_fills_up_shortens_the_last_reply(talking: Path) -> None:
+    from ropescale import conversation
+
+    talk = conversation.Conversation(str(talking))
+
+    def used() -> int:
+        return len(talk.tokenizer.apply_chat_template(talk.turns, return_dict=True)["input_ids"])
+
+    talk.reply("the river " * 100, tokens=10)
+    assert used() < 460
+    talk.reply("and then", tokens=400)
+    assert 505 < used() <= 512 + 10, "the reply took the room that was left, and no more"  # 10: the template's own
+    with pytest.raises(InvalidArgumentError) as full:
+        talk.reply("and then", tokens=1)
+    assert "say less, begin again, or extend the model further" in str(full.value)
+
+
+def test_input_that_is_no_text_is_read_as_far_as_it_is(talking: Path) -> None:
+    from ropescale import conversation
+
+    talk = conversation.Conversation(str(talking))
+    talk.reply("the \udcff river", tokens=2)
+    assert talk.turns[0]["content"] == "the \ufffd river"
+
+
+def test_without_any_input_a_prompt_must_be_given(talking: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as Python has it where it was closed
+    assert cli.main(["chat", str(talking)]) == 2
+    assert "--prompt: must be given where there is no input to read" in capsys.readouterr().err
 
 
 # Python's door

@@ -506,8 +506,8 @@ def test_a_source_without_a_tokenizer_is_said_to_have_none(tmp_path: Path, capsy
     ropescale.patch(ropescale.load("tiny"), "yarn", factor=4).save_pretrained(tmp_path / "source")
     assert cli.main(["export", str(tmp_path / "source"), str(tmp_path / "out"), "--to", "vllm"]) == 0
     assert f"no tokenizer in {tmp_path / 'source'}, and so none in the export" in capsys.readouterr().out
-    cli.main(["doctor", str(tmp_path / "source")])
-    assert "no tokenizer beside the weights" in capsys.readouterr().out
+    assert cli.main(["doctor", str(tmp_path / "source")]) == 1
+    assert "no-tokenizer: source: a tokenizer must lie beside the weights" in capsys.readouterr().out
     cli.main(["doctor", "tiny"])
     assert "no tokenizer" not in capsys.readouterr().out
 

@@ -54,7 +54,7 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
         InvalidArgumentError: matplotlib is not installed.
     """
     try:
-        from matplotlib import ticker
+        from matplotlib import rc_context, ticker
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -94,6 +94,12 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    with replaced(path, name="output", remedy="give another path") as work:
-        figure.savefig(work, dpi=160, format=path.suffix.lower().removeprefix("."))
+    # the same command draws the same bytes: no time of making, and names of parts that are not drawn by lot
+    kind = path.suffix.lower().removeprefix(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with (
+        replaced(path, name="output", remedy="give another path") as work,
+        rc_context({"svg.hashsalt": "ropescale"}),
+    ):
+        figure.savefig(work, dpi=160, format=kind, metadata=undated)
     return path

@@ -35,18 +35,24 @@ def facts_by_layers(
     Raises:
         AlreadyScaledError: scaled, and the config does not say from what length.
         CheckpointError: no checkpoint there.
-        InvalidArgumentError: no layer of these has a rotation.
+        InvalidArgumentError: no layer of these has a rotation, or layers of a model whose layers have one rotation.
         UnsupportedModelError: not a family of this version.
     """
     config = text_of(read_config(resolve(model)))
     require_supported(config)
+    parts = rescaled_parts(config, layers)
+    if layers != "global" and not parts[0].label:
+        raise InvalidArgumentError(
+            f"layers: must be left out for a {config.model_type} whose layers have one rotation, which is the picture "
+            f"of them all, got {layers!r}; leave it out"
+        )
     return [
         (
             part.label,
             part_geometry(part, original_length=original_length, existing=existing),
             part.config.num_attention_heads,
         )
-        for part in rescaled_parts(config, layers)
+        for part in parts
     ]
 
 

@@ -14,7 +14,7 @@ from ropescale.destinations import written_whole
 from ropescale.errors import CheckpointError
 from ropescale.export.origin import origin_of
 from ropescale.export.rotation import Canonical
-from ropescale.export.source import INDEX, POOLING, Source
+from ropescale.export.source import INDEX, Source
 from ropescale.export.stated import Stated
 from ropescale.files import read_json
 from ropescale.merging import reads_embedding
@@ -39,6 +39,7 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
         if source.indexed:
             require_as_indexed(source.folder / INDEX)
         require_complete(source.folder, source.folder_config())
+    source.pooling()  # whose links may lead elsewhere, which is known before anything is written
     config = config_of(source, stated, canonical, engine)
     config[EXPORT_FIELD] |= origin_of(source.name, source.adapter, destination)
     model = None if files else source.model()
@@ -92,15 +93,9 @@ def _copy_companions(source: Source, work: Path) -> None:
     if source.folder is None:
         return
     found = source.companions() if source.tokenizer is None else {}
-    for pattern in POOLING:
-        found |= {
-            str(file.relative_to(source.folder)): file
-            for file in sorted(source.folder.glob(pattern))
-            if file.is_file()
-        }
-    for name, file in found.items():
+    for name, file in (found | source.pooling()).items():
         end = work / name
-        end.parent.mkdir(exist_ok=True)
+        end.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, end)
 
 

@@ -175,7 +175,7 @@ def vllm(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict[str,
             "model": str(path.absolute()),
             "steps": steps,
             "prompts": [list(prompt) for prompt in prompts],
-            "arguments": arguments,
+            "arguments": {**arguments, "trust_remote_code": trusted()},
         }
         request.write_text(json.dumps(asked), encoding="utf-8")
         # -P: the folder of this program holds a vllm.py of its own

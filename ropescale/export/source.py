@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,24 @@ class Source:
                 found |= {name: file for name, file in theirs.items() if name.startswith("chat_template")}
         return found
 
+    def pooling(self) -> dict[str, Path]:
+        """The files of an embedding model's pooling, by their places in the folder.
+
+        Raises:
+            CheckpointError: a link that leads out of the folder, to nothing, or in a circle.
+        """
+        if self.folder is None:
+            return {}
+        real = self.folder.resolve()
+        # a snapshot in the hub's cache is of links to the blobs beside it
+        kept = (real, real.parents[1] / "blobs") if real.parent.name == "snapshots" else (real,)
+        return {
+            str(file.relative_to(self.folder)): file
+            for pattern in POOLING
+            for path in sorted(self.folder.glob(pattern))
+            for file in _files_below(path, kept)
+        }
+
     def folder_config(self) -> PreTrainedConfig:
         """The config of the folder, before any patch."""
         config = read_config(str(self.folder))
@@ -179,6 +198,29 @@ class Source:
 
 def _companions_in(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _files_below(path: Path, kept: tuple[Path, ...], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """A file, or those below a folder, through links that stay within the places where a checkpoint is kept.
+
+    Raises:
+        CheckpointError: a link that leads elsewhere, to nothing, or in a circle.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # to nothing, or to itself
+        real = None
+    inside = real is not None and any(real.is_relative_to(place) for place in kept) and real not in above
+    if real is None or not inside or not (real.is_dir() or real.is_file()):
+        raise CheckpointError(
+            f"source: what is copied must be files and folders of the checkpoint itself, got {str(path)!r}, which "
+            f"leads out of it, to nothing, or in a circle; replace it by what it stands for, or remove it"
+        )
+    if real.is_file():
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        yield from _files_below(child, kept, (*above, real))
 
 
 def opened(

@@ -340,7 +340,7 @@ def _folder_subject(path: Path, engine: str) -> Subject:
 
 def _tokenization(theirs: Path, path: Path) -> str:
     """What the tokenizer of an exported folder does otherwise than that of its source; empty for nothing."""
-    if not any((theirs / name).is_file() for name in VOCABULARIES):
+    if not any(any(theirs.glob(name)) for name in VOCABULARIES):
         return ""
     expected = read_tokenizer(theirs)
     try:
