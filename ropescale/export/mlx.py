@@ -1,7 +1,8 @@
 """MLX-LM. The rules were read in MLX-LM 0.32.2 and run with it on a CPU.
 
 - It reads rope_theta and rope_scaling at the top level of config.json; only some of its models read rope_parameters.
-- yarn ignores attention_factor and truncate, and reads mscale and mscale_all_dim, of which zero is a value.
+- yarn ignores attention_factor and truncate, and reads mscale and mscale_all_dim, of which zero is a value and the
+  default of the second.
 - longrope ignores attention_factor and takes the long list at every length; its scale follows from
   max_position_embeddings and original_max_position_embeddings alone.
 """
@@ -13,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
 from ropescale.export.rotation import Canonical, Rotation
-from ropescale.export.stated import Stated, fields_of, native_form
+from ropescale.export.stated import Stated, by_mscale, fields_of, native_form
 from ropescale.families import RECOMPUTING
 
 
@@ -51,13 +52,7 @@ def spelled(rotation: Rotation, name: str) -> dict[str, Any]:
     if rotation.rope_type in ("default", "linear", "llama3"):
         return rope
     if rotation.rope_type == "yarn" and rope.get("truncate", True):
-        factor = float(rope["factor"])
-        stated = {name: value for name, value in rope.items() if name not in ("mscale", "mscale_all_dim")}
-        if abs(scale - (1 + 0.1 * math.log(factor))) > 1e-9:
-            # what 1 + 0.1 mscale ln(factor) is to come to, over 1
-            stated |= {"mscale": (scale - 1) / (0.1 * math.log(factor)), "mscale_all_dim": 0.0}
-            stated["attention_factor"] = scale
-        return stated
+        return by_mscale(rotation)
     pairwise = rotation.pairwise()
     if name in RECOMPUTING:  # whose class reads no config without them
         pairwise |= {"short_mscale": scale, "long_mscale": scale}

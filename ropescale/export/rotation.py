@@ -24,6 +24,7 @@ from ropescale.families import (
     read_geometry,
     rope_type_of,
     saved_record,
+    softmax_factor,
     todays_spectrum,
 )
 from ropescale.geometry import Geometry
@@ -89,6 +90,7 @@ class Rotation:
     def pairwise(self) -> dict[str, Any]:
         """The longrope form with equal lists, which states any fixed rotation."""
         factors = self.divisors.tolist()
+        sharper = ("factor", "mscale_all_dim") if softmax_factor(self.part.config) != 1 else ()
         return {
             "rope_type": "longrope",
             "rope_theta": self.theta,
@@ -98,6 +100,7 @@ class Rotation:
             "attention_factor": self.spectrum.attention_factor,
             "original_max_position_embeddings": self.original_length,
             **kept_parameters(self.part.config),
+            **{name: self.parameters[name] for name in sharper},  # which state the softmax scale, whatever the type
         }
 
 

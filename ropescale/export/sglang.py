@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ropescale.export.reads import LATENT
 from ropescale.export.rotation import Canonical
 from ropescale.export.stated import Stated
 from ropescale.export.vllm import state_like
@@ -14,16 +15,12 @@ from ropescale.methods import YaRN
 
 
 def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
-    """What SGLang is told.
-
-    Raises:
-        ExportError: a rotation that SGLang cannot hold for this family.
-    """
+    """What SGLang is told."""
     stated = state_like(config, canonical, engine="SGLang")
     for rotation in canonical.rotations:
         rope: Any = stated.fields["rope_parameters"]
         rope = rope[rotation.part.label] if rotation.part.label else rope
-        if rope["rope_type"] != "yarn":
+        if rope["rope_type"] != "yarn" or config.model_type in LATENT:
             continue
         for name in ("mscale", "mscale_all_dim"):  # read by other rules than Transformers'
             rope.pop(name, None)

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ropescale.errors import ExportError
 from ropescale.export.rotation import Canonical, Rotation, is_base
 from ropescale.families import LONGROPE_ONLY
 
@@ -44,7 +46,7 @@ def fields_of(config: PreTrainedConfig, canonical: Canonical, parameters: list[d
     """The entries of config.json for these rotations, with the target length for the maximum."""
     fields: dict[str, Any] = {
         "rope_parameters": in_whole(config, canonical, parameters),
-        "max_position_embeddings": canonical.main.target_length,
+        **lengths(config, canonical.main.target_length),
     }
     said = config.to_dict()  # Falcon's head_dim is no entry, and Gemma 4 has another in some layers
     for name in ("original_max_position_embeddings", "head_dim"):
@@ -53,6 +55,43 @@ def fields_of(config: PreTrainedConfig, canonical: Canonical, parameters: list[d
     if "original_max_position_embeddings" in fields:
         fields["original_max_position_embeddings"] = canonical.main.original_length
     return fields
+
+
+def lengths(config: PreTrainedConfig, length: int) -> dict[str, int]:
+    """The entries that say how far a config reaches: some classes keep it by a name of their own, as DBRX does."""
+    own = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return dict.fromkeys(("max_position_embeddings", own), length)
+
+
+def by_mscale(rotation: Rotation) -> dict[str, Any]:
+    """The parameters of a yarn for a class that reads mscale and mscale_all_dim, and not attention_factor.
+
+    There the attention factor is m(mscale) / m(mscale_all_dim), with m(x) = 0.1 x ln(factor) + 1 and an mscale of 1
+    and an mscale_all_dim of 0 where they are not stated; latent attention multiplies its softmax by
+    m(mscale_all_dim)^2. Transformers reads the same from it.
+
+    Raises:
+        ExportError: an attention factor beside a factor of 1, by which no mscale counts.
+    """
+    rope = dict(rotation.parameters)
+    kept = rope.pop("mscale_all_dim", None) or 0.0
+    for name in ("attention_factor", "mscale"):
+        rope.pop(name, None)
+    all_dim = kept if hasattr(rotation.part.config, "kv_lora_rank") else 0.0
+    scale, step = rotation.spectrum.attention_factor, 0.1 * math.log(rope["factor"])
+    if not all_dim and abs(scale - (1 + step)) <= 1e-9:
+        return rope
+    if not step:
+        raise ExportError(
+            f"{rotation.part.config.model_type}: yarn must have a factor above 1 to be told an attention factor by "
+            f"mscale, got {scale:g} with factor 1; export to transformers"
+        )
+    rope["mscale"] = (scale * (1 + all_dim * step) - 1) / step
+    if all_dim:
+        rope["mscale_all_dim"] = all_dim
+    if not (all_dim and rope["mscale"]):  # Transformers reads mscale only where neither is zero
+        rope["attention_factor"] = scale
+    return rope
 
 
 def states_original_length_on_top(config: PreTrainedConfig) -> bool:

@@ -2,8 +2,11 @@
 
 - It reads default, linear, llama3 and yarn as Transformers does, the knobs of yarn included.
 - It ignores the attention factor of longrope, and reads short_mscale and long_mscale instead.
-- It multiplies max_position_embeddings by the factor of linear, so that one has to state the original length there.
+- It multiplies max_position_embeddings by the factor of linear, so that one has to state the original length there;
+  not for Gemma 3.
 - Its longrope rotates halves only: families that rotate neighbours cannot have one divisor per pair.
+- Its latent attention of DeepSeek's kind reads mscale and mscale_all_dim, and not attention_factor.
+- What its classes do not read of rope_parameters is in `reads.py`.
 - Where original_max_position_embeddings is an entry of its own (Phi-3), longrope serves that length unless told.
 - A tokenizer's model_max_length caps what it serves.
 """
@@ -12,34 +15,20 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ropescale.errors import ExportError
+from ropescale.export.reads import LATENT
 from ropescale.export.rotation import Canonical, Rotation
-from ropescale.export.stated import Stated, fields_of, native_form, states_original_length_on_top
-
-# Families whose model in vLLM 0.32.0 rotates neighbours (is_neox_style=False)
-NEIGHBOURS = frozenset(
-    {
-        "axk1",
-        "axk2",
-        "cohere",
-        "cohere2",
-        "cohere2_moe",
-        "deepseek_v3",
-        "deepseek_v32",
-        "ernie4_5",
-        "ernie4_5_moe",
-        "glm",
-        "glm4",
-    }
+from ropescale.export.stated import (
+    Stated,
+    by_mscale,
+    fields_of,
+    lengths,
+    native_form,
+    states_original_length_on_top,
 )
 
 
 def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
-    """What vLLM is told.
-
-    Raises:
-        ExportError: a rotation that vLLM cannot hold for this family.
-    """
+    """What vLLM is told."""
     return state_like(config, canonical, engine="vLLM")
 
 
@@ -47,12 +36,12 @@ def state_like(config: PreTrainedConfig, canonical: Canonical, *, engine: str) -
     """The same for an engine with vLLM's rules."""
     main = canonical.main
     flat = not main.part.label
-    parameters = [spelled(one, config, engine, flat=flat) for one in canonical.rotations]
+    parameters = [spelled(one, config, flat=flat) for one in canonical.rotations]
     fields = fields_of(config, canonical, parameters)
     form, serves = native_form(main), main.target_length
     flags: tuple[str, ...] = ()
     if parameters[0]["rope_type"] == "linear":
-        fields["max_position_embeddings"] = main.original_length
+        fields |= lengths(config, main.original_length)
     if parameters[0]["rope_type"] == "longrope":
         form = "one divisor per pair (longrope with equal lists, short_mscale and long_mscale)"
         if states_original_length_on_top(config):
@@ -62,22 +51,18 @@ def state_like(config: PreTrainedConfig, canonical: Canonical, *, engine: str) -
     return Stated(fields=fields, form=form, serves=serves, flags=flags, overrides=overrides)
 
 
-def spelled(rotation: Rotation, config: PreTrainedConfig, engine: str, *, flat: bool) -> dict[str, Any]:
-    """The rope parameters of one part.
-
-    Raises:
-        ExportError: a rotation that the engine cannot hold for this family.
-    """
+def spelled(rotation: Rotation, config: PreTrainedConfig, *, flat: bool) -> dict[str, Any]:
+    """The rope parameters of one part."""
+    native = ["default", "llama3", "yarn"]
+    by_layer = getattr(rotation.part.whole, "is_heterogeneous", False)  # where no config states divisors
     scaled_length = rotation.original_length * rotation.parameters.get("factor", 1.0)
-    if rotation.rope_type == "linear" and flat and scaled_length == rotation.target_length:
+    if (flat or by_layer) and scaled_length == rotation.target_length:
+        native.append("linear")
+    if by_layer and "factor" not in rotation.parameters:  # which vLLM's proportional leaves out
+        native.append("proportional")
+    if rotation.rope_type == "yarn" and config.model_type in LATENT:
+        return by_mscale(rotation)
+    if rotation.rope_type in native:
         return rotation.parameters
-    if rotation.rope_type in ("default", "llama3", "yarn"):
-        return rotation.parameters
-    if config.model_type in NEIGHBOURS:
-        raise ExportError(
-            f"{config.model_type}: {engine} has divisors for each pair only where halves of a head rotate, got "
-            f"rope_type {rotation.rope_type!r} for a family that rotates neighbours; nearest that it holds exactly: "
-            f"yarn, by_parts, llama3 or ntk"
-        )
     scale = rotation.spectrum.attention_factor
     return {**rotation.pairwise(), "short_mscale": scale, "long_mscale": scale}

@@ -15,6 +15,7 @@ from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import folder, hf, mlx, sglang, source, vllm
 from ropescale.export.origin import moved, origin_of, public_name
 from ropescale.export.origin import read as read_origin
+from ropescale.export.reads import require_read
 from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
 from ropescale.heads import headless, require_language_model
@@ -137,6 +138,7 @@ def export(
     if to == "gguf":
         return _write_gguf(path, opened, told, outtype)
     stated = STATE[to](opened.config, told)
+    require_read(to, ENGINES[to], opened.config, told, stated.fields["rope_parameters"])
     folder.write(path, opened, stated, told, to)
     overrides = "" if adapter is not None else _overrides(to, opened, stated, told)
     return Exported(
