@@ -182,6 +182,8 @@ REFUSED = {
     "and no rope_parameters that could state another",
     "granite_swa": "a rotation for every theta of layer_rope_theta, each with a config of its own",
     "granitemoe_swa": "a rotation for every theta of layer_rope_theta, each with a config of its own",
+    "mistral4": "a class that runs only with a scaling stated: without one it builds cosines for a whole head, and "
+    "rotates a part of it",
     "recurrent_gemma": "attention over the latest tokens alone, which a longer context leaves as it is, and no "
     "type but the default one",
     "roformer": "positions from a table of sines and cosines that is built from max_position_embeddings and saved "

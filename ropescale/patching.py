@@ -51,6 +51,7 @@ from ropescale.families import (
     saved_record,
     spelling,
     text_of,
+    todays_spectrum,
 )
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
@@ -463,6 +464,8 @@ def extended(
         turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
+    if late is None and all(turn.as_it_is or _unchanged(turn) for turn in turns):
+        warning = ""  # at factor 1, say: nothing is rescaled
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),
@@ -486,6 +489,12 @@ def extended(
         },
     )
     return Extension(turns, fields, done, warning, late)
+
+
+def _unchanged(turn: Turn) -> bool:
+    """Whether layers rotate after a patch as they did before."""
+    inv_freq, attention_factor = todays_spectrum(turn.part)
+    return torch.equal(turn.spectrum.inv_freq, inv_freq) and turn.spectrum.attention_factor == attention_factor
 
 
 def require_choices(layers: str, *, log_n: bool) -> None:

@@ -45,8 +45,8 @@ READ: dict[str, dict[str, frozenset[str]]] = {
         **dict.fromkeys(NEIGHBOURS, WITHOUT_DIVISORS),
     },
     "mlx": {
-        **dict.fromkeys(("dbrx", "gpt_neox", "mimo_v2_flash"), NOTHING),
-        **dict.fromkeys(("cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "glm", "glm4"), THETA),
+        **dict.fromkeys(("dbrx", "glm", "gpt_neox", "mimo_v2_flash"), NOTHING),
+        **dict.fromkeys(("cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "glm4"), THETA),
         **dict.fromkeys(("glm4_moe", "granitemoehybrid", "helium", "hunyuan_v1_dense", "lfm2", "lfm2_moe"), THETA),
         **dict.fromkeys(("llama4_text", "minimax", "minimax_m2", "mixtral", "nanochat", "olmo", "olmo_hybrid"), THETA),
         **dict.fromkeys(("phi", "qwen2_moe", "qwen3_moe", "solar_open", "stablelm", "starcoder2"), THETA),
