@@ -53,6 +53,7 @@ READ: dict[str, dict[str, frozenset[str]]] = {
         **dict.fromkeys(("internlm3", "nemotron"), LINEAR),
         **dict.fromkeys(LATENT, WITHOUT_DIVISORS),
         **dict.fromkeys(("phi3", "phimoe"), LONGROPE),
+        "ministral3": WITHOUT_DIVISORS,  # whose queries grow from the length that a scale of 1 would be stated by
         "deepseek_v2": YARN_ALONE,
         "minicpm3": frozenset({"longrope"}),
     },
