@@ -1169,6 +1169,9 @@ def _chat(arguments: argparse.Namespace) -> int:
             if arguments.prompt or not conversation.interactive():
                 raise
             print(f"ropescale: {error}", file=sys.stderr)
+        else:
+            if talk.cut:
+                print(f"(the reply ends before its end: {talk.cut})", file=sys.stderr)
     return _next("inspect", arguments.model)
 
 

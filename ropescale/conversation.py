@@ -26,6 +26,7 @@ class Conversation:
     Attributes:
         model: in evaluation mode, patched where that was asked for or saved.
         longest: tokens that the model reads, with its reply.
+        cut: why the last reply ends before its end; empty where it does not.
     """
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto", **patching: Any):
@@ -57,6 +58,7 @@ class Conversation:
             patch(self.model, **patching)
         self.longest = int(self.model.config.get_text_config(decoder=True).max_position_embeddings)
         self.turns: list[dict[str, str]] = []
+        self.cut = ""
 
     def reply(self, said: str, *, tokens: int, temperature: float = 0.0) -> str:
         """Answer, writing to standard output as the tokens come; returns the reply.
@@ -87,6 +89,13 @@ class Conversation:
             found = self.model.generate(
                 **inputs, streamer=streamer, max_new_tokens=min(tokens, room), **({"do_sample": False} | sampling)
             )
+        ends = self.model.generation_config.eos_token_id
+        ended = int(found[0, -1]) in (ends if isinstance(ends, list) else [ends])
+        full = found.shape[1] == self.longest
+        within = found.shape[1] - size < tokens and not full
+        self.cut = (
+            "" if ended or within else "nothing more fits" if full else f"no more than {tokens:,} were asked for"
+        )
         text: str = self.tokenizer.decode(found[0, size:], skip_special_tokens=True)
         self.turns = [*turns, {"role": "assistant", "content": text}]
         return text

@@ -331,11 +331,25 @@ def test_a_context_that_fills_up_shortens_the_last_reply(talking: Path) -> None:
 
     talk.reply("the river " * 100, tokens=10)
     assert used() < 460
+    assert talk.cut == "no more than 10 were asked for"
     talk.reply("and then", tokens=400)
+    assert talk.cut == "nothing more fits"
     assert 505 < used() <= 512 + 10, "the reply took the room that was left, and no more"  # 10: the template's own
     with pytest.raises(InvalidArgumentError) as full:
         talk.reply("and then", tokens=1)
     assert "say less, begin again, or extend the model further" in str(full.value)
+
+
+def test_a_reply_that_ends_by_itself_is_not_called_cut_off(talking: Path) -> None:
+    from ropescale import conversation
+
+    talk = conversation.Conversation(str(talking))
+    first = talk.tokenizer.encode(talk.reply("the river", tokens=1), add_special_tokens=False)
+    assert talk.cut == "no more than 1 were asked for"
+    talk.model.generation_config.eos_token_id = [0, *first]
+    talk.turns.clear()
+    talk.reply("the river", tokens=1)
+    assert talk.cut == ""
 
 
 def test_input_that_is_no_text_is_read_as_far_as_it_is(talking: Path) -> None:
