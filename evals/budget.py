@@ -27,7 +27,9 @@ def smaller(options: Options, original_length: int, own_length: int | None = Non
         nonlocal options
         options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]  # fields by their names
         told[:] = [one for one in told if one.split()[0] != said.split()[0]] + [said]
-        return " ".join(told), options
+        # what the tasks that are left do not read is not said either
+        acting = [one for one in told if not plan.unread(options, {one.split()[0].removeprefix("--")})]
+        return " ".join(acting), options
 
     if options.windows > 1:
         yield step("--windows 1", windows=1)

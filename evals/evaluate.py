@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def evaluate(
         adapters=tuple(map(str, adapters)),
         **options,
     )
+    defaults = {field.name: field.default for field in dataclasses.fields(plan.Options)}
+    plan.require_read(chosen, {name for name in plan.PART if getattr(chosen, name) != defaults[name]})
     folder = Path("out", f"eval-{Path(model).name}") if output is None else Path(output)
     found = grid.run(chosen, folder, f"ropescale.evaluate({str(model)!r}, ...)")
     report.write(folder)

@@ -6,7 +6,7 @@ Everything that can be wrong with a command is found here, before a model is loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -254,6 +254,41 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 def limited(name: str) -> bool:
     """Whether the rows of a task are bounded by `limit`: cloze's and the harness's."""
     return name == "cloze" or name not in KINDS
+
+
+# Options that some tasks read and others do not, and whose they are
+PART = {
+    "depths": "passkey and needle",
+    "samples": "tasks of retrieval",
+    "seed": "tasks of retrieval and of the harness",
+    "windows": "perplexity",
+    "stride": "perplexity",
+    "texts": "perplexity",
+    "evaluator": "longppl",
+    "include_path": "tasks of the harness",
+}
+
+
+def unread(options: Options, names: Iterable[str]) -> list[str]:
+    """Of these options, in the order of `PART`, those that none of the tasks reads."""
+    read: set[str] = set()
+    for task in options.task_names:
+        knobs = set(KINDS[task].knobs(options, 1, 1)) if task in KINDS else {"include_path", "seed"}
+        read |= knobs | ({"seed"} if "samples" in knobs else set())
+    return [name for name in PART if name in {*names} - read]
+
+
+def require_read(options: Options, names: Iterable[str]) -> None:
+    """Refuse options that were given and would change nothing.
+
+    Raises:
+        InvalidArgumentError: names the first of them.
+    """
+    for name in unread(options, names):
+        raise InvalidArgumentError(
+            f"eval: {name} must be left out where no task reads it, got {getattr(options, name)!r} with tasks "
+            f"{', '.join(options.task_names)}; it is about {PART[name]}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

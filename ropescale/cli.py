@@ -692,7 +692,7 @@ def _more_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="X",
         help="above 0 to draw tokens (default: 0, the likeliest)",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+    add("--seed", type=int, metavar="N", help="of what is drawn, with a temperature (default: 0)")
     add("--dtype", default="auto", choices=["auto", *sorted(BYTES)], help="of the weights (default: the checkpoint's)")
     add("--device", default="auto", metavar="NAME", help="cpu, cuda ... (default: the accelerator if there is one)")
 
@@ -843,6 +843,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
     base = demo.default_options(arguments.model) if name.startswith("demo") else plan.Options(model=arguments.model)
     quick = budget.QUICK if getattr(arguments, "quick", False) else {}
     options = dataclasses.replace(base, **{**quick, **asked})
+    plan.require_read(options, asked)
     tracker = getattr(arguments, "report_to", None)
     if tracker:
         tracking.check(tracker)
@@ -1154,7 +1155,12 @@ def _chat(arguments: argparse.Namespace) -> int:
         raise InvalidArgumentError(
             f"--prompt: must say something, got {arguments.prompt!r}; leave it out to type line by line"
         )
-    torch.manual_seed(arguments.seed)
+    if arguments.seed is not None and not arguments.temperature:
+        raise InvalidArgumentError(
+            f"--seed: acts where tokens are drawn, got {arguments.seed} with --temperature 0; give a temperature "
+            f"above 0, or leave it out"
+        )
+    torch.manual_seed(arguments.seed or 0)
     knobs = asked.pop("knobs", {})
     if asked:
         require_knobs(arguments.method, knobs)  # which may not name the other arguments

@@ -216,7 +216,18 @@ def test_flags_reach_the_run_and_the_rest_is_the_default(monkeypatch):
     monkeypatch.setattr(grid, "run", stop)
     monkeypatch.setattr(cli, "_trained_for_demo", lambda *arguments: ())
     shared = ["--methods", "yarn, ntk", "--factors", "2,4.5", "--lengths", "128", "--depths", "0,1", "--seed", "7"]
-    own = ["--tasks", "passkey,ruler,cloze", "--samples", "6", "--windows", "5", "--stride", "1", "--limit", "9"]
+    own = [
+        "--tasks",
+        "passkey,ruler,cloze,longppl,perplexity",
+        "--samples",
+        "6",
+        "--windows",
+        "5",
+        "--stride",
+        "1",
+        "--limit",
+        "9",
+    ]
     more = ["--texts", "a.txt", "--evaluator", "tiny", "--chat", "--metadata", '{"squad": "dev.json"}']
     cli.main(["eval", "a/b", *shared, *own, *more, "--output", "a b"])
     cli.main(["eval", "a/b"])
@@ -230,7 +241,7 @@ def test_flags_reach_the_run_and_the_rest_is_the_default(monkeypatch):
         lengths=(128,),
         depths=(0.0, 1.0),
         seed=7,
-        tasks=("passkey", "ruler", "cloze"),
+        tasks=("passkey", "ruler", "cloze", "longppl", "perplexity"),
         samples=6,
         windows=5,
         stride=1.0,

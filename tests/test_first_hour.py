@@ -138,7 +138,9 @@ def test_smaller_evaluations_cost_ever_less_and_end_at_one_cell_an_arm() -> None
     assert last.lengths == (128,)
     # what is said is what was done: the same options, read from the command line
     parsed = verbs()["eval"].parse_args(["tiny", *shlex.split(said)])
-    for name in ("windows", "samples", "depths", "tasks", "methods", "lengths"):
+    assert "--samples" not in said
+    assert "--depths" not in said, "position reads neither"
+    for name in ("windows", "tasks", "methods", "lengths"):
         assert getattr(parsed, name) == getattr(last, name)
     kept = list(budget.smaller(Options(model="tiny", methods=("yarn",), windows=1, samples=1, depths=(0.5,)), 128))
     assert not any("--windows" in one or "--samples" in one or "--methods" in one for one, _ in kept)
@@ -278,6 +280,7 @@ def test_a_conversation_that_does_not_fit_is_refused(talking: Path, capsys: pyte
         (["TALKING", "--max-new-tokens", "0"], "--max-new-tokens, --temperature: must be at least 1"),
         (["TALKING", "--temperature", "nan"], "--max-new-tokens, --temperature: must be at least 1"),
         (["TALKING", "--temperature", "inf"], "--max-new-tokens, --temperature: must be at least 1"),
+        (["TALKING", "--seed", "0"], "--seed: acts where tokens are drawn, got 0 with --temperature 0; "),
         (["TALKING", "--prompt", " "], "--prompt: must say something, got ' '; leave it out to type line by line"),
         (["TALKING", "--device", "meta"], "--device: must be one that torch"),
     ],

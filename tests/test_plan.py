@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+import ropescale
+from ropescale.cli import main
 from ropescale.errors import InvalidArgumentError, UnknownMethodError
-from ropescale.evals import plan
+from ropescale.evals import budget, grid, plan
 from ropescale.evals.plan import Options
 from ropescale.evals.results import UNPATCHED, Arm
 
@@ -148,3 +150,43 @@ def test_an_unknown_task_is_named_with_the_nearest_one():
     )
     assert str(plan.unknown_task("hellaswg", ["hellaswag"])).endswith("did you mean 'hellaswag'?")
     assert "ours are cloze, cwe, fwe, longppl, needle," in str(plan.unknown_task("xxxxxxxx", []))
+
+
+# ---- options that no task reads
+
+
+@pytest.mark.parametrize(
+    ("tasks", "given"),
+    [
+        ("cloze", "--depths 0.5"),
+        ("niah_single_1", "--depths 0.5"),
+        ("position,perplexity,cloze", "--samples 2"),
+        ("position,longppl", "--seed 3"),
+        ("passkey,cloze", "--windows 2"),
+        ("position,longppl", "--stride 0.25"),
+        ("ruler", "--texts sample"),
+        ("perplexity", "--evaluator tiny"),
+        ("passkey", "--include-path tasks"),
+    ],
+)
+def test_an_option_that_no_task_reads_is_refused(
+    tasks: str, given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid, "run", lambda *_: pytest.fail("something was run"))
+    option, value = given.split()
+    command = ["eval", "tiny", "--methods", "none", "--tasks", tasks]
+    assert main([*command, option, value]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ropescale: eval: {option} must be left out where no task reads it, got ")
+    assert "; it is about " in said
+    name = option.removeprefix("--").replace("-", "_")
+    kind = {"depths": (0.5,), "samples": 2, "seed": 3, "windows": 2, "stride": 0.25}.get(name, value)
+    with pytest.raises(InvalidArgumentError, match=f"eval: {name} must be left out where no task reads it"):
+        ropescale.evaluate("tiny", methods=["none"], tasks=tasks.split(","), **{name: kind})
+
+
+def test_what_a_budget_leaves_out_is_what_the_tasks_left_read() -> None:
+    """The last steps keep one task, and say nothing of what it does not read, because eval would refuse that."""
+    for said, fewer in budget.smaller(Options(model="tiny", tasks=("position", "passkey")), 128):
+        asked = {one.removeprefix("--") for one in said.split() if one.startswith("--")}
+        assert plan.unread(fewer, asked) == []
