@@ -289,6 +289,11 @@ def require_read(options: Options, names: Iterable[str]) -> None:
             f"eval: {name} must be left out where no task reads it, got {getattr(options, name)!r} with tasks "
             f"{', '.join(options.task_names)}; it is about {PART[name]}"
         )
+    if options.layers != "global" and {*options.methods} == {UNPATCHED.method}:
+        raise InvalidArgumentError(
+            f"eval: layers must be left out where no method rescales any, got {options.layers!r} with methods "
+            f"{UNPATCHED.method}; name a method, or leave it out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from ropescale.checkpoint import read_tokenizer
+from ropescale.checkpoints import resolve
 from ropescale.cli import main
 from ropescale.destinations import sole_writer
 from ropescale.evals import grid
@@ -79,6 +84,37 @@ def test_a_dry_run_refuses_what_a_training_refuses(
     before = tree(place)
     assert said([*given, "--dry-run"], capsys)[::2] == (2, expected)
     assert tree(place) == before
+
+
+def without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut_short(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def with_more_tokens(folder: Path) -> None:
+    tokenizer = read_tokenizer(folder)
+    tokenizer.add_tokens(["engine"])
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("spoil", [without_a_weight, cut_short, with_more_tokens])
+def test_a_dry_run_finds_weights_that_a_training_could_not_begin_with(
+    spoil: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(resolve("tiny"), tmp_path / "base"))
+    spoil(base)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"{n} engine " * 90}) + "\n" for n in range(6)))
+    given = ["train", "lora", *arguments(tmp_path / "out", model=base)]
+    code, _, dry = said([*given, "--dry-run"], capsys)
+    assert not (tmp_path / "out").exists()
+    assert code == main(given) == 2
+    assert dry == capsys.readouterr().err.strip().rpartition("\n")[2]
 
 
 def test_a_dry_run_knows_a_run_that_goes_on_and_one_that_is_another(

@@ -185,6 +185,11 @@ def test_an_option_that_no_task_reads_is_refused(
         ropescale.evaluate("tiny", methods=["none"], tasks=tasks.split(","), **{name: kind})
 
 
+def test_layers_without_a_method_that_rescales_them_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "tiny", "--methods", "none", "--layers", "full", "--dry-run"]) == 2
+    assert "eval: --layers must be left out where no method rescales any, got 'full'" in capsys.readouterr().err
+
+
 def test_what_a_budget_leaves_out_is_what_the_tasks_left_read() -> None:
     """The last steps keep one task, and say nothing of what it does not read, because eval would refuse that."""
     for said, fewer in budget.smaller(Options(model="tiny", tasks=("position", "passkey")), 128):
