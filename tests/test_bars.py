@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import ropescale
 from ropescale import families
 from ropescale.doctor import diagnose
-from ropescale.errors import AlreadyScaledError, ExportError
+from ropescale.errors import AlreadyScaledError, ExportError, UnsupportedModelError
 from ropescale.export import export
 from ropescale.families import depends_on_length, parts_of, text_of
 
@@ -188,3 +188,33 @@ def test_what_is_exported_passes_the_own_doctor(name: str, engine: str, tmp_path
             continue
         assert [str(found) for found in diagnose(tmp_path / method)] == []
         assert [str(found) for found in diagnose(ropescale.load(tmp_path / method))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* rescales")
+@pytest.mark.parametrize("engine", ["mlx", "sglang", "transformers", "vllm"])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if model_type_of(name) not in TEXT_CLASSES])
+def test_a_published_shape_is_told_to_an_engine_as_it_is_and_rescaled(name: str, engine: str, tmp_path: Path) -> None:
+    """Whatever words the engine wants for it, Transformers reads the same rotation from them."""
+    model = published(name)
+    model.save_pretrained(tmp_path / "source")
+    for case, given in {
+        "as it is": {"method": "none"},
+        "longer": {"method": "linear", "factor": 2.0, "existing": "compose", "layers": "all"},
+    }.items():
+        if case == "longer":
+            try:
+                ropescale.patch(model, **given)
+            except ropescale.RopescaleError:  # a base that depends on length, which is refused elsewhere
+                return
+        before = [at(model, spread(reach)) for reach in REACHES]
+        try:
+            export(tmp_path / "source", tmp_path / case, to=engine, **given)
+        except UnsupportedModelError:  # a text decoder within another model
+            return
+        except ExportError:  # what the engine cannot hold; Transformers holds whatever is fixed
+            assert engine != "transformers" or depends_on_length(parts_of(model.config)[0].config)
+            continue
+        stranger = type(model).from_pretrained(tmp_path / case)
+        for reach, expected in zip(REACHES, before, strict=True):
+            assert (at(stranger, spread(reach)) - expected).abs().max() <= 1e-4, (case, reach)

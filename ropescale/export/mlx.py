@@ -49,7 +49,7 @@ def spelled(rotation: Rotation, name: str) -> dict[str, Any]:
         ExportError: one divisor per pair with an attention factor that does not follow from the lengths.
     """
     scale, rope = rotation.spectrum.attention_factor, rotation.parameters
-    if rotation.rope_type in ("default", "linear", "llama3"):
+    if rotation.rope_type in ("default", "dynamic", "linear", "llama3"):  # a fixed dynamic is HunYuan's, by alpha
         return rope
     if rotation.rope_type == "yarn" and rope.get("truncate", True):
         return by_mscale(rotation)

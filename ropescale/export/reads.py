@@ -47,7 +47,7 @@ READ: dict[str, dict[str, frozenset[str]]] = {
     "mlx": {
         **dict.fromkeys(("dbrx", "glm", "gpt_neox", "mimo_v2_flash"), NOTHING),
         **dict.fromkeys(("cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "glm4"), THETA),
-        **dict.fromkeys(("glm4_moe", "granitemoehybrid", "helium", "hunyuan_v1_dense", "lfm2", "lfm2_moe"), THETA),
+        **dict.fromkeys(("glm4_moe", "granitemoehybrid", "helium", "lfm2", "lfm2_moe"), THETA),
         **dict.fromkeys(("llama4_text", "minimax", "minimax_m2", "mixtral", "nanochat", "olmo", "olmo_hybrid"), THETA),
         **dict.fromkeys(("phi", "qwen2_moe", "qwen3_moe", "solar_open", "stablelm", "starcoder2"), THETA),
         **dict.fromkeys(("internlm3", "nemotron"), LINEAR),
@@ -55,6 +55,7 @@ READ: dict[str, dict[str, frozenset[str]]] = {
         **dict.fromkeys(("phi3", "phimoe"), LONGROPE),
         "ministral3": WITHOUT_DIVISORS,  # whose queries grow from the length that a scale of 1 would be stated by
         "deepseek_v2": YARN_ALONE,
+        "hunyuan_v1_dense": frozenset({"default", "dynamic"}),  # theta, and an alpha
         "minicpm3": frozenset({"longrope"}),
     },
 }
@@ -134,6 +135,7 @@ def _nearest(held: frozenset[str]) -> str:
         return RAISE
     exact = {
         "default": "ntk",
+        "dynamic": "its own alpha",
         "linear": "linear",
         "llama3": "by_parts",
         "longrope": "ntk_fixed",

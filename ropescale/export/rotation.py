@@ -18,6 +18,7 @@ from ropescale.errors import ExportError
 from ropescale.families import (
     LATE_TYPE,
     Part,
+    depends_on_length,
     kept_layers,
     kept_parameters,
     parts_of,
@@ -168,8 +169,8 @@ def read_original(config: PreTrainedConfig, record: Record | None) -> int:
 
 def _require_fixed(part: Part) -> None:
     """Refuse what Transformers switches or grows by length, where no record says what was meant."""
-    rope, rope_type = part.config.rope_parameters, rope_type_of(part.config)
-    if rope_type == "dynamic" or (rope_type == "longrope" and rope.get("short_factor") != rope.get("long_factor")):
+    rope_type = rope_type_of(part.config)
+    if depends_on_length(part.config):
         nearest = "ntk" if rope_type == "dynamic" else "longrope with its long list alone"
         raise ExportError(
             f"{part.config.model_type}: rope_parameters must state fixed frequencies to be exported, got "

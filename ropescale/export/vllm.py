@@ -57,7 +57,7 @@ def spelled(rotation: Rotation, config: PreTrainedConfig, *, flat: bool) -> dict
     by_layer = getattr(rotation.part.whole, "is_heterogeneous", False)  # where no config states divisors
     scaled_length = rotation.original_length * rotation.parameters.get("factor", 1.0)
     if (flat or by_layer) and scaled_length == rotation.target_length:
-        native.append("linear")
+        native += ["dynamic", "linear"]  # a fixed dynamic is HunYuan's, by alpha, with a factor of 1
     if by_layer and "factor" not in rotation.parameters:  # which vLLM's proportional leaves out
         native.append("proportional")
     if rotation.rope_type == "yarn" and config.model_type in LATENT:
