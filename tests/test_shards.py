@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from exports import TOKENIZER
 from families import NAMES, family, logits
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -18,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import ropescale
 from ropescale import cli
+from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError
 from ropescale.export import export
 from ropescale.shards import bring, index_without, is_table, tables_in
@@ -94,6 +97,8 @@ def test_export_leaves_them_out(to: str, old: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_says_so(old: Path, tmp_path: Path) -> None:
+    for file in TOKENIZER:
+        shutil.copy(Path(resolve("tiny"), file), old / file)
     with pytest.warns(UserWarning, match=WORDS):
         assert cli.main(["rescale", str(old), str(tmp_path / "new"), "--factor", "4"]) == 0
     assert cli.main(["doctor", str(tmp_path / "new")]) == 0
