@@ -472,12 +472,18 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
 
 def _named_base(adapter: str | Path) -> str:
     file = _file(adapter, CONFIG_FILE, {})
+    if file is None:
+        raise CheckpointError(
+            f"{adapter}: must be the folder or hub id of an adapter, got no {CONFIG_FILE}; check the path"
+        )
     try:
-        named = json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"] if file else None
-    except (OSError, ValueError, KeyError):
+        named = json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
         named = None
     if not named:
-        raise CheckpointError(f"{adapter}: must hold an {CONFIG_FILE} that names its base, got none; give base=MODEL")
+        raise CheckpointError(
+            f"{adapter}: the {CONFIG_FILE} must name the base of the adapter, got none; give base=MODEL"
+        )
     return str(named)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -274,10 +275,22 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
     except Exception as error:  # config classes raise whatever their own code runs into
         if is_refusal(error):
             raise refused(path, ever=finding.get("trust_remote_code") is not False) from error
-        raise CheckpointError(
-            f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-            f"{type(error).__name__}: {first_line(error)}; check the path or the connection"
-        ) from error
+        if file.is_file():
+            raise CheckpointError(
+                f"{path}: must have a {CONFIG} that Transformers {transformers.__version__} reads, got "
+                f"{type(error).__name__}: {first_line(error)}; repair it"
+            ) from error
+        raise _absent(path, error) from error
+
+
+def _absent(path: str | Path, error: Exception) -> CheckpointError:
+    """The error for a place where no checkpoint is."""
+    if Path(path).is_file():
+        return CheckpointError(f"{path}: must be the folder of a checkpoint, got a file; give its folder")
+    return CheckpointError(
+        f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
+        f"{type(error).__name__}: {first_line(error)}; check the path or the connection"
+    )
 
 
 def read_tokenizer(path: str | Path) -> Any:
@@ -294,6 +307,10 @@ def read_tokenizer(path: str | Path) -> Any:
     except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
         if is_refusal(error):
             raise refused(str(path)) from error
+        if not Path(path).is_dir():
+            raise _absent(path, error) from error
+        if Path(path, CONFIG).exists():
+            read_config(str(path))  # which the library reads too, and whose fault it is then
         raise CheckpointError(
             f"{path}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the tokenizer files "
             f"of the model"

@@ -414,7 +414,7 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
             return value, source
     raise UnsupportedModelError(
         f"{config.model_type}: the config must state max_position_embeddings, got "
-        f"{getattr(config, 'max_position_embeddings', None)!r}; pass original_length"
+        f"{getattr(config, 'max_position_embeddings', None)!r}; pass original_length=N"
     )
 
 
@@ -515,6 +515,22 @@ def require_fixed(part: Part) -> None:
         )
 
 
+def _forgotten(config: PreTrainedConfig, source: str) -> bool:
+    """Whether a scaled config does not say from what length; `source` is where one was read."""
+    # dynamic scaling alone is anchored at max_position_embeddings
+    return source == "max_position_embeddings" and rope_type_of(config) != "dynamic"
+
+
+def _choices(part: Part) -> str:
+    """What `existing` may be for a part that is scaled: what this one can be started from."""
+    config = part.config
+    forgotten = saved_record(config) is None and _forgotten(config, read_original_length(config)[1])
+    replace = f'existing="replace"{" and original_length=N" if forgotten else ""} to start again from theta and the '
+    if rope_type_of(config) == LATE_TYPE or depends_on_length(config):
+        return f"{replace}original length"
+    return f'{replace}original length, or existing="compose" to scale what it has now'
+
+
 def part_geometry(part: Part, *, original_length: int | None = None, existing: str = "error") -> Geometry:
     """The rotary facts of one part; the arguments and errors are those of `read_geometry`."""
     config = part.config
@@ -522,9 +538,7 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
     scaled_by = scaling(config)
     if scaled_by and existing == "error":
         raise AlreadyScaledError(
-            f"{config.model_type}: the checkpoint is already scaled, got {scaled_by}; pass "
-            f'existing="replace" to start again from theta and the original length, or existing="compose" to '
-            f"scale what it has now"
+            f"{config.model_type}: the checkpoint is already scaled, got {scaled_by}; pass {_choices(part)}"
         )
     inv_freq: tuple[float, ...] = ()
     attention_factor = 1.0
@@ -553,11 +567,10 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
                 )
             return part_geometry(before[part.label], original_length=original_length, existing="replace")
         length, source = read_original_length(config, original_length)
-        # dynamic scaling alone is anchored at max_position_embeddings
-        if source == "max_position_embeddings" and scaled_by and rope_type_of(config) != "dynamic":
+        if scaled_by and _forgotten(config, source):
             raise AlreadyScaledError(
                 f"{config.model_type}: the config must say from what length it was scaled, got {scaled_by} and "
-                f"max_position_embeddings={length} alone; pass original_length"
+                f"max_position_embeddings={length} alone; pass original_length=N"
             )
     head_dim = head_dim_of(config)
     rotary_dim = int(head_dim * rope.get("partial_rotary_factor", 1.0))

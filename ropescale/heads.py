@@ -63,8 +63,8 @@ def class_of(config: PreTrainedConfig, *, trusted: bool = False) -> Any:
     remedy = "pass trust_remote_code=True if you trust its code" if own_code else "load it with the code that saved it"
     raise CheckpointError(
         f"config: architectures must name a class that Transformers {transformers.__version__} has for "
-        f"{config.model_type!r}, got {shortened(name)}; {remedy}, or pass a config whose architectures names "
-        f"the class that fits the weights"
+        f"{config.model_type!r}, got {shortened(name)}; {remedy}, or name the class that fits the weights "
+        f"there"
     )
 
 

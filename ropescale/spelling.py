@@ -142,4 +142,4 @@ def spelled(text: str, names: Names) -> str:
 
     said = pattern.sub(written, text)
     # a short word is an argument where it stands beside one
-    return re.sub(r"(?<![\w-])(factor)\b(?= (?:or|nor) --)", lambda found: every.get(found[1], found[1]), said)
+    return re.sub(r"(?<![\w-])(factor)\b(?= (?:or|nor) --)", lambda found: names.written.get(found[1], found[1]), said)

@@ -1129,7 +1129,9 @@ def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
         (source / "model.safetensors").write_bytes(weights)
         for text in ("{", config.replace('"llama"', '"llamma"')):
             (source / "config.json").write_text(text)
-            with pytest.raises(CheckpointError, match=r"source(/config\.json)?: must be a (folder with|JSON file)"):
+            with pytest.raises(
+                CheckpointError, match=r"source(/config\.json)?: must (be a JSON file|have a config\.json)"
+            ):
                 export(source, out, to=to, method="none")
         (source / "config.json").write_text(config)
         with pytest.raises(CheckpointError, match=r"must be a folder with a Transformers checkpoint, or a hub id"):

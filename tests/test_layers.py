@@ -266,7 +266,7 @@ def test_an_original_length_is_not_taken_from_an_extended_maximum(rope_type: str
         max_position_embeddings=256,
         rope_parameters={"rope_type": rope_type, "factor": 4.0, "rope_theta": 1e4, **knobs},
     )
-    with pytest.raises(RopescaleError, match=r"from what length it was scaled, .*; pass original_length"):
+    with pytest.raises(RopescaleError, match=r"from what length it was scaled, .*; pass original_length=N"):
         ropescale.read_geometry(config, existing="replace")
     assert ropescale.read_geometry(config, existing="replace", original_length=64).original_length == 64
     assert ropescale.read_geometry(config, existing="compose").original_length == 256

@@ -691,7 +691,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             patching("yarn", factor=2, existing="replace"),
             AlreadyScaledError,
             "llama: the config must say from what length it was scaled, got rope_type 'linear' and "
-            "max_position_embeddings=256 alone; pass original_length",
+            "max_position_embeddings=256 alone; pass original_length=N",
         ),
     ),
     (
@@ -769,7 +769,7 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
             "a config that states no length",
             patching("yarn", factor=4),
             UnsupportedModelError,
-            "llama: the config must state max_position_embeddings, got 0; pass original_length",
+            "llama: the config must state max_position_embeddings, got 0; pass original_length=N",
         ),
     ),
     (

@@ -229,5 +229,9 @@ def test_a_folder_without_a_checkpoint_is_refused_in_words(content: str | None, 
         assert said.startswith(f"{tmp_path / 'config.json'}: must be a JSON file, got JSONDecodeError: ")
         assert said.endswith("; restore the file that belongs to the checkpoint")
         return
+    if content is not None:
+        assert said.startswith(f"{tmp_path}: must have a config.json that Transformers ")
+        assert said.endswith("; repair it")
+        return
     assert said.startswith(f"{tmp_path}: must be a folder with a Transformers checkpoint, or a hub id that can be ")
     assert said.endswith("; check the path or the connection")

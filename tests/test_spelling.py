@@ -126,13 +126,14 @@ def scaled(tmp_path: Path) -> Path:
 REFUSALS: dict[str, tuple[list[str], str, str]] = {
     "scaled already": (
         ["rescale", "SCALED", "DST", "--factor", "2"],
-        "pass --existing replace to start again from theta and the original length, or --existing compose to scale",
-        'existing="replace"',
+        "pass --existing replace and --original-length N to start again from theta and the original length, or "
+        "--existing compose to scale",
+        'existing="replace" and original_length=N',
     ),
     "no original length": (
         ["rescale", "SCALED", "DST", "--factor", "2", "--existing", "replace"],
-        "max_position_embeddings=512 alone; pass --original-length",
-        "pass original_length",
+        "max_position_embeddings=512 alone; pass --original-length N",
+        "pass original_length=N",
     ),
     "no factor": (
         ["rescale", "tiny", "DST"],

@@ -199,7 +199,9 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
     static, why = _nearest(method, geometry, record)
     if static is None:
         factor = record.target_length / record.original_length
-        near = f"yarn x{factor:g}" if factor > 1 and record.target_length < UNBOUNDED else "yarn"
+        near = "method='yarn'"
+        if factor > 1 and record.target_length < UNBOUNDED:
+            near += f" with factor={factor:g} and existing='replace'"
         raise ExportError(
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}, which no engine does; "
             f"nearest that every engine holds exactly: {near}, or keep it in Transformers with ropescale.load"

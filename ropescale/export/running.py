@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from ropescale.checkpoint import first_line
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
 from ropescale.injection.places import cache_keyword
 from ropescale.trust import trusted
@@ -34,7 +35,13 @@ class Run:
 
 def transformers(path: Path, prompts: Sequence[Prompt], steps: int) -> list[Run]:
     """Transformers alone, in float32, token by token with its cache."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted()).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted()).eval()
+    except Exception as error:  # model classes raise whatever their own code runs into
+        raise CheckpointError(
+            f"{path}: must be a model that Transformers loads, got {type(error).__name__}: {first_line(error)}; write "
+            f"it again"
+        ) from error
     return [generated(model, prompt, steps) for prompt in prompts]
 
 

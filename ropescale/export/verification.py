@@ -304,8 +304,8 @@ def _folder_subject(path: Path, engine: str) -> Subject:
     written = label.get("engine", "transformers")
     if written != engine:
         raise InvalidArgumentError(
-            f"engine: must be the one that {path} was written for ({written!r}), got {engine!r}; export it again with "
-            f"to={engine!r}"
+            f"engine: must be the one that {path} was written for ({written!r}), got {engine!r}; give "
+            f"engine={written!r}, or export it again with to={engine!r}"
         )
     original = read_original(config, record)
     target = int(config.max_position_embeddings) if record is None else record.target_length
