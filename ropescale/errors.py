@@ -60,6 +60,10 @@ class NotPatchedError(RopescaleError, RuntimeError):
     """A model that is not patched, where a patched one is needed."""
 
 
+class BusyModelError(RopescaleError, RuntimeError):
+    """A model that another thread reads while it is to be patched, or the other way round; nothing was changed."""
+
+
 class VerificationError(RopescaleError, RuntimeError):
     """A patch that did not take effect as planned, and was rolled back."""
 

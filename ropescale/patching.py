@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import difflib
 import math
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +53,7 @@ from ropescale.families import (
     todays_spectrum,
 )
 from ropescale.geometry import LONGEST, Geometry
+from ropescale.injection.alone import alone, in_turn, settled
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
 from ropescale.injection.late import KEPT, LAYOUT, LateRotation
 from ropescale.injection.probe import Probe
@@ -74,9 +74,6 @@ ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target
 LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
 SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
-
-# One patch, or undoing of one, at a time in a process: two threads never meet in the middle of a model
-_ALONE = threading.RLock()
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -148,22 +145,27 @@ def patch(
         log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method.
         **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
 
+    Forward passes and generations of other threads that have begun are waited for, and those that begin meanwhile
+    wait: each sees the model as it was before or as it is after.
+
     Raises:
         InvalidArgumentError: an argument that breaks its rule; the message names it and the remedy.
         UnknownMethodError: a name that is not in the registry.
         UnsupportedModelError: a model that this version does not patch.
         AlreadyPatchedError: patched before; `unpatch` first.
         AlreadyScaledError: scaled in its config, and `existing` is "error".
+        BusyModelError: a pass of another thread that has begun does not end.
         VerificationError: the patch did not take effect; the model is as it was.
     """
-    with _all_or_nothing(model) as start:
+    with in_turn(), _on_the_cpu():
         plan = planned(
             model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
         )
         warn_of_untried_version()
         if plan.extension.warning:  # before the first change: a filter may make it an error
             warnings.warn(plan.extension.warning, stacklevel=2)
-        commit(plan, start)
+        with _all_or_nothing(plan.model) as start:
+            commit(plan, start)
     return model
 
 
@@ -171,15 +173,17 @@ def unpatch(model: AnyModel) -> AnyModel:
     """Take the patch out: the original tensors and config values are back, bit for bit; returns the same model.
 
     What was done to the model meanwhile (moved, cast) has been done to the original tensors too: the model is as
-    it would be had it never been patched.
+    it would be had it never been patched. Other threads wait, and are waited for, as with `patch`.
 
     Raises:
         NotPatchedError: nothing to take out.
+        BusyModelError: a forward pass of another thread that has begun does not end.
     """
-    with _all_or_nothing(model):
+    with in_turn():
         if patched_rotary(model) is None:
             raise _not_patched(model)
-        take_out(bare(model))
+        with _all_or_nothing(bare(model)):
+            take_out(bare(model))
     return model
 
 
@@ -205,7 +209,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         CheckpointError: a method or knobs that this version does not have.
         RopescaleError: whatever `patch` raises.
     """
-    with _all_or_nothing(model) as start:
+    with in_turn(), _on_the_cpu():
         text = text_of(config_of(model))
         plan = planned(
             model,
@@ -223,7 +227,9 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         record = dataclasses.replace(
             plan.extension.record, original_length_source=saved.original_length_source, layers=saved.layers
         )
-        commit(dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record)), start)
+        plan = dataclasses.replace(plan, extension=dataclasses.replace(plan.extension, record=record))
+        with _all_or_nothing(plan.model) as start:
+            commit(plan, start)
     return model
 
 
@@ -231,7 +237,8 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
 def patched(model: AnyModel, method: str | AnyMethod = "yarn", **arguments: Any) -> Iterator[AnyModel]:
     """A model that is patched within the block and as before after it, also after an error.
 
-    The arguments and errors are those of `patch`.
+    The arguments and errors are those of `patch`. Where a pass of another thread goes on at the end of the block, that
+    raises BusyModelError, and the model is still patched.
     """
     patch(model, method, **arguments)
     try:
@@ -246,7 +253,7 @@ def record(model: nn.Module) -> Record | None:
     Raises:
         CheckpointError: the config's record is damaged.
     """
-    with _ALONE:
+    with settled():
         rotary = patched_rotary(model)
         if rotary is not None:
             live = rotary.__dict__[RECORD_FIELD]
@@ -302,10 +309,13 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
     """What the block does to a model is done in whole, or the model is as it was: also after Ctrl-C or out of memory.
 
     An interruption may strike at any line, so nothing within cleans up after itself; what the model held at the
-    beginning is put back from here.
+    beginning is put back from here. No other thread reads the model meanwhile.
+
+    Raises:
+        BusyModelError: another thread reads it, and goes on.
     """
-    with _ALONE, torch.device("cpu"):  # what is worked out is moved to where the model is, whatever the default
-        start = Snapshot(bare(model))
+    with alone(model), _on_the_cpu():  # what is worked out is moved to where the model is, whatever the default
+        start = Snapshot(model)
         try:
             yield start
         except BaseException:

@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 import ropescale
-from ropescale.errors import RopescaleError, UnsupportedModelError, VerificationError
+from ropescale.errors import UnsupportedModelError, VerificationError
 from ropescale.injection import late as late_door
 from ropescale.injection import proven
 from ropescale.injection.proof import decoder_of
@@ -216,43 +216,33 @@ def test_a_hook_that_loses_count_at_the_second_step_is_refused(method: str, monk
 
 
 @pytest.mark.parametrize("method", ["yarn", "self_extend", "t5"])
-def test_a_thread_that_reads_meanwhile_reads_the_model_and_does_not_disturb_the_proof(method: str) -> None:
-    """At the end of every pass of the proof another thread reads a text of its own."""
+def test_a_thread_that_reads_meanwhile_reads_the_patched_model_and_does_not_disturb_the_proof(method: str) -> None:
+    """At the end of every pass of the proof another thread begins to read a text of its own."""
     knobs = {"yarn": {"factor": 4}, "self_extend": {"group_size": 4, "window": 16}}.get(method, {})
     model, ids = family("llama"), torch.arange(3, 103)[None]
     patching = threading.get_ident()
-    read: list[Any] = []
+    read: list[Tensor] = []
+    threads: list[threading.Thread] = []
 
     def reading() -> None:
-        try:
-            with torch.no_grad():
-                read.append(model(ids).logits)
-        except RopescaleError as error:
-            read.append(error)
+        with torch.no_grad():
+            read.append(model(ids).logits)
 
     def passed(*_: Any) -> None:
         if threading.get_ident() == patching:
-            thread = threading.Thread(target=reading)
-            thread.start()
-            thread.join()
+            threads.append(threading.Thread(target=reading))
+            threads[-1].start()
 
     with torch.no_grad():
-        before = model(ids).logits
         hook = model.model.norm.register_forward_hook(passed)
         ropescale.patch(model, method, **knobs)
         hook.remove()
+        for thread in threads:
+            thread.join()
         after = model(ids).logits
     assert ropescale.record(model).proof["layers"] == "0-1"
-    apart = [
-        min(float((one - known).abs().max()) for known in (before, after)) for one in read if isinstance(one, Tensor)
-    ]
-    assert len(apart) >= 4
-    assert max(apart) < 1e-4
-    kinds = {torch.equal(one, after) for one in read if isinstance(one, Tensor)}
-    assert kinds == {True, False}
-    assert all(
-        "attention must be told where its tokens stand" in str(one) for one in read if not isinstance(one, Tensor)
-    )
+    assert len(read) == len(threads) >= 4
+    assert all(torch.equal(one, after) for one in read)
 
 
 class Renamed(modeling_llama.LlamaModel):

@@ -18,7 +18,7 @@ from ropescale.errors import RopescaleError, UnsupportedModelError
 from ropescale.families import live_spectrum
 from ropescale.injection.kernels import LAYOUTS, rotated
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
-from ropescale.injection.proof import Watch, decoder_of, gap, in_this_thread, tensors_in
+from ropescale.injection.proof import Watch, decoder_of, gap, tensors_in
 from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 
@@ -197,10 +197,9 @@ def _followed(decoder: nn.Module, rotary: nn.Module) -> Iterator[dict[nn.Module,
 
         return note
 
-    hooks = [rotary.register_forward_hook(in_this_thread(returned))]
+    hooks = [rotary.register_forward_hook(returned)]
     hooks += [
-        module.register_forward_pre_hook(in_this_thread(given(name)), with_kwargs=True)
-        for name, module in decoder.named_modules()
+        module.register_forward_pre_hook(given(name), with_kwargs=True) for name, module in decoder.named_modules()
     ]
     try:
         yield takers

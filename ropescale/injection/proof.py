@@ -8,10 +8,8 @@ changed at distances beyond it. Nothing here knows how a patch is carried out.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -318,17 +316,6 @@ def _quiet(decoder: nn.Module, device: torch.device) -> Iterator[None]:
             part.training = True
 
 
-def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that acts in the thread that makes it alone: what others read with the model meanwhile is not touched."""
-    owner = threading.get_ident()
-
-    @functools.wraps(hook)
-    def acting(*given: Any) -> Any:
-        return hook(*given) if threading.get_ident() == owner else None
-
-    return acting
-
-
 @contextmanager
 def _listening(layers: list[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
     """What these layers give back, in order; they hand zeros on meanwhile."""
@@ -339,7 +326,7 @@ def _listening(layers: list[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]
         heard[layer].append(kept.detach().float())
         return rest
 
-    hooks = [layer.register_forward_hook(in_this_thread(silenced)) for layer in layers]
+    hooks = [layer.register_forward_hook(silenced) for layer in layers]
     try:
         yield heard
     finally:
@@ -403,8 +390,8 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
     hooks = []
     for module in decoder.modules():
         if module is not decoder:
-            hooks.append(module.register_forward_pre_hook(in_this_thread(given), with_kwargs=True))
-            hooks.append(module.register_forward_hook(in_this_thread(returned), with_kwargs=True))
+            hooks.append(module.register_forward_pre_hook(given, with_kwargs=True))
+            hooks.append(module.register_forward_hook(returned, with_kwargs=True))
     try:
         yield found
     finally:
