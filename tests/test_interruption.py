@@ -70,7 +70,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "parameters": fingerprint(model),
         "buffers": {name: one.tolist() for name, one in model.named_buffers()},
         "hooks": [
-            (name, len(one._forward_hooks), len(one._forward_pre_hooks), one.training)
+            (name, len(one._forward_hooks), len(one._forward_pre_hooks), one.training, sorted(vars(one)))
             for name, one in model.named_modules()
         ],
         "patched": ropescale.record(model),
@@ -136,7 +136,7 @@ def test_the_lines_of_the_proof_are_among_those_struck() -> None:
     """A patch that proved nothing would pass everything here with fewer lines."""
     model = family("llama")
     files = {Path(file).name for file, _ in struck(lambda: ropescale.patch(model, "self_extend"), None)}
-    assert {"patching.py", "proof.py", "snapshot.py", "probe.py", "late.py", "rotation.py"} <= files
+    assert {"patching.py", "alone.py", "proof.py", "snapshot.py", "probe.py", "late.py", "rotation.py"} <= files
 
 
 def test_two_threads_leave_a_model_that_is_whole() -> None:

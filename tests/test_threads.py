@@ -1,6 +1,7 @@
 """Other threads read a model while one patches it: each pass sees the model as it was before, or as it is after."""
 
 import _thread
+import copy
 import functools
 import queue
 import sys
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import ropescale
 from ropescale import patching
-from ropescale.errors import BusyModelError
+from ropescale.errors import BusyModelError, RopescaleError, VerificationError
 from ropescale.injection import alone
 
 STATIC = ("yarn", {"factor": 4})
@@ -88,6 +89,9 @@ class Pause:
         self.reached, self.on = threading.Event(), threading.Event()
         self._owner = threading.get_ident()
         self._hook = module.register_forward_hook(self._stop)
+
+    def __deepcopy__(self, _: Any) -> "Pause":
+        return self
 
     @torch.compiler.disable
     def _stop(self, *_: Any) -> None:
@@ -210,11 +214,13 @@ def test_a_pass_that_would_begin_meanwhile_waits(
     if planted:
         unlocked(monkeypatch)
     hook = model.model.norm.register_forward_hook(passed)
-    ropescale.patch(model, method, **knobs)
+    try:
+        ropescale.patch(model, method, **knobs)
+    except VerificationError:  # what others read was taken for what the proof reads
+        assert planted
     hook.remove()
     found = [one.answer() for one in begun]
-    assert len(found) == 6
-    assert all(same(one, after) for one in found) is not planted
+    assert (len(found) == 6 and all(same(one, after) for one in found)) is not planted
 
 
 def strained(name: str, method: str, knobs: dict[str, Any], rounds: int) -> list[Any]:
@@ -242,10 +248,12 @@ def strained(name: str, method: str, knobs: dict[str, Any], rounds: int) -> list
     threads = [Thread(functools.partial(loop, number)) for number in range(len(reads))]
     try:
         for _ in range(rounds):
-            ropescale.patch(model, method, **knobs)
-            time.sleep(0.002)
-            ropescale.unpatch(model)
-            time.sleep(0.002)
+            for verb in (lambda: ropescale.patch(model, method, **knobs), lambda: ropescale.unpatch(model)):
+                try:
+                    verb()
+                except RopescaleError as error:
+                    strange.append(error)
+                time.sleep(0.002)
     finally:
         over.set()
         sys.setswitchinterval(interval)
@@ -355,6 +363,20 @@ def test_nothing_of_it_stays_on_the_model(method: tuple[str, dict[str, Any]]) ->
     assert [vars(one).get("_compiled_call_impl") for one in model.modules()] == calls
 
 
+def test_a_copy_that_is_made_meanwhile_is_a_model_of_its_own() -> None:
+    model, (method, knobs) = family("llama"), STATIC
+    with paused(model, lambda: forward(model)) as (_, pause):
+        patching = Thread(lambda: ropescale.patch(model, method, **knobs))
+        time.sleep(SHORT)  # it waits now
+        twin = copy.deepcopy(model)
+        pause.on.set()
+        patching.answer()
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert not generation(twin).any()
+    assert generation(model).any()
+
+
 def test_a_hook_may_patch_the_model_that_runs_it() -> None:
     model, (method, knobs) = family("llama"), STATIC
     before, after = both(model, lambda: forward(model), method, knobs)
@@ -424,7 +446,7 @@ def test_replicas_run_within_a_pass_in_threads_of_their_own() -> None:
     def spread(_: nn.Module, given: tuple[Tensor, ...]) -> None:
         if threading.get_ident() != owner and not found:
             replica = head._replicate_for_data_parallel()
-            replica.weight, replica._forward_pre_hooks = head.weight, {}
+            replica._parameters, replica._forward_pre_hooks = dict(head._parameters), {}
             found.append(Thread(lambda: replica(given[0].detach())).answer())
 
     hook = head.register_forward_pre_hook(spread)
@@ -441,7 +463,9 @@ def test_a_step_of_training_with_checkpoints_is_not_stuck() -> None:
     """What backward computes again goes through the same doors."""
     model, (method, knobs) = family("llama"), STATIC
     model.train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # the name since Transformers 5.23, and the one before
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
     over, steps = threading.Event(), queue.Queue()  # type: ignore[var-annotated]
 
     def train() -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 import torch
@@ -96,7 +96,8 @@ class _Gate:
             self._replace(module, CALL, functools.partial(self.called, module, module._compiled_call_impl))
             for verb in VERBS:
                 if hasattr(type(module), verb):
-                    self._replace(module, verb, self._after_entering(getattr(module, verb)))
+                    # bound as methods are: a copy of the model that is made meanwhile has it of its own
+                    self._replace(module, verb, MethodType(self._after_entering(verb, vars(module).get(verb)), module))
         for thread in sys._current_frames():
             root = self._root(thread) if thread != self._owner else None
             if root is not None:
@@ -114,7 +115,8 @@ class _Gate:
                 attributes.pop(name, None)
             else:
                 attributes[name] = before
-        self._passes.clear()  # frames keep alive whatever they hold
+        for held in (self._replaced, self._modules, self._own, self._passes):
+            held.clear()  # frames keep alive whatever they hold, and modules their weights
         self._counted.set()
         self._opened.set()
 
@@ -153,11 +155,12 @@ class _Gate:
         self._replaced.append((attributes, name, attributes.get(name, self)))
         attributes[name] = value
 
-    def _after_entering(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(work)
-        def entered(*args: Any, **kwargs: Any) -> Any:
+    def _after_entering(self, verb: str, own: Callable[..., Any] | None) -> Callable[..., Any]:
+        """A method that waits for the gate before it does what the class says, or an attribute of the model's own."""
+
+        def entered(model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             self.enter()
-            return work(*args, **kwargs)
+            return own(*args, **kwargs) if own else getattr(type(model), verb)(model, *args, **kwargs)
 
         return entered
 
