@@ -91,7 +91,12 @@ def test_struck_at_many_lines(case: str, verb: str) -> None:
     strike_at_lines(case, verb, every=9)
 
 
-def strike_at_lines(case: str, verb: str, every: int) -> None:
+@pytest.mark.parametrize("verb", ["patch", "unpatch", "patched"])
+def test_struck_at_every_line_at_which_others_are_kept_out(verb: str) -> None:
+    strike_at_lines("static", verb, every=1, within="alone.py")
+
+
+def strike_at_lines(case: str, verb: str, every: int, within: str = "") -> None:
     name, method, arguments = CASES[case]
     model = family(name)
     model.generation_config.max_length = 64  # which a patch raises
@@ -114,7 +119,7 @@ def strike_at_lines(case: str, verb: str, every: int) -> None:
     lines = struck(work, None)
     assert len(lines) > 40
     seen = set()
-    for line in [*lines[::every], lines[-1]]:
+    for line in [*[one for one in lines if one[0].endswith(within)][::every], lines[-1]]:
         now = ropescale.record(model) is not None
         if now and begun is plain:
             ropescale.unpatch(model)

@@ -472,7 +472,7 @@ def test_a_step_of_training_with_checkpoints_is_not_stuck() -> None:
         while not over.is_set():
             loss = model(input_ids=IDS[:, :32], labels=IDS[:, :32], use_cache=False).loss
             loss.backward()
-            steps.put(float(loss))
+            steps.put(loss.item())
 
     trainer = Thread(train)
     for _ in range(10):
