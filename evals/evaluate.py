@@ -46,7 +46,8 @@ def evaluate(
         windows: of a perplexity task, at most.
         output: the folder of results; out/eval-MODEL if not given.
         knobs: of methods, by their names.
-        adapters: folders of trained adapters, an arm each.
+        adapters: folders of trained adapters: one with a record is an arm, a plain one stands on the model as it is
+            and on every method.
         trust_remote_code: run Python code that lies in the checkpoint.
         options: any other field of `ropescale.evals.plan.Options`: stride, texts, evaluator, limit, seed, dtype,
             device, backend, chat, include_path, metadata, existing, original_length ...

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import ropescale
+from ropescale.adapters import files_of, put_on, record_of, tokenizer_of
 from ropescale.checkpoint import first_line, load_language_model, read_config
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
@@ -38,11 +39,12 @@ from ropescale.evals import budget, plan, results
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
 from ropescale.evals.plan import KINDS, Options, Planned
-from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.texts import documents
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record, scaling, text_of
 from ropescale.heads import require_language_model
+from ropescale.merging import lent, require_in_layers
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
 LONG = 3600.0  # seconds, from which a dry run says what to leave out
@@ -77,7 +79,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
                     if results.key_of(record) not in found.cells:
                         found.append(record, seconds=0.0, tokens=0)
             _run_missing(bench, found, cells)
-    return found if found is not None else results.read(folder)
+    return found.first_windows() if found is not None else results.read(folder)
 
 
 def print_cost(options: Options, console: Console, folder: Path) -> None:
@@ -175,11 +177,14 @@ class Bench:
             dtype = getattr(torch, options.dtype_name)
             self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
             self._saved = ropescale.record(self.model)
-            if self._saved is not None and len(options.arms) > 1:
+            extended = [arm.method for arm in options.arms if not arm.unextended]
+            if self._saved is not None and extended:
                 raise InvalidArgumentError(
                     f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
-                    f"{', '.join(options.methods)}; give methods=['none'], or the checkpoint that it was made from"
+                    f"{', '.join(dict.fromkeys(extended))}; give methods=['none'], or the checkpoint that it was made "
+                    f"from"
                 )
+            self._require_tokenizers()
             self._read_lengths(self.model.config)
             # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
             longest = self.lengths[-1]
@@ -208,21 +213,59 @@ class Bench:
         if arm == UNPATCHED:
             return nullcontext()
         assert self.model is not None
-        if arm in self.options.trained:
-            return self._with_adapter(self.options.trained[arm])
-        knobs = self.options.knobs.get(arm.method, {})
+        if arm.adapter:
+            return self._with_adapter(arm)
+        return self._extended(arm.method, arm.factor)
+
+    def _extended(self, method: str, factor: float) -> AbstractContextManager[Any]:
+        assert self.model is not None
+        knobs = self.options.knobs.get(method, {})
         start = {name: getattr(self.options, name) for name in ("existing", "original_length", "layers")}
-        return ropescale.patched(self.model, method=arm.method, factor=arm.factor, **start, **knobs)
+        return ropescale.patched(self.model, method=method, factor=factor, **start, **knobs)
 
     @contextmanager
-    def _with_adapter(self, folder: str) -> Iterator[None]:
+    def _with_adapter(self, arm: Arm) -> Iterator[None]:
         assert self.model is not None
-        wrapped: Any = ropescale.load_adapter(self.model, folder)
-        try:
+        folder = self.options.trained[arm]
+        carried = record_of(folder) is not None
+        with ExitStack() as undoing:
+            undoing.enter_context(lent(self.model, self._loaded_again))
+            if carried:
+                wrapped: Any = ropescale.load_adapter(self.model, folder)
+                undoing.callback(ropescale.unpatch, self.model)
+            else:
+                if not arm.unextended:
+                    undoing.enter_context(self._extended(arm.method.partition("+")[0], arm.factor))
+                wrapped = put_on(self.model, folder)
+            require_in_layers(wrapped, folder)
+            undoing.callback(wrapped.unload)
             yield
-        finally:
-            wrapped.unload()
-            ropescale.unpatch(self.model)
+
+    def _loaded_again(self) -> PreTrainedModel:
+        """The model as it was loaded: for weights that an adapter wrote over."""
+        return load_language_model(self.options.model, dtype=getattr(torch, self.options.dtype_name))
+
+    def _require_tokenizers(self) -> None:
+        """Refuse an adapter for which the prompts of the other arms would be other tokens.
+
+        Raises:
+            InvalidArgumentError: another vocabulary, or with `chat` another template.
+        """
+        ours = named_tokenizer(self.path)
+        for folder in self.options.adapters:
+            theirs = tokenizer_of(folder)
+            if theirs is None:
+                continue
+            what = "tokens"
+            same = all(theirs.get_vocab().get(token) == number for token, number in ours.get_vocab().items())
+            if same and self.options.chat:
+                what, same = "template", theirs.chat_template in (None, ours.chat_template)
+            if not same:
+                raise InvalidArgumentError(
+                    f"eval: adapters must have the {what} of the model, so that all arms get the same prompts, got "
+                    f"{folder!r} whose tokenizer has others; run `ropescale merge {folder} merged`, and evaluate that "
+                    f"with methods=['none']"
+                )
 
     def record(self, arm: Arm) -> Cell:
         """The cell that says what patch did for an arm."""
@@ -255,7 +298,10 @@ class Bench:
             texts=_digest([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
             knobs={name: dict(given) for name, given in options.knobs.items()},
-            adapters={arm.method: _digest_of_files(Path(folder)) for arm, folder in options.trained.items()},
+            adapters={
+                arm.method: _digest(path.read_bytes() for path in files_of(folder))
+                for arm, folder in options.trained.items()
+            },
         )
 
     def _knobs(self, name: str) -> dict[str, Any]:
@@ -329,12 +375,14 @@ class Bench:
             self.task(name, length)
 
     def cell(self, planned: Planned, first: int = 0) -> Cell | None:
-        """Run one cell on a model that is its arm, from sample `first` on; None in all processes but the first.
+        """Run one cell on a model that is its arm, from sample or row `first` on; None in all processes but the first.
 
         Raises:
             RopescaleError: the model returned something that is not a number.
         """
-        task = self.task(planned.task, planned.length, first)
+        texts = planned.task in LOSS_TASKS
+        task = self.task(planned.task, planned.length, 0 if texts else first)
+        rows = [*range(first, len(task.eval_docs))] if texts and first else []
         name = task.config.task
         limit = self.options.limit if plan.limited(planned.task) else None
         reach = self._limited_to(planned.arm)
@@ -347,7 +395,7 @@ class Bench:
             self.lm,
             {"tasks": {name: task}, "groups": {}, "group_map": {}},
             limit=None if left_out else limit,
-            samples={name: fitting} if left_out else None,
+            samples={name: chosen} if (chosen := rows or (fitting if left_out else None)) else None,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=self.options.chat,
@@ -361,8 +409,9 @@ class Bench:
             "factor": planned.arm.factor,
             "length": planned.length,
         }
-        if planned.task in ("position", "perplexity", "longppl"):
-            return {**axes, **self._stated(planned), "samples": [_losses(planned.task, sample) for sample in samples]}
+        if planned.task in LOSS_TASKS:
+            in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
+            return {**axes, **self._stated(planned), "samples": [_losses(planned.task, one) for one in in_order]}
         scores = {
             key.partition(",")[0]: value
             for key, value in found["results"][name].items()
@@ -372,17 +421,17 @@ class Bench:
         main = next(iter(scores))
         if not left_out:
             return {**axes, "scores": scores, "samples": [_answer(i, one, main) for i, one in enumerate(samples)]}
-        rows = {int(one["doc_id"]): _answer(int(one["doc_id"]), one, main) for one in samples}
-        rows |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
-        return {**axes, "limit": reach, "scores": scores, "samples": [row for _, row in sorted(rows.items())]}
+        answers = {int(one["doc_id"]): _answer(int(one["doc_id"]), one, main) for one in samples}
+        answers |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
+        return {**axes, "limit": reach, "scores": scores, "samples": [row for _, row in sorted(answers.items())]}
 
     def _limited_to(self, arm: Arm) -> int:
         """Tokens that the model reads as this arm, which the harness is told.
 
-        The unpatched model is read beyond its length on purpose: as far as any arm.
+        The model as it is, with an adapter or without, is read beyond its length on purpose: as far as any arm.
         """
         reaches = {one: int(one.factor * self.original_length) for one in self.options.arms}
-        reach = max(*self.lengths, self.own_length or 0, max(reaches.values()) if arm == UNPATCHED else reaches[arm])
+        reach = max(*self.lengths, self.own_length or 0, max(reaches.values()) if arm.unextended else reaches[arm])
         if isinstance(self.lm, RopescaleLM):
             self.lm.limit(reach)
         return reach
@@ -454,7 +503,7 @@ def _losses(task: str, sample: dict[str, Any]) -> Cell:
     if task == "position":
         return {**named, "edges": list(row["edges"]), "nll": nats, "tokens": list(row["tokens"])}
     summed = {**named, "nll": sum(nats), "tokens": sum(row["tokens"])}
-    return {**summed, "of": row["of"]} if task == "longppl" else summed
+    return {**summed, "of": row["of"], "place": row["place"]} if task == "longppl" else summed
 
 
 def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
@@ -528,19 +577,33 @@ def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> N
 
 
 def _finished_samples(bench: Bench, found: Results, cell: Planned) -> int | None:
-    """From which sample on a cell has to be run; None where it is finished."""
+    """From which sample on a cell has to be run, or row of text; None where it is finished."""
     earlier = found.cell(cell.arm, cell.task, cell.length)
     if earlier is None:
         return 0
+    if cell.task in LOSS_TASKS:
+        rows = [*map(_window, bench.task(cell.task, cell.length).eval_docs)]
+        had = [*map(_window, earlier["samples"])]
+        if had == rows[: len(had)]:
+            return len(had) if len(had) < len(rows) else None
+        return None if rows == had[: len(rows)] else 0  # more windows may be other ones, of longer documents
     wanted = found.settings.tasks[cell.task].get("samples")
     depths = bench.depths(cell.task)
     done, rest = divmod(len(earlier["samples"]), depths)
     return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
 
 
+def _window(row: dict[str, Any]) -> tuple[str, int, int]:
+    """What tells a row of text from others, or its sample."""
+    tokens = row["tokens"]
+    return row["document"], row["window"], tokens if isinstance(tokens, int) else sum(tokens)
+
+
 def _topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
-    """A cell with more samples of every depth, numbered as if all had been run at once."""
+    """A cell with more rows of text, or more samples of every depth, numbered as if all had been run at once."""
     old, new = earlier["samples"], more["samples"]
+    if more["task"] in LOSS_TASKS:
+        return {**more, "samples": [*old, *new]}
     before, after = len(old) // depths, len(new) // depths
     samples = [
         one

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedConfig
 
 import ropescale
-from ropescale.adapters import read_record
+from ropescale.adapters import record_of
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
@@ -68,7 +68,7 @@ class Options:
     include_path: str | None = None  # a folder with further tasks for the harness
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
-    adapters: tuple[str, ...] = ()  # folders of trained adapters with their record: an arm each
+    adapters: tuple[str, ...] = ()  # folders: with its record an arm each; a plain one alone, and with every method
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
     layers: str = "global"  # or full or all, where layers have rotations of their own
@@ -128,10 +128,12 @@ class Options:
                     f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
                     f"leave it out for {choices[0]}"
                 )
-        if len(self.trained) < len(self.adapters):
+        if len(set(map(_name_of, self.adapters))) < len(self.adapters):
             raise InvalidArgumentError(
                 f"eval: adapters must be in folders of different names, got {', '.join(self.adapters)}; rename one"
             )
+        for folder in self.adapters:
+            record_of(folder)
         if self.limit is not None and not any(limited(name) for name in self.task_names):
             raise InvalidArgumentError(
                 f"eval: limit is about cloze and tasks of the harness, got {self.limit} with "
@@ -139,8 +141,8 @@ class Options:
             )
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
             raise InvalidArgumentError(
-                f"eval: backend vllm runs a checkpoint as it is, got methods {', '.join(self.methods)}; "
-                f"give methods=['none'] and the path of a checkpoint that was saved patched or exported"
+                f"eval: backend vllm runs a checkpoint as it is, got {', '.join(one.label for one in self.arms[1:])}; "
+                f"give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported"
             )
         require_device(self.device_name)
 
@@ -166,25 +168,40 @@ class Options:
     @property
     def arms(self) -> list[Arm]:
         """Unpatched, then method by method within each factor; twice the same counts once."""
+        return [UNPATCHED, *self._patched, *self.trained]
+
+    @property
+    def _patched(self) -> list[Arm]:
         methods = [method for method in dict.fromkeys(self.methods) if method != UNPATCHED.method]
         factors = sorted({float(factor) for factor in self.factors})
-        patched = [Arm(method=method, factor=factor) for factor in factors for method in methods]
-        return [UNPATCHED, *patched, *self.trained]
+        return [Arm(method=method, factor=factor) for factor in factors for method in methods]
 
     @property
     def trained(self) -> dict[Arm, str]:
-        """The arms of adapters, with their folders: named after the method and the folder."""
-        found = {}
+        """The arms of adapters, with their folders: named after the method and the folder.
+
+        An adapter with a record is one arm, as it was trained; a plain one stands on the model as it is, and on every
+        method at every factor.
+        """
+        found: dict[Arm, str] = {}
         for folder in self.adapters:
-            record = read_record(folder)
-            name = f"{record.method}+{Path(folder).resolve().name}"
-            found[Arm(method=name, factor=record.target_length / record.original_length)] = folder
+            name, record = _name_of(folder), record_of(folder)
+            if record is not None:
+                arms = [Arm(method=record.method, factor=record.target_length / record.original_length)]
+            else:
+                arms = [UNPATCHED, *self._patched]
+            found |= {Arm(method=f"{arm.method}+{name}", factor=arm.factor): folder for arm in arms}
         return found
 
     @property
     def task_names(self) -> list[str]:
         """The tasks, with groups spelled out; twice the same counts once."""
         return list(dict.fromkeys(one for name in self.tasks for one in GROUPS.get(name, (name,))))
+
+
+def _name_of(folder: str) -> str:
+    """What an adapter is called in the name of its arm."""
+    return Path(folder).resolve().name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +337,7 @@ def original_length_of(options: Options, config: PreTrainedConfig) -> int:
         AlreadyScaledError: scaled, methods are asked for, and `existing` does not say what they start from.
     """
     text = text_of(config)
-    as_it_is = options.existing == "error" and len(options.arms) == 1 and scaling(text)
+    as_it_is = options.existing == "error" and all(arm.unextended for arm in options.arms) and scaling(text)
     if as_it_is and options.original_length is None:
         return int(text.max_position_embeddings)
     existing = "replace" if as_it_is else options.existing
@@ -347,7 +364,7 @@ def lengths_of(options: Options, original_length: int, own_length: int | None = 
     own = own_length or original_length
     products = [original_length, own, *(int(factor * own) for factor in factors)]
     lengths = sorted(set(options.lengths or products))
-    if lengths[-1] > reach and len(options.arms) > 1:
+    if lengths[-1] > reach and not all(arm.unextended for arm in options.arms):
         raise InvalidArgumentError(
             f"eval: lengths must be at most the largest factor x the original length ({reach}), got {lengths[-1]}; "
             f"ask for a larger factor or for shorter lengths"
@@ -356,14 +373,14 @@ def lengths_of(options: Options, original_length: int, own_length: int | None = 
 
 
 def cells(options: Options, original_length: int, own_length: int | None = None) -> list[Planned]:
-    """Every cell, arm by arm: the unpatched model at all lengths, the others up to factor x the original length.
+    """Every cell, arm by arm: the model as it is at all lengths, the others up to factor x the original length.
 
     A task whose result at one length holds all shorter ones runs at an arm's largest length alone, and on the
     unpatched model at each of these, so that every comparison is of the same tokens.
     """
     lengths = lengths_of(options, original_length, own_length)
     reaches = {
-        arm: [n for n in lengths if arm == UNPATCHED or n <= arm.factor * original_length] for arm in options.arms
+        arm: [n for n in lengths if arm.unextended or n <= arm.factor * original_length] for arm in options.arms
     }
     whole = sorted({fitting[-1] for arm, fitting in reaches.items() if fitting and arm != UNPATCHED} | {lengths[-1]})
     planned = []

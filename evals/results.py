@@ -23,20 +23,39 @@ from ropescale.files import parsed, read_text
 Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[str, str, float, int | None]  # task, method, factor, length
 LINES = ("results.jsonl", "timings.jsonl")  # files that are written on
+LOSS_TASKS = ("perplexity", "position", "longppl")  # of windows of text, where others have samples
 REMEDY = "make room there and give the same command again, finished cells are kept"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of a comparison: the model patched with a method at a factor, or left as it is."""
+    """One row of a comparison: the model patched with a method at a factor, or left as it is; with an adapter or not.
+
+    That of an adapter is named after the method and the adapter: `yarn+mine`, and `none+mine` on the model as it is.
+    """
 
     method: str
     factor: float
 
     @property
+    def unextended(self) -> bool:
+        """Whether positions are as the checkpoint has them."""
+        return self.method.partition("+")[0] == UNPATCHED.method
+
+    @property
+    def adapter(self) -> str:
+        """The name of its adapter; empty where it has none."""
+        return self.method.partition("+")[2]
+
+    @property
+    def name(self) -> str:
+        """Its method and adapter, as tables name them."""
+        return self.adapter if self.adapter and self.unextended else self.method
+
+    @property
     def label(self) -> str:
         """How progress, tables and the report name it."""
-        return "none" if self == UNPATCHED else f"{self.method} x{self.factor:g}"
+        return self.name if self.unextended else f"{self.name} x{self.factor:g}"
 
 
 UNPATCHED = Arm(method="none", factor=1.0)
@@ -46,7 +65,8 @@ UNPATCHED = Arm(method="none", factor=1.0)
 class Settings:
     """What a cell's figures depend on besides its arm, task and length.
 
-    Results of other settings cannot be compared, except that a later run may add tasks, lengths, adapters and samples.
+    Results of other settings cannot be compared, except that a later run may add tasks, lengths, adapters, samples and
+    windows; of windows it may ask for fewer, which are the first ones.
     """
 
     model: str
@@ -83,6 +103,8 @@ class Settings:
         for name in self.tasks.keys() & earlier.tasks.keys():
             theirs, ours = dict(earlier.tasks[name]), dict(self.tasks[name])
             before, now = theirs.pop("samples", 0), ours.pop("samples", 0)
+            if name in LOSS_TASKS:
+                theirs.pop("windows", 0), ours.pop("windows", 0)
             if ours != theirs:
                 raise _differs(folder, f"task {name}", dict(earlier.tasks[name]), dict(self.tasks[name]))
             if not (isinstance(now, int) and isinstance(before, int)):
@@ -140,6 +162,13 @@ class Results:
         append_line(self.folder / "timings.jsonl", json.dumps(timing), name="results", remedy=REMEDY)
         self.timings.append(timing)
 
+    def first_windows(self) -> Results:
+        """The same with as many windows of text in every cell as the settings ask for: those that it has more are kept
+        on disk.
+        """
+        cells = {key: _first_windows(cell, self.settings) for key, cell in self.cells.items()}
+        return Results(self.folder, self.settings, self.sessions, cells, self.timings)
+
     def arms(self) -> list[Arm]:
         """All arms with a finished cell: unpatched first, then by factor, in the order in which they ran."""
         met = dict.fromkeys(Arm(method=c["method"], factor=c["factor"]) for c in self.cells.values())
@@ -189,7 +218,7 @@ def begun(folder: Path, settings: Settings) -> Results:
         )
     results = Results(folder, settings, [], {}, [])
     if (folder / "run.json").exists():
-        results = read(folder)
+        results = _all_of(folder)
         results.settings = settings.joined(results.settings, folder)
     require_ordinary(folder / "run.json", name="results")
     for name in LINES:
@@ -203,6 +232,25 @@ def read(folder: Path) -> Results:
     Raises:
         InvalidArgumentError: no results there, or not what an evaluation writes.
     """
+    return _all_of(folder).first_windows()
+
+
+def _first_windows(cell: Cell, settings: Settings) -> Cell:
+    """A cell of a perplexity with the first windows alone that its settings ask for."""
+    wanted = settings.tasks.get(cell["task"], {}).get("windows")
+    if cell["task"] not in LOSS_TASKS or not _is_count(wanted) or "samples" not in cell:
+        return cell
+    met: dict[tuple[str, str], int] = {}
+    kept = []
+    for one in cell["samples"]:
+        place = met.setdefault((str(one.get("document")), str(one.get("window"))), len(met))
+        if one.get("place", place) < wanted:  # LongPPL leaves out windows without a key token
+            kept.append(one)
+    return {**cell, "samples": kept}
+
+
+def _all_of(folder: Path) -> Results:
+    """The results in a folder, with all windows that were ever run."""
     run = folder / "run.json"
     if not run.exists():
         raise InvalidArgumentError(
@@ -327,6 +375,7 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("edges", "tokens"), _one_or_more(_is_number)),
     "nll": _one_or_more(lambda value: _is_number(value) or value == math.inf),  # of a model that predicts nothing
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
+    "place": lambda value: value == 0 or _is_count(value),
     "document": _is_text,
     "reply": lambda value: isinstance(value, str),  # half of a pair of surrogates too: the report replaces it
     "target": _one_or_more(_is_text),

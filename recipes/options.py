@@ -68,7 +68,7 @@ class RecipeOptions:
     )
     adapter: str | None = field(
         default=None,
-        metadata={"help": "train on from this adapter of ropescale: its weights, layers and ranks, its scaling"},
+        metadata={"help": "train on from this adapter: its weights, layers and ranks, its scaling if it has one"},
     )
     rank: int = field(default=8, metadata={"help": "of LoRA"})
     alpha: int = field(default=16, metadata={"help": "of LoRA"})

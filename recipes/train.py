@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 import ropescale
-from ropescale.adapters import add_record, read_record
+from ropescale.adapters import add_record, record_of, tokenizer_of
 from ropescale.checkpoint import load_language_model, raise_limits, read_config
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
@@ -177,7 +177,8 @@ def begin(recipe: Recipe, command: str) -> tuple[Run, Schedule, PreTrainedTokeni
     schedule = planned(recipe)
     keywords = loading(recipe.options)
     rehearse(recipe)
-    tokenizer = named_tokenizer(recipe.options.model)
+    own = None if recipe.options.adapter is None else tokenizer_of(recipe.options.adapter)  # or none
+    tokenizer = named_tokenizer(recipe.options.model) if own is None else own
     _require_same(recipe.output, told, "data", identify(recipe.data, tokenizer))
     return told, schedule, tokenizer, keywords
 
@@ -245,7 +246,7 @@ def planned(recipe: Recipe) -> Schedule:
     Raises:
         InvalidArgumentError: a length that does not fit the schedule, a model or an adapter of another scaling, or
             processes that would silently train something else.
-        CheckpointError: no checkpoint there, or no adapter of ropescale.
+        CheckpointError: no checkpoint or no adapter there.
         UnsupportedModelError: a model without a head over the vocabulary.
     """
     options = recipe.options
@@ -264,7 +265,8 @@ def planned(recipe: Recipe) -> Schedule:
         options.method, options.factor, options.target_length, geometry, options.method_knobs
     )
     begun = [] if saved is None else [("model", options.model, saved)]
-    begun += [] if options.adapter is None else [("adapter", options.adapter, read_record(options.adapter))]
+    carried = None if options.adapter is None else record_of(options.adapter)  # a plain one takes every scaling
+    begun += [] if carried is None else [("adapter", str(options.adapter), carried)]
     for name, given, record in begun:
         if (record.method_instance(), record.target_length, record.log_n) != (method, reach, options.log_n):
             raise InvalidArgumentError(

@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from ropescale.adapters import load_adapter
+from ropescale.adapters import load_adapter, put_on, record_of
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families import text_of
@@ -67,7 +67,8 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
     if options.tuning == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if options.adapter is not None:
-        going_on = load_adapter(model, options.adapter, trainable=True)
+        carried = record_of(options.adapter) is not None
+        going_on = (load_adapter if carried else put_on)(model, options.adapter, trainable=True)
         for one in added_parameters(bare(going_on)).values():
             one.requires_grad_(True)
         return going_on

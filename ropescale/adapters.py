@@ -1,8 +1,9 @@
-"""PEFT adapters that carry their scaling: the directory of an adapter says how its base was patched.
+"""PEFT adapters that carry their scaling, and plain ones: the directory of an adapter says how its base was patched.
 
 Beside what PEFT saves there are `ropescale.json`, the record, and, where the method or the training changed parameters
 that are not the adapter's own, `ropescale.safetensors`. One more key in `adapter_config.json` makes PEFT warn when
-it loads the adapter by itself.
+it loads the adapter by itself. An adapter without a record, whoever trained it, is a plain one: it goes on its base as
+that is, or on its base patched in any way.
 """
 
 import dataclasses
@@ -34,10 +35,11 @@ from ropescale.checkpoint import (
     raise_limits,
     read_tokenizer,
     size_of,
+    weight_files,
 )
 from ropescale.checkpoints import resolve
 from ropescale.destinations import replaced, require_new, write_file, written_whole
-from ropescale.digest import differing, digest_of
+from ropescale.digest import differing, digest_of, digest_of_files
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
 from ropescale.families import text_of
 from ropescale.files import read_json
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "ropescale.json"
 PARAMETERS_FILE = "ropescale.safetensors"
 WEIGHTS_FILE = "adapter_model.safetensors"
+OLD_WEIGHTS_FILE = "adapter_model.bin"  # of PEFT before safetensors
+TEMPLATE_FILE = "chat_template.jinja"
 # What PEFT calls the task of an adapter, and the class of the base that it was trained on; whatever predicts tokens
 # is the base as it is
 TASKS: dict[str, Any] = {
@@ -146,10 +150,7 @@ def load_adapter(
     saved = read_record(path, **finding)
     missing: list[str] = []
     if isinstance(base, (str, Path)):
-        place, config, keywords = located(base, from_pretrained)
-        trusted = bool(keywords.get("trust_remote_code"))
-        found = from_weights(place, config, loader_for(config, path, trusted=trusted, **finding), keywords)
-        base, missing = found.model, found.missing
+        base, missing = _loaded(base, path, finding, from_pretrained)
     elif from_pretrained:
         raise InvalidArgumentError(
             f"base: must be a path or a name for {', '.join(sorted(from_pretrained))} to have a meaning, got a loaded "
@@ -177,6 +178,27 @@ def load_adapter(
         raise
 
 
+def put_on(base: PreTrainedModel, path: str | Path, *, trainable: bool = False, **finding: Any) -> "PeftModel":
+    """A PEFT model of a base as it stands, patched or not, with a plain adapter on it.
+
+    Where anything fails the base is without an adapter again.
+
+    Args:
+        base: the model that the adapter was trained on, without an adapter.
+        path: the adapter's folder or hub id.
+        trainable: go on training it; else it is frozen and in evaluation mode.
+        **finding: what finds its files, as in `FINDING`.
+
+    Raises:
+        CheckpointError: an adapter that cannot be read, or does not fit the base.
+        InvalidArgumentError: a base with other weights than the one that the adapter's config names.
+    """
+    _require_named_base(base, path, finding)
+    wrapped = attached(base, path, trainable=trainable, **finding)
+    wrapped.train(trainable)
+    return wrapped
+
+
 def merge(
     adapter: str | Path,
     destination: str | Path,
@@ -186,8 +208,9 @@ def merge(
     """Write a full checkpoint: the base, patched, with the adapter added into its weights; returns the folder.
 
     Transformers loads it with the extended context wherever it can express the method, `ropescale.load` always. The
-    tokenizer is the adapter's if there is one beside it, else the base's, and so is what reads images for a
-    vision-language model. The folder is complete or not there at all.
+    base of a plain adapter stays as it is. The tokenizer is the adapter's if there is one beside it, else the base's,
+    and so are the chat template and what reads images for a vision-language model. The folder is complete or not there
+    at all.
 
     Args:
         adapter: its folder or hub id.
@@ -203,18 +226,20 @@ def merge(
     destination = Path(destination)
     require_new(destination)
     if base is None:
-        base = _named_base(adapter)
+        base = _found_base(adapter)
     source = base.name_or_path if isinstance(base, PreTrainedModel) else resolve(str(base))
     model = merged(base, adapter, **from_pretrained)
     tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
+    template = _file(adapter, TEMPLATE_FILE, {})
+    if tokenizer is not None and template is not None:
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
     with written_whole(destination, size_of(model)) as work:
         work.mkdir()
         model.save_pretrained(work)
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
-        done = record(model)
-        assert done is not None
-        raise_limits(work, done.before["max_position_embeddings"], done.target_length)
+        if (done := record(model)) is not None:
+            raise_limits(work, done.before["max_position_embeddings"], done.target_length)
         for name in PROCESSOR_FILES:
             if file := _file(adapter, name, {}) or _file(source, name, {}):
                 shutil.copy(file, work / name)
@@ -224,13 +249,31 @@ def merge(
 def merged(base: PreTrainedModel | str | Path, adapter: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     """The base, patched as it was when the adapter was trained, with the adapter added into its weights.
 
-    The arguments are those of `load_adapter`.
+    That of a plain adapter is as it is. The arguments are those of `load_adapter`.
 
     Raises:
         CheckpointError: an adapter that cannot be merged, or gives weights that are not finite.
         RopescaleError: whatever `load_adapter` raises.
     """
-    return merged_into(load_adapter(base, adapter, **from_pretrained), adapter)
+    finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
+    if record_of(adapter, **finding) is not None:
+        return merged_into(load_adapter(base, adapter, **from_pretrained), adapter)
+    missing: list[str] = []
+    if isinstance(base, (str, Path)):
+        base, missing = _loaded(base, adapter, finding, from_pretrained)
+    wrapped = put_on(base, adapter, **finding)
+    require_head(base, missing, adapter)
+    return merged_into(wrapped, adapter)
+
+
+def _loaded(
+    base: str | Path, adapter: str | Path, finding: dict[str, Any], from_pretrained: dict[str, Any]
+) -> tuple[PreTrainedModel, list[str]]:
+    """A base with the head that an adapter was trained with, and the parameters of it that are not in its files."""
+    place, config, keywords = located(base, from_pretrained)
+    trusted = bool(keywords.get("trust_remote_code"))
+    found = from_weights(place, config, loader_for(config, adapter, trusted=trusted, **finding), keywords)
+    return found.model, found.missing
 
 
 def loader_for(config: PreTrainedConfig, adapter: str | Path, *, trusted: bool = False, **finding: Any) -> Any:
@@ -294,6 +337,35 @@ def require_head(base: nn.Module, missing: list[str], adapter: str | Path) -> No
                 f"{adapter}: must hold the head of a {type(base).__name__}, which its base has not, got none for "
                 f"{name!r}; give the base that {CONFIG_FILE} names, or train the head too (modules_to_save)"
             )
+
+
+def record_of(path: str | Path, **finding: Any) -> Record | None:
+    """The record that an adapter carries; None of a plain one.
+
+    Raises:
+        CheckpointError: no adapter there, or a damaged record.
+    """
+    if _file(path, CONFIG_FILE, finding) is None:
+        raise CheckpointError(
+            f"{path}: must be the folder or hub id of a PEFT adapter, with its {CONFIG_FILE}, got none; give the "
+            f"folder that save_pretrained of the adapted model wrote"
+        )
+    return None if _file(path, RECORD_FILE, finding) is None else read_record(path, **finding)
+
+
+def files_of(path: str | Path, **finding: Any) -> list[Path]:
+    """The files of an adapter that decide what it computes."""
+    names = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, RECORD_FILE, PARAMETERS_FILE)
+    return [Path(file) for name in names if (file := _file(path, name, finding))]
+
+
+def tokenizer_of(path: str | Path) -> Any:
+    """The tokenizer that lies beside an adapter; None without one.
+
+    Raises:
+        CheckpointError: a damaged one.
+    """
+    return _tokenizer(str(path))
 
 
 def read_record(path: str | Path, **finding: Any) -> Record:
@@ -409,6 +481,32 @@ def _require_same_weights(base: PreTrainedModel, saved: Record, path: str | Path
     )
 
 
+def _require_named_base(base: PreTrainedModel, path: str | Path, finding: dict[str, Any]) -> None:
+    """Refuse a base with other weights than the one that an adapter's config names, where that one is on this disk.
+
+    Raises:
+        InvalidArgumentError: other weights.
+    """
+    file = _file(path, CONFIG_FILE, finding)
+    named = read_json(Path(file)).get("base_model_name_or_path") if file else None
+    if not isinstance(named, str) or not named or getattr(base, "is_quantized", False):
+        return
+    place = resolve(named)
+    if place == base.name_or_path:
+        return
+    try:
+        digest = digest_of_files(weight_files(place, {"local_files_only": True}))
+    except (OSError, SafetensorError, CheckpointError):  # nothing there, or nothing that could be compared
+        return
+    other, compared = differing(base, digest)
+    if other:
+        raise InvalidArgumentError(
+            f"base: weights must be those that the adapter {str(path)!r} was trained on, got other values than in "
+            f"{named!r} in {len(other)} of {compared} tensors compared, {other[0]!r} first; give the base that "
+            f"{CONFIG_FILE} names"
+        )
+
+
 def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
     config = getattr(bare(base), "config", None)
     if isinstance(config, PreTrainedConfig):
@@ -485,6 +583,22 @@ def _named_base(adapter: str | Path) -> str:
             f"{adapter}: the {CONFIG_FILE} must name the base of the adapter, got none; give base=MODEL"
         )
     return str(named)
+
+
+def _found_base(adapter: str | Path) -> str:
+    """The base that an adapter's config names, where it is to be had.
+
+    Raises:
+        CheckpointError: none named, or one that is not found.
+    """
+    named = _named_base(adapter)
+    try:
+        located(named, {})
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter}: the base that its {CONFIG_FILE} names must be found, got {named!r}; give base=MODEL"
+        ) from error
+    return named
 
 
 def _tokenizer(path: str) -> Any:

@@ -65,9 +65,11 @@ EVAL = """\
 Evaluate a model unpatched and patched with methods at factors, over tasks and context lengths.
 
 Every arm (the unpatched model, and each method at each factor) gets the same texts and prompts, so comparisons are
-paired. Each finished cell (arm x task x length) is one line of results.jsonl; a run that was stopped goes on where it
-was when the same command is given again, and a finished folder takes more methods, factors, tasks and lengths. A
-report is written at the end: report.html, report.md, report.json, model-card.md, evaluate.json.
+paired. An adapter of `ropescale train` is an arm with the scaling that it was trained with; a plain one of PEFT stands
+on the model as it is, and on each method at each factor. Each finished cell (arm x task x length) is one line of
+results.jsonl; a run that was stopped goes on where it was when the same command is given again, and a finished folder
+takes more methods, factors, tasks and lengths. A report is written at the end: report.html, report.md, report.json,
+model-card.md, evaluate.json.
 
 tasks:
   position     perplexity by position: windows read once, in buckets of an eighth of the original length
@@ -223,9 +225,10 @@ examples:
 """
 
 MERGE = """\
-Write a full checkpoint from an adapter that was trained on a patched model: its base, patched in the same way, with
-the adapter added into the weights. Transformers loads it with the extended context wherever it can express the
-method, and ropescale.load always. The destination is complete or not there at all.
+Write a full checkpoint from an adapter: its base with the adapter added into the weights. One that was trained on a
+patched model gets that patch: Transformers loads it with the extended context wherever it can express the method, and
+ropescale.load always. The base of a plain PEFT adapter stays as it is; `ropescale export --adapter` extends it too.
+The destination is complete or not there at all.
 """
 
 MERGE_EXAMPLES = """\
@@ -418,7 +421,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=_json, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=_json, metavar="JSON", help="further keys for the tasks, as an object")
-    add("--adapters", type=_list_of(str), metavar="DIR,DIR", help="adapters of `ropescale train`, an arm each")
+    add(
+        "--adapters",
+        type=_list_of(str),
+        metavar="DIR,DIR",
+        help="adapters of `ropescale train` or of PEFT alone",
+    )
     add("--report-to", metavar="NAME", help="hand the figures to a tracker too: trackio or wandb")
     add("--output", type=Path, metavar="DIR", help="where results go (default: out/eval-MODEL)")
     add(
@@ -569,7 +577,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     merging.set_defaults(verb=_merge, doing="merging {adapter}", extras=("train",))
     add = merging.add_argument
-    add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter and its ropescale.json")
+    add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter, of ropescale or of PEFT alone")
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
     add("--base", metavar="MODEL", help="tiny, smollm2, a path or a hub id (default: what the adapter's config names)")
     add("--dtype", metavar="TYPE", help="of the weights: auto (as the base's, the default), float32, bfloat16 ...")
@@ -885,10 +893,10 @@ def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
         if factor == 1:
             return ["eval", model, "--methods", "yarn", "--factors", "2", "--quick"]
         return ["train", "pose", "--model", model, "--method", "yarn", "--factor", f"{factor:g}"]
-    method, _, trained = best.arm.method.partition("+")
-    longer = f"out/{Path(model).name}-{method}-x{best.arm.factor:g}"
-    if trained:
-        folder = next((one for one in adapters if Path(one).resolve().name == trained), trained)
+    method, trained = best.arm.method.partition("+")[0], best.arm.adapter
+    longer = f"out/{Path(model).name}-{method if not best.arm.unextended else trained}-x{best.arm.factor:g}"
+    folder = next((one for one in adapters if Path(one).resolve().name == trained), trained)
+    if trained and (best.arm.unextended or f"none+{trained}" not in results.settings.adapters):
         return ["merge", folder, longer, "--base", model]
     at_best = ["--factor", f"{best.arm.factor:g}"]
     if not issubclass(get_method(method), Method):  # which is tried on a loaded model, and saved from there
@@ -900,7 +908,9 @@ def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
         ("--layers", results.settings.layers, "global"),
     ):
         more += [name, value] if value != default else []
-    return ["rescale", model, longer, "--method", method, *at_best, *more]
+    if trained:
+        at_best = ["--to", "transformers", "--adapter", folder, *at_best]
+    return ["export" if trained else "rescale", model, longer, "--method", method, *at_best, *more]
 
 
 def _methods(arguments: argparse.Namespace) -> int:
@@ -961,14 +971,24 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from ropescale.doctor import diagnose, unserved
+    from ropescale.doctor import BESIDE, adapter_in, diagnose, unserved
 
     found = [*diagnose(arguments.path), *unserved(arguments.path)]
+    if (adapter := adapter_in(arguments.path)) is not None:
+        print(f"{arguments.path}: {adapter}")
     for finding in found:
         print(f"{finding.check}: {finding}")
     if not found:
         print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
-    _next("inspect", arguments.path)
+    if adapter is None:
+        _next("inspect", arguments.path)
+    elif any(one.check == "adapter-base" for one in found):
+        _next("merge", arguments.path, "out/merged", "--base", "path/to/its-base")
+    elif adapter.kind in BESIDE:
+        _next("inspect", adapter.base)
+    else:
+        methods = "none" if adapter.record is not None else "yarn"
+        _next("eval", adapter.base, "--methods", methods, "--adapters", arguments.path, "--quick")
     return 1 if found else 0
 
 

@@ -6,9 +6,11 @@ files they lie in, and in another type up to the rounding of that type; what a q
 embeddings) is compared, the rest is not.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 TENSORS, VALUES = 64, 4
@@ -27,13 +29,34 @@ def digest_of(base: nn.Module, *, without: set[int]) -> dict[str, list[Any]]:
         without: the `id` of parameters that are not the base's as it was: what an adapter brings, what was trained.
     """
     own = _own(base, without)
-    names = sorted(own)
-    chosen = {names[place * (len(names) - 1) // max(TENSORS - 1, 1)] for place in range(TENSORS)} if names else set()
-    return {
-        name: [str(one.dtype).removeprefix("torch."), list(one.shape), _values(one)]
-        for name in sorted(chosen)
-        for one in (own[name],)
-    }
+    return {name: _described(own[name]) for name in _chosen(own)}
+
+
+def digest_of_files(files: Iterable[str]) -> dict[str, list[Any]]:
+    """The same of the files of a checkpoint, by the names that tensors have there.
+
+    Raises:
+        OSError, SafetensorError: a file that cannot be read.
+    """
+    found: dict[str, list[Any]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            for name in _chosen(weights.keys()):
+                one = weights.get_tensor(name)
+                if one.dtype in ROUNDING and one.numel():
+                    found[name] = _described(one)
+    return found
+
+
+def _chosen(names: Iterable[str]) -> list[str]:
+    """Up to `TENSORS` of some names, evenly from the first to the last."""
+    every = sorted(names)
+    places = (place * (len(every) - 1) // max(TENSORS - 1, 1) for place in range(TENSORS if every else 0))
+    return list(dict.fromkeys(every[place] for place in places))
+
+
+def _described(one: Tensor) -> list[Any]:
+    return [str(one.dtype).removeprefix("torch."), list(one.shape), _values(one)]
 
 
 def differing(base: nn.Module, digest: dict[str, list[Any]]) -> tuple[list[str], int]:

@@ -7,6 +7,7 @@ import copy
 import difflib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ from ropescale.unread import unread, unread_shares
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
+# Types of adapters that act beside the layers of their base, where PEFT alone runs them
+BESIDE = (
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+)
 ORIGINAL = "original_max_position_embeddings"
 ANCHORED = ("llama3", "longrope", "yarn")  # types that count turns over the original length
 # What Transformers reads for each type beside what it reads for all (its validation, modeling_rope_utils.py)
@@ -253,6 +264,45 @@ def _unread_beside(text: dict[str, Any]) -> Iterator[Finding]:
         yield from unread(text, config, config, None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What an adapter's folder says of it."""
+
+    kind: str  # PEFT's name of its type
+    base: str  # as its config names it; empty where it does not
+    record: Record | None  # None of a plain one
+
+    def __str__(self) -> str:
+        of = f"a PEFT adapter of type {self.kind} for {self.base or 'a base that it does not name'}"
+        if self.record is not None:
+            return f"{of}, trained with {self.record.method} to {self.record.target_length:,} tokens"
+        if self.kind in BESIDE:
+            return f"{of}, which acts beside the layers of its base: PEFT alone runs it"
+        return (
+            f"{of}, without a {ADAPTER_RECORD}: it stands on its base as that is, and eval --adapters, export "
+            f"--adapter and train --adapter extend the base under it"
+        )
+
+
+def adapter_in(path: str | Path) -> Adapter | None:
+    """What an adapter says of itself; None of what is none.
+
+    Raises:
+        CheckpointError: a damaged config or record.
+    """
+    folder = Path(resolve(str(path)))
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    said = read_json(folder / ADAPTER_CONFIG)
+    kind, base = said.get("peft_type"), said.get("base_model_name_or_path")
+    there = (folder / ADAPTER_RECORD).is_file()
+    return Adapter(
+        kind=kind if isinstance(kind, str) else "unknown",
+        base=base if isinstance(base, str) else "",
+        record=Record.from_dict(read_json(folder / ADAPTER_RECORD)) if there else None,
+    )
+
+
 def _of_adapter(folder: Path) -> list[Finding]:
     """An adapter beside its base: what it was trained on must be what it will be put on."""
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
@@ -265,7 +315,17 @@ def _of_adapter(folder: Path) -> list[Finding]:
                 remedy="write the path or hub id of the base there",
             )
         ]
-    config = text_of(read_config(resolve(base), trust_remote_code=False))
+    try:
+        config = text_of(read_config(resolve(base), trust_remote_code=False))
+    except CheckpointError:
+        return [
+            Finding(
+                check="adapter-base",
+                where=f"{ADAPTER_CONFIG}: base_model_name_or_path",
+                rule=f"must name a model that is found here or on a hub that is reached, got {shortened(base)}",
+                remedy="write the path or hub id of the base there, or give it to merge and export",
+            )
+        ]
     require_supported(config)
     on_base = saved_record(config)
     if not (folder / ADAPTER_RECORD).is_file():

@@ -1,4 +1,4 @@
-"""A PEFT adapter on its base: put on with every key and value checked, and added into the weights.
+"""A PEFT adapter on its base: put on with every key and value checked, taken off, and added into the weights.
 
 PEFT merges what it is given. Keys that match nothing, layers that are missing and values that are not finite pass it
 without an error, and on a base whose head reads the embedding a merge changes both where the adapter changed one. Here
@@ -7,7 +7,7 @@ they are refused, or the two are separated; and what was merged is run against t
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ropescale.errors import CheckpointError, shortened
 from ropescale.families import text_of
+from ropescale.injection.snapshot import Snapshot
 from ropescale.patching import bare
 
 if TYPE_CHECKING:
@@ -94,6 +95,58 @@ def attached(
                 ) from error
     whole: PeftModel = wrapped
     return whole
+
+
+@contextlib.contextmanager
+def lent(base: PreTrainedModel, again: Callable[[], nn.Module]) -> Iterator[None]:
+    """A base that is as it was after the block, whatever adapters made of it.
+
+    PEFT's own way back leaves what an adapter has in full in the base's place, an embedding that was resized, and
+    weights that some kinds of adapter begin by writing over.
+
+    Args:
+        base: without an adapter.
+        again: the same model anew, from which weights are read that were written over.
+    """
+    start = Snapshot(base)
+    held = [(module._parameters, dict(module._parameters)) for module in base.modules()]
+    own = {name: (one, one.data, one.requires_grad, _bits(one)) for name, one in base.named_parameters()}
+    try:
+        yield
+    finally:
+        start.restore()
+        for live, content in held:
+            live.clear()
+            live.update(content)
+        fresh: dict[str, nn.Parameter] = {}
+        for name, (one, data, trained, bits) in own.items():
+            one.data = data
+            one.requires_grad_(trained)
+            if _bits(one) != bits:
+                fresh = fresh or dict(again().named_parameters())
+                one.data.copy_(fresh[name].data)
+
+
+def _bits(one: Tensor) -> int:
+    """A number that is another one where a value is."""
+    if one.is_meta or not one.numel():
+        return 0
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return int(one.detach().contiguous().view(kind).sum(dtype=torch.int64))
+
+
+def require_in_layers(wrapped: Any, path: str | Path) -> None:
+    """Refuse an adapter that acts when PEFT's model is called, and not when its base is.
+
+    Raises:
+        CheckpointError: one that is no part of the layers, such as one that waits for certain tokens.
+    """
+    base = bare(wrapped)
+    ids = _probe(wrapped, base)
+    whole, layers = _outputs(wrapped, ids), _outputs(base, ids)
+    if hasattr(wrapped.base_model, "merge_and_unload") and torch.equal(whole, layers):
+        return
+    raise beside(path, wrapped.active_peft_config.peft_type)
 
 
 def beside(path: str | Path, kind: Any) -> CheckpointError:
@@ -233,6 +286,8 @@ def _probe(wrapped: Any, base: PreTrainedModel) -> Tensor:
     chosen = next(iter(trained.values()), []) if isinstance(trained, dict) else trained or []
     for place, token in zip(range(0, PROBED, 2), chosen, strict=False):
         ids[place] = token
+    awaited = getattr(wrapped.active_peft_config, "alora_invocation_tokens", None) or []
+    ids[PROBED // 2 : PROBED // 2 + len(awaited)] = torch.tensor(awaited[: PROBED // 2], dtype=ids.dtype)
     device = next((one.device for one in embedding.parameters() if not one.is_meta), torch.device("cpu"))
     return ids[None].to(device)
 

@@ -62,8 +62,8 @@ CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count(
         ),
         (
             {"backend": "vllm"},
-            "eval: backend vllm runs a checkpoint as it is, got methods linear, ntk, by_parts, yarn; "
-            "give methods=['none'] and the path of a checkpoint that was saved patched or exported",
+            "eval: backend vllm runs a checkpoint as it is, got linear x2, ntk x2, by_parts x2, yarn x2; "
+            "give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported",
         ),
         (
             {"device": "abacus"},

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ropescale.evals.report.findings import (
-    LOSS_TASKS,
     Findings,
     Row,
     Share,
@@ -23,7 +22,7 @@ from ropescale.evals.report.findings import (
 )
 from ropescale.evals.report.tables import has_exact, main_score
 from ropescale.evals.report.wording import left_out, reasons, rules, verdict
-from ropescale.evals.results import UNPATCHED, Arm, Cell
+from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate, perplexity_ratio
 
 FORMAT = 1  # of report.json; another number where a reader of this one would misunderstand

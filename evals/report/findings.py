@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.statistics import (
     PERPLEXITY_TOLERANCE,
     Estimate,
@@ -25,7 +25,6 @@ from ropescale.evals.statistics import (
     wilson,
 )
 
-LOSS_TASKS = ("perplexity", "position", "longppl")
 FIELDS = {  # what a sample of a cell must hold, by task; all others hold a score
     "perplexity": ("document", "nll", "tokens"),
     "position": ("document", "window", "edges", "nll", "tokens"),
@@ -243,7 +242,7 @@ def _lengths(results: Results, arm: Arm, task: str) -> list[int | None]:
 
 
 def _within(arm: Arm, original: int, length: int | None) -> bool:
-    return arm == UNPATCHED or length is None or length <= arm.factor * original
+    return arm.unextended or length is None or length <= arm.factor * original
 
 
 def _reach(results: Results, arm: Arm) -> int:

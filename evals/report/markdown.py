@@ -91,10 +91,14 @@ def model_card(findings: Findings) -> str:
     parts = ["## Context extension", plain(verdict(findings))]
     if best is not None:
         target = int(best.arm.factor * settings.original_length)
+        call = command_text(best.arm, findings)
+        modules = [name for name in ("peft", "ropescale") if f"{name}." in call]
         parts += [
             f"The context was extended from {settings.original_length:,} to {target:,} tokens with the Python package "
-            f"ropescale:",
-            _code(f"import ropescale\n\n{command_text(best.arm, findings)}", "python"),
+            f"ropescale:"
+            if not best.arm.unextended
+            else f"This is the model with the adapter {plain(best.arm.adapter)}, its context as it was:",
+            _code("".join(f"import {name}\n" for name in modules) + f"\n{call}", "python"),
         ]
     elif settings.base:
         parts += [

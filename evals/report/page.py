@@ -52,6 +52,7 @@ from ropescale.evals.report.wording import (
     evaluators,
     gain_interval_text,
     gain_text,
+    group_text,
     interval_text,
     left_out,
     length_text,
@@ -278,12 +279,15 @@ def _panel_arms(findings: Findings) -> dict[float, list[Arm]]:
     return {factor: [row.arm for row in rows] for factor, rows in findings.groups.items()} or {1.0: [UNPATCHED]}
 
 
+def _panel_title(findings: Findings, factor: float) -> str:
+    said = group_text(_panel_arms(findings)[factor], factor) if findings.groups else base_text(findings)
+    return said[:1].upper() + said[1:]
+
+
 def _figures(findings: Findings, panels: dict[float, Panel]) -> str:
-    alone = base_text(findings)
     limits = drawing.bounds([panel.curves for panel in panels.values()])
     figures = "".join(
-        f"<figure><h3>{f'Factor {factor:g}' if findings.groups else text(alone[:1].upper() + alone[1:])}</h3>"
-        f"{drawing.drawn(one, limits)}</figure>"
+        f"<figure><h3>{text(_panel_title(findings, factor))}</h3>{drawing.drawn(one, limits)}</figure>"
         for factor, one in panels.items()
     )
     return f'{drawing.legend(_series(findings))}<div class="grid">{figures}</div>'
@@ -313,7 +317,7 @@ def _by_length(findings: Findings) -> str:
             said.append(f"{arm_text(arm, findings)} " + ", ".join(f"{perplexity_text(y)} at {n:,}" for n, y in points))
         panels[factor] = Panel(
             identifier=f"length-{factor:g}",
-            label=f"Strided perplexity by context length at factor {factor:g}: " + "; ".join(said),
+            label=f"Strided perplexity by context length, {group_text(arms, factor)}: " + "; ".join(said),
             curves=curves,
             original_length=findings.settings.original_length,
             reach=reach,
@@ -365,13 +369,13 @@ def _by_position(findings: Findings) -> str:
             )
         panels[factor] = Panel(
             identifier=f"position-{factor:g}",
-            label=f"Perplexity by position at factor {factor:g}: " + "; ".join(said),
+            label=f"Perplexity by position, {group_text(arms, factor)}: " + "; ".join(said),
             curves=curves,
             original_length=findings.settings.original_length,
             reach=length,
             x_label="position (tokens)",
         )
-        name = f"factor {factor:g}" if findings.groups else base_model(findings)
+        name = group_text(arms, factor) if findings.groups else base_model(findings)
         tables.append(details(f"The figures of {name}", _position_table(findings, arms, length), long=True))
     windows = ", ".join(f"{count} of {length:,} tokens" for length, count in sorted(counts.items()))
     body = (
@@ -440,7 +444,7 @@ def _depths(findings: Findings, task: str, what: str) -> str:
             rate_text(depth): [_heat(findings.cell(arm, task, n), "score", depth) for n in columns] for depth in depths
         }
         rows["all"] = [_heat(findings.cell(arm, task, n), "score", None) for n in columns]
-        maps.append(heat_map(_title(arm, findings), "depth", [length_text(n) for n in columns], rows))
+        maps.append(heat_map(arm_text(arm, findings), "depth", [length_text(n) for n in columns], rows))
         lines.append([_interval_line(findings, arm, task, depth, lengths) for depth in [*depths, None]])
     return (
         paragraph([what])
@@ -467,10 +471,6 @@ def _grid(maps: Sequence[str], lengths: int, many: int, more: int) -> str:
     """Heat maps beside one another, in wider columns from `many` lengths and still wider ones from `more`."""
     css = "grid wide" if lengths >= more else "grid" if lengths >= many else "grid narrow"
     return f'<div class="{css}">{"".join(maps)}</div>'
-
-
-def _title(arm: Arm, findings: Findings) -> str:
-    return base_text(findings) if arm == UNPATCHED else f"{method_text(arm, findings)} x{arm.factor:g}"
 
 
 def _heat(cell: Cell, rule: str, depth: float | None) -> Heat | None:
@@ -511,7 +511,7 @@ def _ruler(findings: Findings) -> str:
                     values=[Value(text=rate_text(averages.get(n))) for n in lengths],
                 )
             )
-        maps.append(heat_map(_title(arm, findings), "task", [length_text(n) for n in columns], rows, css="named"))
+        maps.append(heat_map(arm_text(arm, findings), "task", [length_text(n) for n in columns], rows, css="named"))
         lines.append(own)
     said = (
         "Each task hides what it asks for in a text of exactly this many tokens, reply included. Columns: length in "

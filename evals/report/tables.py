@@ -11,6 +11,7 @@ from ropescale.evals.report.wording import (
     NOTHING,
     count_text,
     estimate_text,
+    factor_text,
     gain_interval_text,
     gain_text,
     length_text,
@@ -214,4 +215,4 @@ def _by_factor(findings: Findings, entries: Sequence[Sequence[Entry]]) -> list[l
 
 def heads(arm: Arm, findings: Findings) -> tuple[str, str]:
     """The two columns in which every table names an arm: method, factor."""
-    return method_text(arm, findings), "" if arm == UNPATCHED else f"{arm.factor:g}"
+    return method_text(arm, findings), factor_text(arm)

@@ -10,8 +10,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from ropescale.evals.report.findings import LOSS_TASKS, Findings, Row, Share, cell_perplexity, share, too_long
-from ropescale.evals.results import UNPATCHED, Arm, Cell
+from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share, too_long
+from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
 
 NOTHING = "\N{EN DASH}"
@@ -45,7 +45,17 @@ def arm_text(arm: Arm, findings: Findings) -> str:
 
 def method_text(arm: Arm, findings: Findings) -> str:
     """The method of an arm as the report names it."""
-    return base_text(findings) if arm == UNPATCHED else shown(arm.method, 50)
+    return base_text(findings) if arm == UNPATCHED else shown(arm.name, 50)
+
+
+def factor_text(arm: Arm) -> str:
+    """The factor of an arm for a column; nothing of one that is not extended."""
+    return "" if arm.unextended else f"{arm.factor:g}"
+
+
+def group_text(arms: Iterable[Arm], factor: float) -> str:
+    """What the arms of a group have in common, as a heading or within a sentence."""
+    return "no method" if all(arm.unextended for arm in arms) else f"factor {factor:g}"
 
 
 def perplexity_text(value: float | None) -> str:
@@ -148,15 +158,30 @@ def basis_text(findings: Findings) -> str:
 
 def command_text(arm: Arm, findings: Findings) -> str:
     """The call that makes a model this arm."""
-    if arm.method in findings.settings.adapters:
-        return f"ropescale.load_adapter(model, {json.dumps(_adapter_folder(arm, findings))})"
-    settings = findings.settings
+    if not arm.adapter:
+        return _patch_text(arm, findings)
+    folder = json.dumps(_adapter_folder(arm, findings))
+    if not is_plain(arm, findings):
+        return f"ropescale.load_adapter(model, {folder})"
+    model = "model" if arm.unextended else _patch_text(arm, findings)
+    return f"peft.PeftModel.from_pretrained({model}, {folder})"
+
+
+def is_plain(arm: Arm, findings: Findings) -> bool:
+    """Whether the adapter of an arm carries no record: then it has an arm on the model as it is."""
+    return f"{UNPATCHED.method}+{arm.adapter}" in findings.settings.adapters
+
+
+def _patch_text(arm: Arm, findings: Findings) -> str:
+    settings, method = findings.settings, arm.method.partition("+")[0]
     start = f", original_length={settings.original_length}"  # stated always: the config may say another one
     if settings.existing != "error":
         start += f', existing="{settings.existing}"'
     if settings.layers != "global":
         start += f', layers="{settings.layers}"'
-    return f'ropescale.patch(model, "{shown(arm.method, 50)}", factor={arm.factor:g}{start})'
+    knobs = settings.knobs.get(method, {})
+    more = f", **{shown(dict(knobs), 400)}" if knobs else ""
+    return f'ropescale.patch(model, "{shown(method, 50)}", factor={arm.factor:g}{start}{more})'
 
 
 def _adapter_folder(arm: Arm, findings: Findings) -> str:
@@ -164,7 +189,7 @@ def _adapter_folder(arm: Arm, findings: Findings) -> str:
     told = [session.get("adapters") for session in findings.results.sessions]
     folders = [adapters.get(arm.method) for adapters in told if isinstance(adapters, dict)]
     known = [str(folder) for folder in folders if folder]
-    return shown(known[-1] if known else f"path/to/{arm.method.partition('+')[2]}", 200)
+    return shown(known[-1] if known else f"path/to/{arm.adapter}", 200)
 
 
 def verdict(findings: Findings) -> str:
@@ -180,11 +205,13 @@ def verdict(findings: Findings) -> str:
         rest = "" if what else "; no method has been evaluated yet"
         return f"{opening}, the model {_reach(alone)}{rest}."
     if best is None:
+        nothing = "No adapter" if all(row.arm.unextended for row in findings.patched) else "No method"
         return (
-            f"No method made the context longer: {is_what}, the model {_reach(alone)}, and no arm gets further in one "
+            f"{nothing} made the context longer: {is_what}, the model {_reach(alone)}, and no arm gets further in one "
             f"without losing in the other."
         )
-    sentence = f"Take {shown(best.arm.method, 50)} at factor {best.arm.factor:g}: it {_reach(best, alone, named)}"
+    at = "without a method" if best.arm.unextended else f"at factor {best.arm.factor:g}"
+    sentence = f"Take {shown(best.arm.name, 50)} {at}: it {_reach(best, alone, named)}"
     if best.change is None or not math.isfinite(best.change.value):
         return f"{sentence}."
     return f"{sentence}; perplexity inside the original length: {ratio_text(best.change)}."
@@ -316,6 +343,12 @@ def rules(findings: Findings) -> list[str]:
             f"Effective length by perplexity: the largest context length at which strided perplexity, and that of "
             f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times that of "
             f"{base_model(findings)} at the largest length inside it."
+        )
+    names = sorted({arm.adapter for arm in findings.arms if arm.adapter and is_plain(arm, findings)})
+    if names:
+        said.append(
+            f"An adapter that carries no record ({', '.join(shown(name, 40) for name in names)}) was put on the model "
+            f"as it is, and on the model extended by each method, for which it was not trained."
         )
     if any(length_text(length).endswith("k") for length in findings.settings.lengths):
         said.append("In tables and figures, k is 1,024 tokens.")

@@ -39,7 +39,7 @@ from ropescale.families import (
 from ropescale.files import read_json
 from ropescale.geometry import as_float
 from ropescale.heads import class_of
-from ropescale.merging import CONFIG_FILE, attached, merged_into, reads_embedding
+from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
 from ropescale.methods import AnyMethod
 from ropescale.patching import bare, extended, extended_again, record, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
@@ -455,7 +455,7 @@ def record_of(adapter: str | Path) -> Record | None:
             f"adapter: must be a folder with a PEFT adapter ({CONFIG_FILE}), got {str(adapter)!r}; give the "
             f"folder that save_pretrained of the adapted model wrote"
         )
-    return adapters.read_record(adapter) if (Path(adapter) / adapters.RECORD_FILE).is_file() else None
+    return adapters.record_of(adapter)
 
 
 def adapted(folder: Path, adapter: str | Path) -> Any:
@@ -478,7 +478,7 @@ def adapted(folder: Path, adapter: str | Path) -> Any:
     found = _opened(folder, adapter)
     base: Any = found.model
     if trained is None:
-        wrapped: Any = attached(base, adapter).eval()
+        wrapped: Any = adapters.put_on(base, adapter)
     else:
         if (done := saved_record(read_config(str(folder)))) is not None:
             repatch(base, done)  # load_adapter compares the two records

@@ -199,13 +199,15 @@ def longppl_rows(
     rows = []
     with longppl.Evaluator(judge, tokenizer, max(lengths)) as model:
         for length in lengths:
-            for cutter, number, first in cut_windows(documents(texts), tokenizer, length=length, limit=windows):
+            cut = cut_windows(documents(texts), tokenizer, length=length, limit=windows)
+            for place, (cutter, number, first) in enumerate(cut):
                 last = cutter.last(first, length)
                 keys = model.key_tokens(cutter.encoding(first, last), short or min(4096, length // 4))
                 spans = _key_spans(cutter, first, [key - length + last - first for key in keys])
                 if spans:
                     of = length - cutter.leading - 1
-                    rows.append(_row(cutter, number, length, cutter.text(first, last), spans, [], of))
+                    row = _row(cutter, number, length, cutter.text(first, last), spans, [], of)
+                    rows.append({**row, "place": place})
     if not rows:
         raise InvalidArgumentError(
             f"longppl: the evaluator must find key tokens (those that a long context makes likely), got none with "
