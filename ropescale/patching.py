@@ -25,6 +25,7 @@ from ropescale.errors import (
     shortened,
 )
 from ropescale.families import (
+    LATE_TYPE,
     LAYERS,
     UNSCALED,
     Rotary,
@@ -46,6 +47,7 @@ from ropescale.families import (
     require_matching,
     require_supported,
     rescaled_parts,
+    rope_type_of,
     rotating_window,
     saved_record,
     spelling,
@@ -503,6 +505,8 @@ def extended(
 
 def _unchanged(turn: Turn) -> bool:
     """Whether layers rotate after a patch as they did before."""
+    if rope_type_of(turn.part.config) == LATE_TYPE:  # saved with what acts in attention, which this replaces
+        return False
     inv_freq, attention_factor = todays_spectrum(turn.part)
     return torch.equal(turn.spectrum.inv_freq, inv_freq) and turn.spectrum.attention_factor == attention_factor
 

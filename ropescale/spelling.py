@@ -58,7 +58,7 @@ def names_of(parser: argparse.ArgumentParser) -> Names:
         if action.dest not in written:  # --packing comes before --no-packing
             written[action.dest] = _hyphened(long) if long else metavar
             flags |= {action.dest} if action.nargs == 0 else set()
-        for option in long:  # `batch_size` of the option that Trainer calls by a longer name
+        for option in sorted(long):  # of an option with a longer name too; --batch-size before --batch_size
             others.setdefault(option[2:].replace("-", "_"), option)
     for one, many in (("factor", "factors"), ("method", "methods"), ("length", "lengths")):
         if many in written and one not in written:
