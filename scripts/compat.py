@@ -42,6 +42,19 @@ tests/families.py). A newer version than the last one here is named in a warning
 | Transformers | beside it | families | passed | skipped | failed | run |
 |---|---|---|---|---|---|---|
 """
+# By hand, in an environment of these floors over the packages of constraints.txt, on Transformers 5.23.0
+FLOORS = """
+## Floors of the other packages
+
+Run on 2026-11-28, on Transformers 5.23.0 with accelerate 1.10.1 and datasets 4.0.0:
+
+| package | passes | does not |
+|---|---|---|
+| PEFT | 0.20.0 (`test_adapters, test_merging`) | 0.19.0: one that ties embedding and head is exported without a head |
+| lm-eval | 0.4.12 (`test_grid`), 0.4.10 (`test_engine`) | 0.4.11 and before: no `TaskManager.load`, so no task runs |
+| datasets | 4.0.0 (`test_data`) | |
+| accelerate | 1.10.1 (beside all of these) | |
+"""
 
 
 def built(version: str) -> Path:
@@ -95,7 +108,7 @@ def page(figures: dict[str, dict[str, object]]) -> str:
             [str(one[key]) for key in ("families", "passed", "skipped", "failed", "run")] if one else ["not run"] * 5
         )
         rows.append(f"| {version} | {beside} | {' | '.join(told)} |")
-    return START.format(core=", ".join(CORE)) + "\n".join(rows) + "\n"
+    return START.format(core=", ".join(CORE)) + "\n".join(rows) + "\n" + FLOORS
 
 
 def main() -> int:
