@@ -28,7 +28,7 @@ from ropescale.evals.plan import Options
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.terminal import print_summary
 from ropescale.evals.report.wording import command_text
-from ropescale.evals.results import UNPATCHED, Arm, read
+from ropescale.evals.results import UNPATCHED, Arm, key_of, read
 
 YARN = Arm(method="yarn", factor=2.0)
 
@@ -389,6 +389,50 @@ def test_more_samples_are_added_to_those_that_there_are(options, tmp_path, monke
     assert read(tmp_path / "out").cells == at_once.cells
     with pytest.raises(InvalidArgumentError, match="can be given more samples of passkey, not fewer than 3, got 2"):
         run(few, tmp_path / "out")
+
+
+WINDOWED = ("position", "perplexity")
+
+
+def test_more_windows_are_added_to_those_that_there_are_and_fewer_are_the_first_ones(options, tmp_path, monkeypatch):
+    few = replace(options, tasks=WINDOWED, lengths=(128, 256), windows=2)
+    run(few, tmp_path / "out")
+    read_rows = []
+    score = RopescaleLM.loglikelihood
+    monkeypatch.setattr(
+        RopescaleLM, "loglikelihood", lambda lm, asked, *rest: read_rows.append(len(asked)) or score(lm, asked, *rest)
+    )
+    more = run(replace(few, windows=5), tmp_path / "out")
+    added, read_rows[:] = sum(read_rows), []
+    at_once = run(replace(few, windows=5), tmp_path / "at once")
+    assert 0 < added < sum(read_rows)
+    assert more.settings.tasks == at_once.settings.tasks
+    for (task, *_), cell in at_once.cells.items():
+        same_cells(more.cells[key_of(cell)], cell)
+        if task == "position":
+            assert len(cell["samples"]) == 5
+    assert read(tmp_path / "out").cells == more.cells
+    read_rows.clear()
+    fewer = run(replace(few, windows=2, methods=("yarn", "ntk")), tmp_path / "out")
+    assert {method for _, method, *_ in fewer.cells} == {"none", "yarn", "ntk"}
+    alone = run(replace(few, methods=("yarn", "ntk")), tmp_path / "fewer at once")
+    for cell in alone.cells.values():
+        same_cells(fewer.cells[key_of(cell)], cell)
+        same_cells(read(tmp_path / "out").cells[key_of(cell)], cell)
+    assert read_findings(read(tmp_path / "out")).unfinished == ()
+    read_rows.clear()
+    again = run(replace(few, windows=5, methods=("yarn",)), tmp_path / "out")
+    assert not read_rows  # all five are there still
+    assert len(again.cell(YARN, "position", 256)["samples"]) == 5
+
+
+def same_cells(one, other):
+    """The same rows in the same order; figures alike up to the rounding of batches of other sizes."""
+    assert one.keys() == other.keys()
+    assert {**one, "samples": None} == {**other, "samples": None}
+    for ours, theirs in zip(one.get("samples", []), other.get("samples", []), strict=True):
+        assert {**ours, "nll": None} == {**theirs, "nll": None}
+        assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
 
 def test_an_arm_that_is_being_given_more_samples_is_left_out_of_the_report(options, tmp_path, monkeypatch):
