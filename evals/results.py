@@ -376,6 +376,7 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
     "nll": _one_or_more(lambda value: _is_number(value) or value == math.inf),  # of a model that predicts nothing
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
     "place": lambda value: value == 0 or _is_count(value),
+    **dict.fromkeys(("window", "of"), _is_number),
     "document": _is_text,
     "reply": lambda value: isinstance(value, str),  # half of a pair of surrogates too: the report replaces it
     "target": _one_or_more(_is_text),
@@ -384,7 +385,8 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
 CELL: dict[str, Callable[[Any], bool]] = {
     "samples": lambda value: isinstance(value, list) and _are(_is_sample, value),
     "scores": lambda value: isinstance(value, dict) and _are(_is_number, value),
-    "limit": _is_count,
+    **dict.fromkeys(("limit", "window", "stride"), _is_count),
+    "evaluator": _is_text,
     "record": lambda value: value is None or isinstance(value, dict),
 }
 

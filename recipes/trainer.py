@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ropescale.adapters import PARAMETERS_FILE, add_record
 from ropescale.console import Console
-from ropescale.destinations import fresh_folder
+from ropescale.destinations import fresh_folder, removed
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.patching import bare
 from ropescale.recipes.evaluation import Yardstick, flat
@@ -238,7 +238,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             self.accelerator.wait_for_everyone()  # every process writes a part
             if self.args.should_save:
                 seal(run / UNFINISHED / name)
-                shutil.rmtree(run / name, ignore_errors=True)
+                removed(run / name)
                 os.replace(run / UNFINISHED / name, run / name)
         if self.args.should_save:
             rotate_checkpoints(

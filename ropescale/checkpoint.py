@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families import saved_record, text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
@@ -30,6 +31,8 @@ from ropescale.trust import is_refusal, refused, trusted, trusting
 FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 CONFIG = "config.json"
+# Entries of a config that say how many parts a model has, and more than any has: DeepSeek V3 has 256 experts
+COUNTED, MOST_PARTS = re.compile(r"(layers?|experts|blocks|heads?|depth)$"), 10_000
 ROOM = 400  # characters of another library's error within one of ours
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Any of these holds what a tokenizer knows
@@ -269,7 +272,8 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
     """
     file = Path(path, finding.get("subfolder") or "", CONFIG)
     if file.exists():
-        read_json(file)  # Transformers would wait for a pipe, and walk brackets within brackets
+        # Transformers would wait for a pipe, walk brackets within brackets, and build as many layers as are named
+        _require_countable(read_json(file), file)
     try:
         return AutoConfig.from_pretrained(path, **{"trust_remote_code": trusted(), **finding})
     except Exception as error:  # config classes raise whatever their own code runs into
@@ -293,6 +297,22 @@ def _absent(path: str | Path, error: Exception) -> CheckpointError:
     )
 
 
+def _require_countable(settings: dict[str, Any], file: Path) -> None:
+    """Refuse a config with more layers, experts or heads than any model: each is built, and takes time and memory.
+
+    Raises:
+        CheckpointError: such a number.
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            _require_countable(value, file)
+        elif isinstance(value, (int, float)) and value > MOST_PARTS and COUNTED.search(name):
+            raise CheckpointError(
+                f"{file}: {name} must be at most {MOST_PARTS:,}, got {shortened(value)}; restore the config of the "
+                f"checkpoint"
+            )
+
+
 def read_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a folder or hub id.
 
@@ -303,7 +323,9 @@ def read_tokenizer(path: str | Path) -> Any:
         if file.exists():
             read_json(file)
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trusted())
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted())
+        tokenizer.decode(tokenizer.encode("a b"))  # where entries of another kind are found out
+        return tokenizer
     except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
         if is_refusal(error):
             raise refused(str(path)) from error

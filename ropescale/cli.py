@@ -813,9 +813,11 @@ def _trained_for_demo(model: str, device: str, folder: Path, command: str) -> tu
     """The adapter that a demo compares besides, trained in the folder; none for a real model, which takes hours."""
     if model != "tiny":
         return ()
+    from ropescale.destinations import require_own_folder
     from ropescale.recipes import train
     from ropescale.recipes.options import read_recipe
 
+    require_own_folder(folder, name="--output")
     on_cpu = device.startswith("cpu")
     if ":" in device and not on_cpu:
         os.environ["ACCELERATE_TORCH_DEVICE"] = device  # the one of several that Trainer takes

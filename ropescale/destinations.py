@@ -222,6 +222,18 @@ def require_ordinary(path: Path, *, name: str = "destination") -> None:
         )
 
 
+def require_own_folder(path: Path, *, name: str = "destination") -> None:
+    """Refuse a folder within an output that is a link: what is written into it would be written elsewhere.
+
+    Raises:
+        InvalidArgumentError: a link is there.
+    """
+    if path.is_symlink():
+        raise InvalidArgumentError(
+            f"{name}: must hold its folders itself, got {str(path)!r}, which is a link; give another, or remove it"
+        )
+
+
 @contextlib.contextmanager
 def _going_on(path: Path, flags: int, name: str, remedy: str) -> Iterator[int]:
     """A descriptor of a file that is written on, and of no file by another name."""

@@ -91,7 +91,8 @@ def attached(
                     wrapped.unload()
                 raise CheckpointError(
                     f"{path}: the adapter's weights must fit the base, got {type(error).__name__}: "
-                    f"{shortened(str(error).strip())}; give the base that {CONFIG_FILE} names"
+                    f"{shortened(str(error).strip())}; give the base that {CONFIG_FILE} names, or where this is it, "
+                    f"save the adapter again"
                 ) from error
     whole: PeftModel = wrapped
     return whole

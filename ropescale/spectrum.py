@@ -20,6 +20,8 @@ from torch import Tensor
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import Geometry
 
+LARGEST_FACTOR = 1e15  # of queries and keys
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -48,10 +50,11 @@ class Spectrum:
                 f"check the method's knobs"
             )
         factor = self.attention_factor
-        if not isinstance(factor, (int, float)) or not (math.isfinite(factor) and factor > 0):
+        # scores have its square, which float32 has to hold
+        if not isinstance(factor, (int, float)) or not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
             raise InvalidArgumentError(
-                f"spectrum: attention_factor must be finite and above 0, got {shortened(factor)}; "
-                f"check the method's knobs"
+                f"spectrum: attention_factor must be between {1 / LARGEST_FACTOR:g} and {LARGEST_FACTOR:g}, got "
+                f"{shortened(factor)}; check the method's knobs"
             )
 
     @property

@@ -47,6 +47,7 @@ from ropescale.errors import (
     CheckpointError,
     ExportError,
     InvalidArgumentError,
+    RopescaleError,
     UnsupportedModelError,
 )
 from ropescale.export import export, patch_gguf, verify
@@ -398,6 +399,72 @@ def test_a_wrong_rotation_is_found_in_rounded_weights(outtype: str, tmp_path: Pa
 
 
 # ---- GGUF
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "plain.gguf"
+    export("tiny", path, to="gguf", method="none")
+    return path
+
+
+def with_entry(source: Path, name: str, value: Any, path: Path) -> Path:
+    """A copy with another value in one entry of the metadata: of whatever kind, or a text of these bytes."""
+    read = gguf.GGUFReader(source)
+    told = gguf.GGUFWriter(path, "llama")
+    for field in read.fields.values():
+        if field.name != name and not field.name.startswith(("GGUF.", "general.architecture")):
+            told.add_key_value(field.name, field.contents(), field.types[0], sub_type=field.types[-1])
+    if name == "general.architecture":
+        del told.kv_data[0][name]
+    kind = gguf.GGUFValueType.STRING if isinstance(value, bytes) else gguf.GGUFValueType.get_type(value)
+    told.kv_data[0][name] = gguf.gguf_writer.GGUFValue(value, kind)
+    for tensor in read.tensors:
+        told.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    told.write_header_to_file()
+    told.write_kv_data_to_file()
+    told.write_tensors_to_file()
+    told.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("general.architecture", 7, "'general.architecture' must be a text, got 7"),
+        ("tokenizer.ggml.tokens", [1, 2], "'tokenizer.ggml.tokens' must be a list of texts, got [1, 2]"),
+        ("tokenizer.ggml.token_type", "x", "'tokenizer.ggml.token_type' must be a list of whole numbers, got 'x'"),
+        ("tokenizer.ggml.token_type", [1], "tokenizer.ggml.token_type must have one entry a token, got 1 for"),
+        ("llama.context_length", "x", "'llama.context_length' must be a whole number of at least 1, got 'x'"),
+        ("llama.attention.head_count", 0, "'llama.attention.head_count' must be a whole number of at least 1, got 0"),
+        ("llama.embedding_length", [1], "'llama.embedding_length' must be a whole number of at least 1, got [1]"),
+        ("llama.attention.key_length", 0, "'llama.attention.key_length' must be a whole number of at least 1, got 0"),
+        ("llama.rope.freq_base", 0.0, "'llama.rope.freq_base' must be a number above 0, got 0.0"),
+        ("llama.rope.dimension_count", "x", "'llama.rope.dimension_count' must be a whole number of at least 1, got"),
+        ("split.count", "x", "'split.count' must be a whole number of at least 1, got 'x'"),
+        ("ropescale.origin", 7, "'ropescale.origin' must be a text, got 7"),
+        ("ropescale.record", b"\xff", "'ropescale.record' must be text in UTF-8, got the byte 0xff"),
+        ("general.name", b"a\xc3", "'general.name' must be text in UTF-8, got the byte 0xc3"),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(name: str, value: Any, said: str, pretrained: Path, tmp_path: Path) -> None:
+    file = with_entry(pretrained, name, value, tmp_path / "odd.gguf")
+    reads = [
+        lambda: ropescale.export.gguf.read_facts(file),
+        lambda: patch_gguf(file, tmp_path / "out.gguf", method="yarn", factor=2),
+    ]
+    refused = []
+    for read in reads:
+        try:
+            read()
+        except CheckpointError as error:
+            refused.append(str(error))
+        except RopescaleError:  # what is asked of this file besides
+            continue
+    assert refused
+    for one in refused:
+        assert one.startswith(f"{file}: ")
+        assert said in one
 
 
 @pytest.mark.parametrize(("outtype", "largest"), [("f16", 1e-3), ("bf16", 5e-3), ("q8_0", 1e-1)])

@@ -27,10 +27,7 @@ from ropescale.adapters import load_adapter, save_adapter
 from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
 from ropescale.errors import RopescaleError
-from ropescale.evals.report.exports import report_json
-from ropescale.evals.report.findings import read_findings
-from ropescale.evals.report.markdown import model_card, report_markdown
-from ropescale.evals.results import read
+from ropescale.evals import report
 from ropescale.evals.texts import documents
 from ropescale.explain import inspection, subject
 from ropescale.export import gguf
@@ -82,7 +79,7 @@ def exported(folder: Path) -> None:
 
 
 def evaluated(folder: Path) -> None:
-    write_evaluation(folder, tasks=("passkey", "perplexity", "cloze"), lengths=(128, 256))
+    write_evaluation(folder, tasks=("passkey", "perplexity", "position", "longppl", "cloze"), lengths=(128, 256))
 
 
 def written_recipe(folder: Path) -> None:
@@ -119,10 +116,7 @@ def plain_header_read(folder: Path) -> None:
 
 
 def reported(folder: Path) -> None:
-    findings = read_findings(read(folder))
-    report_markdown(findings)
-    report_json(findings)
-    model_card(findings)
+    report.write(folder)
 
 
 def weights_brought(folder: Path) -> None:

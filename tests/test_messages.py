@@ -526,7 +526,13 @@ FACTS = [
         "a spectrum that would silence attention",
         lambda: Spectrum(torch.ones(2), 0.0),
         InvalidArgumentError,
-        "spectrum: attention_factor must be finite and above 0, got 0.0; check the method's knobs",
+        "spectrum: attention_factor must be between 1e-15 and 1e+15, got 0.0; check the method's knobs",
+    ),
+    Wrong(
+        "a spectrum of which scores have more than a float32 holds",
+        lambda: get_method("yarn")(factor=2, attention_factor=1e308).spectrum(GEOMETRY),
+        InvalidArgumentError,
+        "spectrum: attention_factor must be between 1e-15 and 1e+15, got 1e+308; check the method's knobs",
     ),
 ]
 

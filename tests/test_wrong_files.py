@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import ropescale
 from ropescale import cli
+from ropescale.checkpoint import read_tokenizer
+from ropescale.checkpoints import resolve
 from ropescale.errors import RopescaleError
 from ropescale.explain import inspection
 
@@ -102,6 +104,8 @@ CONFIGS: dict[str, Damage] = {
     "a head beyond counting": fields(head_dim=2**60),
     "a hidden size in words": fields(hidden_size="64"),
     "layers below nothing": fields(num_hidden_layers=-1),
+    "layers without end": fields(num_hidden_layers=4 * 10**12),
+    "experts without end": fields(text_config={"num_local_experts": 10**9}),
     "a maximum of 0": fields(max_position_embeddings=0),
     "a maximum below 0": fields(max_position_embeddings=-64),
     "a maximum in words": fields(max_position_embeddings="64"),
@@ -356,6 +360,16 @@ def test_what_lies_beside_the_config_is_told_in_words(name: str, source: Path, t
     assert said in worded(refusal.value)
     assert {path.name for path in source.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("length", ["128", [128], {}])
+def test_a_limit_of_a_tokenizer_that_is_no_number_is_told_in_words(length: Any, source: Path) -> None:
+    """The tokenizer's own library finds it out with the first text."""
+    tokenizer = Path(shutil.copytree(resolve("tiny"), source.with_name("tokenizer")))
+    told = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({**told, "model_max_length": length}))
+    with pytest.raises(RopescaleError, match="must hold a tokenizer, got TypeError"):
+        read_tokenizer(tokenizer)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "doctor", "plot", "rescale"])

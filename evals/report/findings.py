@@ -303,6 +303,16 @@ def _check(results: Results, cell: Cell) -> None:
     else:
         needed = FIELDS.get(task, ("score",))
         fault = next((f"a sample without {name}" for one in cell["samples"] for name in needed if name not in one), "")
+        kind, said = (list, "a list") if task == "position" else ((int, float), "a number")
+        fault = fault or next(
+            (
+                f"{name} that is not {said}"
+                for one in cell["samples"]
+                for name in ("edges", "nll", "tokens")
+                if name in needed and not isinstance(one[name], kind)
+            ),
+            "",
+        )
         if not fault and task == "position":
             uneven = any(not len(s["edges"]) == len(s["nll"]) + 1 == len(s["tokens"]) + 1 for s in cell["samples"])
             edges = {tuple(one["edges"]) for one in cell["samples"]}

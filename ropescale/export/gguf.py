@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedConfig
 
 from ropescale.console import Console
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError
+from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, shortened
 from ropescale.export.gguf_header import require_sound
 from ropescale.export.gguf_tokenizer import add_tokenizer
 from ropescale.export.rotation import Canonical, Rotation, is_base
@@ -353,19 +353,64 @@ def opened(path: Path) -> gguf.GGUFReader:
         ) from error
 
 
-def contents(reader: gguf.GGUFReader, key: str, default: Any = None) -> Any:
-    """The value of a metadata entry."""
+@dataclass(frozen=True)
+class Kind:
+    """What the value of a metadata entry has to be."""
+
+    said: str
+    holds: Callable[[Any], bool]
+
+
+def _are(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+TEXTS = Kind("a list of texts", _are(str))
+WHOLE = Kind("a list of whole numbers", _are(int))
+COUNT = Kind("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+POSITIVE = Kind("a number above 0", lambda value: type(value) in (int, float) and 0 < value < float("inf"))
+
+
+def contents(reader: gguf.GGUFReader, path: Path, key: str, kind: Kind, default: Any = None) -> Any:
+    """The value of a metadata entry; the default where there is none.
+
+    Raises:
+        CheckpointError: a value of another kind: the format lets every entry be of every type.
+    """
     field = reader.get_field(key)
-    return default if field is None else field.contents()
+    if field is None:
+        return default
+    value = _value(field, path)
+    if not kind.holds(value):
+        raise CheckpointError(
+            f"{path}: metadata entry {key!r} must be {kind.said}, got {shortened(value)}; write or fetch it again"
+        )
+    return value
 
 
-def required(reader: gguf.GGUFReader, path: Path, key: str) -> Any:
+def _value(field: gguf.ReaderField, path: Path) -> Any:
+    """The value of an entry, whichever it is.
+
+    Raises:
+        CheckpointError: a text that is none.
+    """
+    try:
+        return field.contents()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path}: metadata entry {field.name!r} must be text in UTF-8, got the byte "
+            f"{error.object[error.start]:#04x}; write or fetch the file again"
+        ) from error
+
+
+def required(reader: gguf.GGUFReader, path: Path, key: str, kind: Kind) -> Any:
     """The value of a metadata entry that has to be there.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it is not, or is of another kind.
     """
-    value = contents(reader, key)
+    value = contents(reader, path, key, kind)
     if value is None:
         raise CheckpointError(f"{path}: metadata must hold {key!r}, got none; take a file with complete metadata")
     return value
@@ -378,9 +423,14 @@ def read_facts(path: Path) -> Facts:
         CheckpointError: no such file, or not one of a model with a tokenizer.
     """
     reader = opened(path)
-    arch = required(reader, path, "general.architecture")
-    texts = required(reader, path, "tokenizer.ggml.tokens")
-    types = contents(reader, "tokenizer.ggml.token_type", [int(gguf.TokenType.NORMAL)] * len(texts))
+    arch = required(reader, path, "general.architecture", TEXT)
+    texts = required(reader, path, "tokenizer.ggml.tokens", TEXTS)
+    types = contents(reader, path, "tokenizer.ggml.token_type", WHOLE, [int(gguf.TokenType.NORMAL)] * len(texts))
+    if len(types) != len(texts):
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.token_type must have one entry a token, got {len(types):,} for {len(texts):,}; "
+            f"write or fetch it again"
+        )
     ordinary = [place for place, kind in enumerate(types) if kind == gguf.TokenType.NORMAL]
     letters = [
         place for place in ordinary if len(texts[place]) == 1 and texts[place].isascii() and texts[place].isalpha()
@@ -397,15 +447,15 @@ def read_facts(path: Path) -> Facts:
     return Facts(
         architecture=arch,
         vocabulary=len(texts),
-        length=required(reader, path, f"{arch}.context_length"),
+        length=required(reader, path, f"{arch}.context_length", COUNT),
         texts=texts,
         tokens=ordinary,
         letter=letters[0],
         precision=precision,
-        record=contents(reader, RECORD_KEY),
-        source=contents(reader, SOURCE_KEY, ""),
-        approximation=contents(reader, APPROXIMATION_KEY, ""),
-        origin=contents(reader, ORIGIN_KEY, "{}"),
+        record=contents(reader, path, RECORD_KEY, TEXT),
+        source=contents(reader, path, SOURCE_KEY, TEXT, ""),
+        approximation=contents(reader, path, APPROXIMATION_KEY, TEXT, ""),
+        origin=contents(reader, path, ORIGIN_KEY, TEXT, "{}"),
     )
 
 
@@ -416,7 +466,7 @@ def file_config(reader: gguf.GGUFReader, path: Path) -> LlamaConfig:
         CheckpointError: incomplete metadata.
         ExportError: an architecture that is not known here, or a file that is scaled already.
     """
-    arch = required(reader, path, "general.architecture")
+    arch = required(reader, path, "general.architecture", TEXT)
     known = sorted({gguf.MODEL_ARCH_NAMES[one.arch] for one in ARCHITECTURES.values()})
     if arch not in known:
         raise ExportError(
@@ -431,20 +481,23 @@ def file_config(reader: gguf.GGUFReader, path: Path) -> LlamaConfig:
         raise ExportError(
             f"{path}: positions must be as pretrained, got {', '.join(scaled)}; take the file of the unscaled model"
         )
-    if contents(reader, "split.count", 1) > 1:
-        raise ExportError(f"{path}: must be one file, got one of {contents(reader, 'split.count')}; merge them first")
-    heads, width = (required(reader, path, f"{arch}.{key}") for key in ("attention.head_count", "embedding_length"))
-    head_dim = contents(reader, f"{arch}.attention.key_length", width // heads)
+    if (files := contents(reader, path, "split.count", COUNT, 1)) > 1:
+        raise ExportError(f"{path}: must be one file, got one of {files}; merge them first")
+    heads, width = (
+        required(reader, path, f"{arch}.{key}", COUNT) for key in ("attention.head_count", "embedding_length")
+    )
+    head_dim = contents(reader, path, f"{arch}.attention.key_length", COUNT, max(width // heads, 1))
     return LlamaConfig(
         hidden_size=heads * head_dim,
         num_attention_heads=heads,
-        num_hidden_layers=required(reader, path, f"{arch}.block_count"),
+        num_hidden_layers=required(reader, path, f"{arch}.block_count", COUNT),
         head_dim=head_dim,
-        max_position_embeddings=required(reader, path, f"{arch}.context_length"),
+        max_position_embeddings=required(reader, path, f"{arch}.context_length", COUNT),
         rope_parameters={
             "rope_type": "default",
-            "rope_theta": contents(reader, f"{arch}.rope.freq_base", 10000.0),
-            "partial_rotary_factor": contents(reader, f"{arch}.rope.dimension_count", head_dim) / head_dim,
+            "rope_theta": contents(reader, path, f"{arch}.rope.freq_base", POSITIVE, 10000.0),
+            "partial_rotary_factor": contents(reader, path, f"{arch}.rope.dimension_count", COUNT, head_dim)
+            / head_dim,
         },
     )
 
@@ -454,13 +507,13 @@ def reads_divisors(name: str) -> bool:
     return all(one.divisors for one in ARCHITECTURES.values() if gguf.MODEL_ARCH_NAMES[one.arch] == name)
 
 
-def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canonical, origin: str) -> None:
-    """Writes the file again at `work` with a scaling; every tensor's bytes as they are, compared afterwards.
+def rewrite(work: Path, reader: gguf.GGUFReader, path: Path, scaling: Scaling, stated: Canonical, origin: str) -> None:
+    """Writes the file of `path` again at `work` with a scaling; every tensor's bytes as they are, compared afterwards.
 
     Raises:
-        CheckpointError: what was written is not what was read.
+        CheckpointError: what was written is not what was read, or an entry that cannot be read.
     """
-    arch = contents(reader, "general.architecture")
+    arch = required(reader, path, "general.architecture", TEXT)
     writer = gguf.GGUFWriter(work, arch)
     replaced = (f"{arch}.context_length", f"{arch}.rope.freq_base", "general.architecture")
     for field in reader.fields.values():
@@ -468,9 +521,9 @@ def rewrite(work: Path, reader: gguf.GGUFReader, scaling: Scaling, stated: Canon
             continue
         kind = field.types[0]
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+        writer.add_key_value(field.name, _value(field, path), kind, sub_type=inner)
     add_scaling(writer, scaling, stated.main.target_length)
-    add_label(writer, stated, contents(reader, SOURCE_KEY, ""))
+    add_label(writer, stated, contents(reader, path, SOURCE_KEY, TEXT, ""))
     writer.add_string(ORIGIN_KEY, origin)
     for name, divisors in added_tensors(scaling):
         writer.add_tensor(name, divisors.numpy())

@@ -294,11 +294,12 @@ def patch_gguf(
     )
     extension.write(config)
     told = canonical(config)
-    name = gguf.contents(reader, "general.architecture")
+    name = gguf.required(reader, existing, "general.architecture", gguf.TEXT)
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)
-    origin = moved(read_origin(gguf.contents(reader, gguf.ORIGIN_KEY, "{}")), existing, new)
+    told_origin = gguf.contents(reader, existing, gguf.ORIGIN_KEY, gguf.TEXT, "{}")
+    origin = moved(read_origin(told_origin), existing, new)
     with written_whole(new, existing.stat().st_size) as work:
-        gguf.rewrite(work, reader, scaling, told, json.dumps(origin))
+        gguf.rewrite(work, reader, existing, scaling, told, json.dumps(origin))
     return Exported(
         path=new,
         to="gguf",
