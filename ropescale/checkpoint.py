@@ -13,7 +13,7 @@ import transformers
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, is_accelerate_available
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
@@ -237,7 +237,8 @@ def require_complete(folder: Path, config: PreTrainedConfig) -> None:
     """
     if getattr(config, "quantization_config", None) is not None:
         return
-    found = _read(str(folder), config, class_of(config), {"device_map": "meta"})
+    nowhere = {"device_map": "meta"} if is_accelerate_available() else {}  # which Transformers needs accelerate for
+    found = _read(str(folder), config, class_of(config), nowhere)
     if found.missing:
         raise incomplete(folder, found.missing)
 
