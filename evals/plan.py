@@ -22,7 +22,7 @@ from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.families import parts_of, read_geometry, scaling, text_of
-from ropescale.patching import require_knobs
+from ropescale.request import require_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")

@@ -22,10 +22,10 @@ from transformers import HfArgumentParser, TrainingArguments
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
 from ropescale.methods import get_method
 from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
-from ropescale.patching import require_knobs
 from ropescale.recipes.data import DataOptions
 from ropescale.recipes.schedules import CONTENTS, SCHEDULES
 from ropescale.recipes.shipped import comment, read_text
+from ropescale.request import Request, require_knobs
 from ropescale.spelling import Defaults
 
 TUNINGS = ("full", "lora", "lora_plus", "qlora")
@@ -198,16 +198,18 @@ class RecipeOptions:
         return "bfloat16" if torch.cuda.is_available() else "float32"
 
     @property
-    def patching(self) -> dict[str, Any]:
-        """The arguments of `ropescale.patch`."""
-        given = {
-            "factor": self.factor,
-            "target_length": self.target_length,
-            "original_length": self.original_length,
-            "existing": self.existing,
-            "layers": self.layers,
-        }
-        return {"method": self.method, "log_n": self.log_n, **given, **self.method_knobs}
+    def request(self) -> Request:
+        """What the model is patched with."""
+        return Request(
+            method=self.method,
+            factor=self.factor,
+            target_length=self.target_length,
+            original_length=self.original_length,
+            existing=self.existing,
+            layers=self.layers,
+            log_n=self.log_n,
+            knobs=self.method_knobs,
+        )
 
     def _require_method(self) -> None:
         """Refuse a method with knobs or without a factor that it needs."""

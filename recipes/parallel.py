@@ -16,10 +16,10 @@ import torch
 from transformers import TrainingArguments
 
 from ropescale.errors import InvalidArgumentError
+from ropescale.extension import late_of
 from ropescale.geometry import Geometry
 from ropescale.methods import AnyMethod
 from ropescale.methods.late import LateMethod
-from ropescale.patching import late_of
 
 ARRANGEMENTS = ("ddp", "fsdp2", "fsdp2_cp", "zero3_sp")
 

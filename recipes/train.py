@@ -39,7 +39,7 @@ from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families import saved_record, text_of
 from ropescale.heads import require_language_model
-from ropescale.patching import chosen_method
+from ropescale.patching import put_in
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.card import card
@@ -111,7 +111,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
     tried = measure.windows[0].to(place_of(model))
     unpatched = alone(model, tried, packed=recipe.data.packing) if schedule.name == "mixed_window" else None
     if not extended:
-        ropescale.patch(model, **{name: value for name, value in options.patching.items() if value is not None})
+        put_in(model, options.request)
     trained = tuned(model, options)
     if options.adapter is not None:
         began_with = ((name, one) for name, one in trained.named_parameters() if one.requires_grad)
@@ -261,9 +261,7 @@ def planned(recipe: Recipe) -> Schedule:
                 f"patched; use full_length"
             )
     geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
-    method, reach = chosen_method(
-        options.method, options.factor, options.target_length, geometry, options.method_knobs
-    )
+    method, reach = options.request.resolved(geometry)
     begun = [] if saved is None else [("model", options.model, saved)]
     carried = None if options.adapter is None else record_of(options.adapter)  # a plain one takes every scaling
     begun += [] if carried is None else [("adapter", str(options.adapter), carried)]

@@ -995,7 +995,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _rescale(arguments: argparse.Namespace) -> int:
-    from ropescale.patching import require_knobs
+    from ropescale.request import require_knobs
     from ropescale.rescaling import rescale_checkpoint
 
     require_knobs(arguments.method, arguments.knobs)  # which may not name the other arguments
@@ -1219,7 +1219,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     _quieten_transformers()
     from ropescale.export import export, patch_gguf
-    from ropescale.patching import require_knobs
+    from ropescale.request import require_knobs
 
     knobs = arguments.knobs or {}
     if arguments.method not in (None, "none"):

@@ -28,13 +28,13 @@ from ropescale.checkpoint import (
 )
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
+from ropescale.extension import extended_again
 from ropescale.families import (
     LATE_TYPE,
     LONGROPE_ONLY,
     QUERY_GROWTH,
     UNSCALED,
     find_rotaries,
-    layers_meant,
     part_geometry,
     parts_of,
     require_family,
@@ -50,7 +50,7 @@ from ropescale.files import read_json
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.limits import LIMITS, outdated
-from ropescale.patching import bare, extended, patched_rotary
+from ropescale.patching import bare, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.shards import SAFE, TORCH, is_table, read_index
 from ropescale.unread import unread, unread_shares
@@ -782,19 +782,7 @@ def _recorded(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
                     remedy="restore the config.json that ropescale saved",
                 )
             return
-        fresh = copy.deepcopy(config)
-        record.restore(fresh)
-        extension = extended(
-            fresh,
-            record.method_instance(),
-            None,
-            record.target_length,
-            record.original_length,
-            record.existing,
-            layers_meant(record, fresh),
-            log_n=record.log_n,
-            knobs={},
-        )
+        fresh, extension = extended_again(config, record)
     except RopescaleError as error:
         rule, _, remedy = str(error).rpartition("; ")
         yield Finding(check="record", where=place, rule=rule, remedy=remedy)

@@ -1,17 +1,14 @@
 """Plan, commit, verify: a method put into a live model, and taken out again."""
 
-import copy
 import dataclasses
-import difflib
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-import transformers
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -24,81 +21,38 @@ from ropescale.errors import (
     VerificationError,
     shortened,
 )
+from ropescale.extension import Extension, extended, extended_again, on_the_cpu, stated_for
 from ropescale.families import (
-    LATE_TYPE,
-    LAYERS,
-    UNSCALED,
     Rotary,
-    as_it_is,
-    as_reloaded,
-    depends_on_length,
     find_rotaries,
     find_softmax,
-    kept_layers,
-    late_spelling,
     layers_meant,
-    limit_fields,
     live_spectrum,
-    part_geometry,
-    read_original_length,
-    require_effect,
-    require_existing,
-    require_fixed,
     require_matching,
     require_supported,
-    rescaled_parts,
-    rope_type_of,
     rotating_window,
     saved_record,
-    spelling,
     text_of,
-    todays_spectrum,
 )
-from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.alone import alone, in_turn, settled
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
 from ropescale.injection.late import KEPT, LAYOUT, LateRotation
 from ropescale.injection.probe import Probe
 from ropescale.injection.proof import Proof
 from ropescale.injection.proven import of_class, warn_of_untried_version
-from ropescale.injection.reading import Late
-from ropescale.injection.rotation import Substitution, Turn, deviation, substitution_in
+from ropescale.injection.rotation import Substitution, deviation, substitution_in
 from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
-from ropescale.limits import GENERATION, MAX_LENGTH, outdated
-from ropescale.methods import AnyMethod, Method, get_method
-from ropescale.methods.late import Fixed, LateMethod, with_spectrum
+from ropescale.limits import MAX_LENGTH
+from ropescale.methods import AnyMethod
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
-from ropescale.spectrum import Spectrum, base_inv_freq
-from ropescale.version import __version__
+from ropescale.request import Request
 
-ARGUMENTS = ("existing", "factor", "layers", "log_n", "original_length", "target_length")  # of patch
 LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
 SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Extension:
-    """What a method makes of a config, and what a model with that config is to do."""
-
-    turns: list[Turn]  # of the parts that are rescaled
-    fields: dict[str, Any]  # of the config
-    record: Record
-    warning: str
-    late: Late | None  # what acts in attention, if anything does
-
-    def write(self, config: PreTrainedConfig) -> None:
-        """Put the fields and the record into a config; `record.restore` takes them out."""
-        for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():
-            setattr(config, name, value)
-
-    def raising(self, settings: dict[str, Any], before: int) -> Self:
-        """The same, with those of the settings of generation in its record that stop a text at the old maximum."""
-        old = outdated(GENERATION, settings, before, self.record.target_length)
-        return dataclasses.replace(self, record=dataclasses.replace(self.record, generation=old))
 
 
 @dataclass(frozen=True)
@@ -159,13 +113,26 @@ def patch(
         BusyModelError: a pass of another thread that has begun does not end.
         VerificationError: the patch did not take effect; the model is as it was.
     """
-    with in_turn(), _on_the_cpu():
-        plan = planned(
-            model, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
-        )
+    request = Request(
+        method=method,
+        factor=factor,
+        target_length=target_length,
+        original_length=original_length,
+        existing=existing,
+        layers=layers,
+        log_n=log_n,
+        knobs=knobs,
+    )
+    return put_in(model, request)
+
+
+def put_in(model: AnyModel, request: Request) -> AnyModel:
+    """Patch a model as a request says; the errors are those of `patch`."""
+    with in_turn(), on_the_cpu():
+        plan = planned(model, request)
         warn_of_untried_version()
         if plan.extension.warning:  # before the first change: a filter may make it an error
-            warnings.warn(plan.extension.warning, stacklevel=2)
+            warnings.warn(plan.extension.warning, stacklevel=3)
         with _all_or_nothing(plan.model) as start:
             commit(plan, start)
     return model
@@ -211,19 +178,9 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
         CheckpointError: a method or knobs that this version does not have.
         RopescaleError: whatever `patch` raises.
     """
-    with in_turn(), _on_the_cpu():
+    with in_turn(), on_the_cpu():
         text = text_of(config_of(model))
-        plan = planned(
-            model,
-            saved.method_instance(),
-            None,
-            saved.target_length,
-            saved.original_length,
-            saved.existing,
-            layers_meant(saved, text),
-            log_n=saved.log_n,
-            knobs={},
-        )
+        plan = planned(model, Request.again(saved, layers=layers_meant(saved, text)))
         if saved.layers == "global" and rotating_window(text, saved.original_length) and plan.extension.warning:
             warnings.warn(plan.extension.warning, stacklevel=2)  # which this version does not patch without a word
         record = dataclasses.replace(
@@ -265,23 +222,6 @@ def record(model: nn.Module) -> Record | None:
     return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
 
 
-def extended_again(config: PreTrainedConfig, done: Record) -> tuple[PreTrainedConfig, Extension]:
-    """A copy of a text config as it was before a patch, and what the record of that patch makes of it."""
-    plain = copy.deepcopy(config)
-    done.restore(plain)
-    return plain, extended(
-        plain,
-        done.method_instance(),
-        None,
-        done.target_length,
-        done.original_length,
-        done.existing,
-        done.layers,
-        log_n=done.log_n,
-        knobs={},
-    )
-
-
 def record_in_effect(model: nn.Module) -> Record | None:
     """What was done to this model, as `record` says it, if the model does it.
 
@@ -316,7 +256,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
     Raises:
         BusyModelError: another thread reads it, and goes on.
     """
-    with alone(model), _on_the_cpu():  # what is worked out is moved to where the model is, whatever the default
+    with alone(model), on_the_cpu():  # what is worked out is moved to where the model is, whatever the default
         start = Snapshot(model)
         try:
             yield start
@@ -362,19 +302,8 @@ def config_of(model: nn.Module) -> PreTrainedConfig:
     return cast(PreTrainedConfig, bare(model).config)
 
 
-def planned(
-    model: nn.Module,
-    method: str | AnyMethod,
-    factor: float | None,
-    target_length: int | None,
-    original_length: int | None,
-    existing: str,
-    layers: str,
-    *,
-    log_n: bool,
-    knobs: dict[str, Any],
-) -> Plan:
-    """Work out a patch without touching the model; the arguments and errors are those of `patch`."""
+def planned(model: nn.Module, request: Request) -> Plan:
+    """Work out a patch without touching the model; the errors are those of `patch`."""
     base = bare(model)
     config: Any = getattr(base, "config", None)
     if not isinstance(config, PreTrainedConfig):
@@ -391,9 +320,7 @@ def planned(
             f"model: must not be patched yet, got one patched with {done.method_instance()}; "
             f"call ropescale.unpatch(model) first"
         )
-    extension = extended(
-        text, method, factor, target_length, original_length, existing, layers, log_n=log_n, knobs=knobs
-    )
+    extension = extended(text, request)
     limit = getattr(getattr(base, "generation_config", None), MAX_LENGTH, None)
     extension = extension.raising({MAX_LENGTH: limit}, text.max_position_embeddings)
     parts = [turn.part for turn in extension.turns]
@@ -411,133 +338,6 @@ def planned(
         layer for turn in extension.turns for layer in find_softmax(base, turn.part, stated_for(turn, extension))
     ]
     return Plan(base, rotaries, sharpened, extension)
-
-
-def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
-    """The new `rope_parameters` of the layers of one part."""
-    parameters: dict[str, Any] = extension.fields["rope_parameters"]
-    return parameters[turn.part.label] if turn.part.label else parameters
-
-
-@contextmanager
-def _on_the_cpu() -> Iterator[None]:
-    """Whatever the default device: a figure of a config belongs to no accelerator, and has a value."""
-    with torch.device("cpu"):
-        yield
-
-
-@_on_the_cpu()
-def extended(
-    config: PreTrainedConfig,
-    method: str | AnyMethod,
-    factor: float | None,
-    target_length: int | None,
-    original_length: int | None,
-    existing: str,
-    layers: str,
-    *,
-    log_n: bool,
-    knobs: dict[str, Any],
-) -> Extension:
-    """Work out what a method makes of a config; the arguments and errors are those of `patch`."""
-    require_choices(layers, log_n=log_n)
-    require_existing(existing)
-    require_method(method, knobs)
-    require_supported(config)
-    parts = rescaled_parts(config, layers)
-    geometry = part_geometry(parts[0], original_length=original_length, existing=existing)
-    chosen, target = chosen_method(method, factor, target_length, geometry, knobs)
-    warning = require_effect(config, chosen.name, geometry.original_length, layers)
-    late = late_of(chosen, geometry, log_n=log_n, kept=kept_layers(config, layers))
-    if late is not None and len(parts) > 1:
-        raise InvalidArgumentError(
-            f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
-            f"of their own, got {layers!r}; leave it out"
-        )
-    fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, **limit_fields(config, target)}
-    turns = []
-    for part in parts:
-        own = geometry
-        if part.label != parts[0].label:
-            own = part_geometry(part, original_length=geometry.original_length, existing=existing)
-        goes_on = existing == "compose" and depends_on_length(part.config)
-        if goes_on and (late is not None or not leaves_rotation(chosen)):
-            require_fixed(part)
-        if goes_on:
-            stated = as_it_is(part, target)
-            spectrum = Spectrum(base_inv_freq(own), own.attention_factor)
-        elif late is None:
-            assert isinstance(chosen, Method)
-            stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
-            spectrum = as_reloaded(part, stated, chosen, own)
-        else:
-            stated = late_spelling(part, chosen, geometry)
-            spectrum = Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))  # the identity: attention rotates
-        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
-        parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
-        fields |= {**stated, "rope_parameters": parameters}
-    if late is None and all(turn.as_it_is or _unchanged(turn) for turn in turns):
-        warning = ""  # at factor 1, say: nothing is rescaled
-    done = Record(
-        method=chosen.name,
-        knobs=chosen.knobs(),
-        original_length=geometry.original_length,
-        original_length_source=length_source(parts[0].config, original_length, geometry),
-        target_length=target,
-        existing=existing,
-        layers=layers,
-        log_n=log_n,
-        theta=geometry.theta,
-        rotary_dim=geometry.rotary_dim,
-        attention_factor=turns[0].spectrum.attention_factor,
-        before={
-            name: copy.deepcopy(getattr(config, name)) for name in (*fields, RECORD_FIELD) if hasattr(config, name)
-        },
-        added=tuple(name for name in (*fields, RECORD_FIELD) if not hasattr(config, name)),
-        versions={
-            "ropescale": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    )
-    return Extension(turns, fields, done, warning, late)
-
-
-def _unchanged(turn: Turn) -> bool:
-    """Whether layers rotate after a patch as they did before."""
-    if rope_type_of(turn.part.config) == LATE_TYPE:  # saved with what acts in attention, which this replaces
-        return False
-    inv_freq, attention_factor = todays_spectrum(turn.part)
-    return torch.equal(turn.spectrum.inv_freq, inv_freq) and turn.spectrum.attention_factor == attention_factor
-
-
-def require_choices(layers: str, *, log_n: bool) -> None:
-    """Refuse what is no choice.
-
-    Raises:
-        InvalidArgumentError: `layers` or `log_n` is not what it must be.
-    """
-    if layers not in LAYERS:
-        raise InvalidArgumentError(
-            f"layers: must be one of {', '.join(LAYERS)}, got {layers!r}; leave it out for 'global'"
-        )
-    if not isinstance(log_n, bool):
-        raise InvalidArgumentError(f"log_n: must be True or False, got {log_n!r}; leave it out for False")
-
-
-def require_method(method: str | AnyMethod, knobs: dict[str, Any]) -> None:
-    """Refuse what is no method, and knobs that it does not have.
-
-    Raises:
-        InvalidArgumentError: neither a name nor an instance, or an unknown or missing knob.
-        UnknownMethodError: no method of that name.
-    """
-    if isinstance(method, str):
-        require_knobs(method, knobs)
-    elif not isinstance(method, AnyMethod):
-        raise InvalidArgumentError(
-            f"method: must be a registry name or a Method instance, got {method!r}; see ropescale.list_methods()"
-        )
 
 
 def commit(plan: Plan, start: Snapshot) -> None:
@@ -681,38 +481,6 @@ def take_out_sharpening(rotary: nn.Module) -> None:
         sharpening.undo()
 
 
-def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
-    """What a method does when attention reads; None where it only changes frequencies.
-
-    `kept` numbers the layers that keep their rotation while those beside them are rescaled, which no frequencies of a
-    module that serves both can do.
-
-    Raises:
-        InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
-    """
-    acting = method.when_read(geometry) if isinstance(method, Method) else method
-    if isinstance(acting, LateMethod):
-        acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
-        if kept and acting.embeds:
-            raise InvalidArgumentError(
-                f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
-                f"'full'; leave it out"
-            )
-        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
-    if not log_n and (not kept or leaves_rotation(method)):
-        return None
-    assert isinstance(method, Method)
-    spectrum = method.spectrum(geometry)
-    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
-
-
-def leaves_rotation(method: AnyMethod) -> bool:
-    """Whether a method leaves every frequency and the attention factor as they are."""
-    if not isinstance(method, Method) or "identity" in method.laws_broken():
-        return False
-    return method.factor == 1 or method.name == UNSCALED
-
-
 def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:
     """Compare a module's cos and sin with those of the plan, near both ends of both lengths.
 
@@ -738,100 +506,3 @@ def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, devic
             f"difference of {difference:.3g}; it does not read its frequencies from its buffer, so this version "
             f"cannot patch it, and the model was left as it was"
         )
-
-
-def length_source(config: Any, given: int | None, geometry: Geometry) -> str:
-    """Where the original length was read; a composed patch starts from today's maximum."""
-    if geometry.inv_freq and given is None:
-        return "max_position_embeddings"
-    return read_original_length(config, given)[1]
-
-
-def chosen_method(
-    method: str | AnyMethod,
-    factor: float | None,
-    target_length: int | None,
-    geometry: Geometry,
-    knobs: dict[str, Any],
-) -> tuple[AnyMethod, int]:
-    """The method instance that was asked for, and its target length in tokens.
-
-    Raises:
-        InvalidArgumentError: a missing, surplus or contradictory factor, target length or knob.
-    """
-    original_length = geometry.original_length
-    if isinstance(method, AnyMethod):
-        name = method.name
-        if knobs:
-            raise InvalidArgumentError(
-                f"{name}: knobs must be set on the Method instance, got {', '.join(sorted(knobs))} beside it; "
-                f"give the name {name!r} with knobs, or the instance alone"
-            )
-        stated: float | None = method.knobs()["factor"]
-        if factor is not None and (isinstance(factor, bool) or factor != stated):
-            raise InvalidArgumentError(
-                f"factor: must agree with the Method instance ({'none' if stated is None else f'{stated:g}'}), got "
-                f"{shortened(factor)}; leave it out"
-            )
-        factor = stated
-    else:
-        name = method
-    if target_length is not None and (
-        isinstance(target_length, bool)
-        or not isinstance(target_length, int)
-        or not original_length <= target_length <= LONGEST
-    ):
-        raise InvalidArgumentError(
-            f"target_length: must be a whole number of tokens, from the original length ({original_length}) to "
-            f"{LONGEST}, got {shortened(target_length)}; give the context length you want"
-        )
-    late = isinstance(method, LateMethod) or (isinstance(method, str) and issubclass(get_method(name), LateMethod))
-    if factor is None and target_length is not None and not isinstance(method, AnyMethod):
-        factor = target_length / original_length
-    if factor is None and not late:
-        raise InvalidArgumentError(
-            f"{name}: factor or target_length is required, got neither; give factor=4 for four times the "
-            f"original length ({original_length})"
-        )
-    if not isinstance(method, AnyMethod):
-        method = get_method(name)(factor=factor, **knobs)  # type: ignore[call-arg]  # every kind has a factor
-    if factor is None:
-        assert isinstance(method, LateMethod)
-        return method, target_length or method.target_length(geometry)
-    if factor * original_length > LONGEST:
-        raise InvalidArgumentError(
-            f"factor: must give a target length of at most {LONGEST} tokens, up to which float32 tells neighbouring "
-            f"positions apart, got {factor:g} times the original length ({original_length}); give a smaller one"
-        )
-    reached = round(factor * original_length)
-    if target_length is not None and target_length != reached:
-        raise InvalidArgumentError(
-            f"target_length: must agree with factor {factor:g} times the original length "
-            f"({original_length}), which is {reached}, got {target_length}; give only one of the two"
-        )
-    return method, reached
-
-
-def require_knobs(name: str, knobs: dict[str, Any]) -> None:
-    """Refuse knobs that the method of that name does not have, and the lack of one that it needs.
-
-    Raises:
-        InvalidArgumentError: an unknown or missing knob.
-        UnknownMethodError: no method of that name.
-    """
-    fields = {item.name: item for item in dataclasses.fields(get_method(name)) if item.name != "factor"}
-    for knob in knobs:
-        if knob in ARGUMENTS:
-            raise InvalidArgumentError(
-                f"{name}: knobs must be the method's own, got {knob!r}, an argument of ropescale.patch; give it "
-                f"there, beside the knobs"
-            )
-        if knob not in fields:
-            near = difflib.get_close_matches(knob, [*fields, *ARGUMENTS], n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise InvalidArgumentError(f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(fields))}")
-    for knob, item in fields.items():
-        if item.default is item.default_factory is dataclasses.MISSING and knob not in knobs:
-            raise InvalidArgumentError(
-                f"{name}: {knob} is required, got none; give it as a keyword, see `ropescale methods`"
-            )

@@ -14,11 +14,12 @@ from ropescale.checkpoints import resolve
 from ropescale.console import Console
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
+from ropescale.extension import extended
 from ropescale.families import text_of
 from ropescale.files import read_json
 from ropescale.limits import GENERATION, LIMITS
 from ropescale.methods import AnyMethod
-from ropescale.patching import extended
+from ropescale.request import Request
 from ropescale.shards import (
     INDEX,
     SAFE,
@@ -73,6 +74,15 @@ def rescale_checkpoint(
             layers take it is tried on the loaded model.
         RopescaleError: whatever else `patch` raises about the config.
     """
+    request = Request(
+        method=method,
+        factor=factor,
+        target_length=target_length,
+        original_length=original_length,
+        existing=existing,
+        layers=layers,
+        knobs=knobs,
+    )
     if not isinstance(link, bool):
         raise InvalidArgumentError(f"link: must be True or False, got {shortened(link)}; leave it out for False")
     for name, value in (("source", source), ("destination", destination)):
@@ -85,9 +95,7 @@ def rescale_checkpoint(
     target = Path(destination)
     require_new(target, folder)
     text = text_of(config)
-    extension = extended(
-        text, method, factor, target_length, original_length, existing, layers, log_n=False, knobs=knobs
-    )
+    extension = extended(text, request)
     if extension.late is not None and extension.late.kept:
         raise InvalidArgumentError(
             f"layers: must be 'global' or 'all' for a {text.model_type} on disk, where one rotary module serves all "

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ropescale import Geometry, get_method, list_methods
+from ropescale.extension import late_of
 from ropescale.injection import kernels
 from ropescale.injection.kernels import Call, attend, blockwise, flexible, pairwise
 from ropescale.injection.reading import Late, Reading
 from ropescale.methods.late import LateMethod, Sizes
-from ropescale.patching import late_of
 
 LENGTH, ORIGINAL = 70, 16  # tokens
 HEADS, KEY_HEADS, HEAD_DIM = 4, 2, 12  # of which 8 elements rotate

@@ -11,8 +11,9 @@ from transformers import LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 
 import ropescale
 from ropescale.errors import AlreadyScaledError
+from ropescale.extension import Extension, extended
 from ropescale.families import parts_of, todays_spectrum
-from ropescale.patching import Extension, extended
+from ropescale.request import Request
 from ropescale.spectrum import theta_inv_freq
 
 PAGE = (Path(__file__).parent.parent / "docs" / "scaled-checkpoints.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ PHI = Phi3Config(
 
 
 def extension(config: PreTrainedConfig, method: str, existing: str, factor: float, **knobs: Any) -> Extension:
-    return extended(config, method, factor, None, None, existing, "global", log_n=False, knobs=knobs)
+    return extended(config, Request(method=method, factor=factor, existing=existing, knobs=knobs))
 
 
 def stretches(config: PreTrainedConfig, inv_freq: torch.Tensor) -> torch.Tensor:

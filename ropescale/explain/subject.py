@@ -9,7 +9,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.families import part_geometry, require_supported, rescaled_parts, text_of
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import AnyMethod, get_method
-from ropescale.patching import chosen_method
+from ropescale.request import Request
 
 METHODS = ("linear", "ntk", "yarn", "dynamic_ntk", "rerope", "self_extend", "lm_infinite")
 FACTOR = 4.0
@@ -81,6 +81,6 @@ def chosen_methods(
                     f"methods: must be methods that need no knob of their own, got {name!r}, which needs "
                     f"{field.name}; give an instance to ropescale.explain.readings.readings"
                 )
-        method, reach = chosen_method(name, factor, None, geometry, {})
+        method, reach = Request(method=name, factor=factor).resolved(geometry)
         methods.append(method)
     return methods, reach

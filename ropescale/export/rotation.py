@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
+from ropescale.extension import extended
 from ropescale.families import (
     LATE_TYPE,
     Part,
@@ -32,8 +33,8 @@ from ropescale.geometry import Geometry
 from ropescale.methods import AnyMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
 from ropescale.methods.late import UNBOUNDED, LengthDependent
-from ropescale.patching import extended
 from ropescale.records import RECORD_FIELD, Record
+from ropescale.request import Request
 from ropescale.spectrum import Spectrum, theta_inv_freq
 
 # An inverse frequency below this one turns by less than 1e-12 radians over a million tokens: Transformers states a
@@ -214,14 +215,12 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         )
     extension = extended(
         before,
-        static,
-        None,
-        None,
-        record.original_length,
-        record.existing,
-        record.layers,
-        log_n=False,
-        knobs={},
+        Request(
+            method=static,
+            original_length=record.original_length,
+            existing=record.existing,
+            layers=record.layers,
+        ),
     )
     for name, value in extension.fields.items():
         setattr(before, name, value)

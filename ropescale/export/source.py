@@ -26,6 +26,7 @@ from ropescale.checkpoint import (
 )
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.extension import extended, extended_again
 from ropescale.families import (
     LATE_TYPE,
     parts_of,
@@ -41,8 +42,9 @@ from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
 from ropescale.methods import AnyMethod
-from ropescale.patching import bare, extended, extended_again, record, repatch
+from ropescale.patching import bare, record, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.request import Request
 from ropescale.shards import files_of_index
 
 # What a checkpoint's folder holds besides config and weights, and every engine reads
@@ -223,23 +225,41 @@ def _files_below(path: Path, kept: tuple[Path, ...], above: tuple[Path, ...] = (
         yield from _files_below(child, kept, (*above, real))
 
 
+def requested(method: str | AnyMethod | None, **arguments: Any) -> Request | None:
+    """What a source is to be extended by, from the arguments of `export`; None where it is exported as it stands.
+
+    Raises:
+        InvalidArgumentError: arguments without a method, or ones that break their rules.
+        UnknownMethodError: no method of that name.
+    """
+    if method is not None and method != AS_IT_IS:
+        return Request(method=method, **arguments)
+    asked = Request(**{**arguments, "knobs": {}}).asked() | arguments["knobs"]
+    if asked and method is None:
+        raise InvalidArgumentError(
+            f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out to "
+            f"export the checkpoint as it is"
+        )
+    for name in sorted(asked):
+        raise InvalidArgumentError(
+            f"{name}: must be left out with method {AS_IT_IS!r}, which leaves the model as it is, got "
+            f"{shortened(asked[name])}; name a method, or leave out {', '.join(sorted(asked))}"
+        )
+    return None
+
+
 def opened(
     source: str | Path | nn.Module,
+    request: Request | None = None,
     *,
-    method: str | AnyMethod | None = None,
-    factor: float | None = None,
-    target_length: int | None = None,
-    original_length: int | None = None,
-    existing: str = "error",
-    layers: str = "global",
-    log_n: bool = False,
+    as_it_is: bool = False,
     adapter: str | Path | None = None,
     tokenizer: Any = None,
-    knobs: dict[str, Any] | None = None,
 ) -> Source:
-    """The source, extended by the method if one is given, with the adapter merged if one is given.
+    """The source, extended by the request if there is one, with the adapter merged if one is given.
 
     An adapter that carries a record is the method: the source is extended as it was when the adapter was trained.
+    `as_it_is` lets a source through that is not extended at all.
 
     Raises:
         CheckpointError: no checkpoint or adapter there.
@@ -247,18 +267,6 @@ def opened(
         UnsupportedModelError: no text model, or one of a family that is not patched.
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
-    defaults = {"existing": "error", "layers": "global", "log_n": False}
-    given = {
-        "method": method,
-        "factor": factor,
-        "target_length": target_length,
-        "original_length": original_length,
-        "existing": existing,
-        "layers": layers,
-        "log_n": log_n,
-        **(knobs or {}),
-    }
-    asked = {name: value for name, value in given.items() if value != defaults.get(name)}
     if isinstance(source, nn.Module):
         live = bare(source)
         if live is not source and hasattr(source, "merge_and_unload"):
@@ -290,11 +298,11 @@ def opened(
         _require_one_rotation(config, folder)
         if adapter is not None:
             trained = record_of(adapter)
-            if trained is not None and asked:
-                first = next(iter(asked))
+            if trained is not None and request is not None:
+                asked = {"method": request.method, **request.asked()}
                 raise InvalidArgumentError(
-                    f"{first}: must be left out with an adapter that carries how its base was patched "
-                    f"({trained.method_instance()}, {trained.target_length} tokens), got {shortened(asked[first])}; "
+                    f"method: must be left out with an adapter that carries how its base was patched "
+                    f"({trained.method_instance()}, {trained.target_length} tokens), got {shortened(request.method)}; "
                     f"leave out {', '.join(asked)}, and the export is patched as in training"
                 )
             model = merged(folder, adapter)
@@ -303,33 +311,9 @@ def opened(
             for field in ("tie_word_embeddings", "vocab_size"):
                 if hasattr(config, field):
                     setattr(config, field, getattr(model.config, field))
-    if method == AS_IT_IS:
-        others = sorted(set(asked) - {"method"})
-        if others:
-            raise InvalidArgumentError(
-                f"{others[0]}: must be left out with method {AS_IT_IS!r}, which leaves the model as it is, got "
-                f"{shortened(asked[others[0]])}; name a method, or leave out {', '.join(others)}"
-            )
-    elif method is None:
-        if asked:
-            raise InvalidArgumentError(
-                f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out "
-                f"to export the checkpoint as it is"
-            )
-    else:
-        extension = extended(
-            config,
-            method,
-            factor,
-            target_length,
-            original_length,
-            existing,
-            layers,
-            log_n=log_n,
-            knobs=knobs or {},
-        )
-        extension.write(config)
-    if method is None and not lengthened(config):
+    if request is not None:
+        extended(config, request).write(config)
+    elif not as_it_is and not lengthened(config):
         raise InvalidArgumentError(
             f"method: must be given for a model whose context is as pretrained, got None; name one with a factor, "
             f"such as 'yarn' with 4, or {AS_IT_IS!r} to export the model as it is"

@@ -18,9 +18,10 @@ from ropescale.export.origin import read as read_origin
 from ropescale.export.reads import require_read
 from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
+from ropescale.extension import extended
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import AnyMethod
-from ropescale.patching import extended
+from ropescale.request import Request
 from ropescale.trust import takes_trust
 
 ENGINES = {"gguf": "llama.cpp", "mlx": "MLX-LM", "sglang": "SGLang", "transformers": "Transformers", "vllm": "vLLM"}
@@ -119,19 +120,17 @@ def export(
     if to == "gguf":
         _require_gguf_name(path)
     require_new(path, None if isinstance(model, nn.Module) else source.local_folder(str(model)))
-    opened = source.opened(
-        model,
-        method=method,
+    request = source.requested(
+        method,
         factor=factor,
         target_length=target_length,
         original_length=original_length,
         existing=existing,
         layers=layers,
         log_n=log_n,
-        adapter=adapter,
-        tokenizer=tokenizer,
         knobs=knobs,
     )
+    opened = source.opened(model, request, as_it_is=method == source.AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
     if to in ("gguf", "mlx"):  # the others serve classifiers and embedding models too
         _require_language_model(opened)
     told = canonical(opened.config, lossy=lossy)
@@ -289,10 +288,14 @@ def patch_gguf(
     require_new(new)
     reader = gguf.opened(existing)
     config = gguf.file_config(reader, existing)
-    extension = extended(
-        config, method, factor, target_length, original_length, "error", "global", log_n=False, knobs=knobs
+    request = Request(
+        method=method,
+        factor=factor,
+        target_length=target_length,
+        original_length=original_length,
+        knobs=knobs,
     )
-    extension.write(config)
+    extended(config, request).write(config)
     told = canonical(config)
     name = gguf.required(reader, existing, "general.architecture", gguf.TEXT)
     scaling = gguf.scaling_of(told.main, divisors=gguf.reads_divisors(name), name=name)

@@ -1,0 +1,207 @@
+"""Extension: what a request makes of a config, worked out from the config alone."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import transformers
+from transformers import PreTrainedConfig
+
+from ropescale.errors import InvalidArgumentError
+from ropescale.families import (
+    LATE_TYPE,
+    UNSCALED,
+    as_it_is,
+    as_reloaded,
+    depends_on_length,
+    kept_layers,
+    late_spelling,
+    layers_meant,
+    limit_fields,
+    part_geometry,
+    read_original_length,
+    require_effect,
+    require_fixed,
+    require_supported,
+    rescaled_parts,
+    rope_type_of,
+    spelling,
+    todays_spectrum,
+)
+from ropescale.geometry import Geometry
+from ropescale.injection.reading import Late
+from ropescale.injection.rotation import Turn
+from ropescale.limits import GENERATION, outdated
+from ropescale.methods import AnyMethod, Method
+from ropescale.methods.late import Fixed, LateMethod, with_spectrum
+from ropescale.records import RECORD_FIELD, Record
+from ropescale.request import Request
+from ropescale.spectrum import Spectrum, base_inv_freq
+from ropescale.version import __version__
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What a method makes of a config, and what a model with that config is to do."""
+
+    turns: list[Turn]  # of the parts that are rescaled
+    fields: dict[str, Any]  # of the config
+    record: Record
+    warning: str
+    late: Late | None  # what acts in attention, if anything does
+
+    def write(self, config: PreTrainedConfig) -> None:
+        """Put the fields and the record into a config; `record.restore` takes them out."""
+        for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():
+            setattr(config, name, value)
+
+    def raising(self, settings: dict[str, Any], before: int) -> Self:
+        """The same, with those of the settings of generation in its record that stop a text at the old maximum."""
+        old = outdated(GENERATION, settings, before, self.record.target_length)
+        return dataclasses.replace(self, record=dataclasses.replace(self.record, generation=old))
+
+
+def extended_again(config: PreTrainedConfig, done: Record) -> tuple[PreTrainedConfig, Extension]:
+    """A copy of a text config as it was before a patch, and what the record of that patch makes of it.
+
+    Raises:
+        CheckpointError: a method or knobs that this version does not have.
+        RopescaleError: whatever `extended` raises.
+    """
+    plain = copy.deepcopy(config)
+    done.restore(plain)
+    return plain, extended(plain, Request.again(done, layers=layers_meant(done, plain)))
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Whatever the default device: a figure of a config belongs to no accelerator, and has a value."""
+    with torch.device("cpu"):
+        yield
+
+
+@on_the_cpu()
+def extended(config: PreTrainedConfig, request: Request) -> Extension:
+    """Work out what a request makes of a text config.
+
+    Raises:
+        InvalidArgumentError: what is asked does not fit the config.
+        UnsupportedModelError: a family that is not patched.
+        AlreadyScaledError: scaled in its config, and `existing` is "error".
+    """
+    require_supported(config)
+    layers, existing, log_n = request.layers, request.existing, request.log_n
+    parts = rescaled_parts(config, layers)
+    geometry = part_geometry(parts[0], original_length=request.original_length, existing=existing)
+    chosen, target = request.resolved(geometry)
+    warning = require_effect(config, chosen.name, geometry.original_length, layers)
+    late = late_of(chosen, geometry, log_n=log_n, kept=kept_layers(config, layers))
+    if late is not None and len(parts) > 1:
+        raise InvalidArgumentError(
+            f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
+            f"of their own, got {layers!r}; leave it out"
+        )
+    fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, **limit_fields(config, target)}
+    turns = []
+    for part in parts:
+        own = geometry
+        if part.label != parts[0].label:
+            own = part_geometry(part, original_length=geometry.original_length, existing=existing)
+        goes_on = existing == "compose" and depends_on_length(part.config)
+        if goes_on and (late is not None or not leaves_rotation(chosen)):
+            require_fixed(part)
+        if goes_on:
+            stated = as_it_is(part, target)
+            spectrum = Spectrum(base_inv_freq(own), own.attention_factor)
+        elif late is None:
+            assert isinstance(chosen, Method)
+            stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
+            spectrum = as_reloaded(part, stated, chosen, own)
+        else:
+            stated = late_spelling(part, chosen, geometry)
+            spectrum = Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))  # the identity: attention rotates
+        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
+        parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
+        fields |= {**stated, "rope_parameters": parameters}
+    if late is None and all(turn.as_it_is or _unchanged(turn) for turn in turns):
+        warning = ""  # at factor 1, say: nothing is rescaled
+    done = Record(
+        method=chosen.name,
+        knobs=chosen.knobs(),
+        original_length=geometry.original_length,
+        original_length_source=length_source(parts[0].config, request.original_length, geometry),
+        target_length=target,
+        existing=existing,
+        layers=layers,
+        log_n=log_n,
+        theta=geometry.theta,
+        rotary_dim=geometry.rotary_dim,
+        attention_factor=turns[0].spectrum.attention_factor,
+        before={
+            name: copy.deepcopy(getattr(config, name)) for name in (*fields, RECORD_FIELD) if hasattr(config, name)
+        },
+        added=tuple(name for name in (*fields, RECORD_FIELD) if not hasattr(config, name)),
+        versions={
+            "ropescale": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+    return Extension(turns, fields, done, warning, late)
+
+
+def _unchanged(turn: Turn) -> bool:
+    """Whether layers rotate after a patch as they did before."""
+    if rope_type_of(turn.part.config) == LATE_TYPE:  # saved with what acts in attention, which this replaces
+        return False
+    inv_freq, attention_factor = todays_spectrum(turn.part)
+    return torch.equal(turn.spectrum.inv_freq, inv_freq) and turn.spectrum.attention_factor == attention_factor
+
+
+def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
+    """The new `rope_parameters` of the layers of one part."""
+    parameters: dict[str, Any] = extension.fields["rope_parameters"]
+    return parameters[turn.part.label] if turn.part.label else parameters
+
+
+def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
+    """What a method does when attention reads; None where it only changes frequencies.
+
+    `kept` numbers the layers that keep their rotation while those beside them are rescaled, which no frequencies of a
+    module that serves both can do.
+
+    Raises:
+        InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
+    """
+    acting = method.when_read(geometry) if isinstance(method, Method) else method
+    if isinstance(acting, LateMethod):
+        acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
+        if kept and acting.embeds:
+            raise InvalidArgumentError(
+                f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
+                f"'full'; leave it out"
+            )
+        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
+    if not log_n and (not kept or leaves_rotation(method)):
+        return None
+    assert isinstance(method, Method)
+    spectrum = method.spectrum(geometry)
+    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
+
+
+def leaves_rotation(method: AnyMethod) -> bool:
+    """Whether a method leaves every frequency and the attention factor as they are."""
+    if not isinstance(method, Method) or "identity" in method.laws_broken():
+        return False
+    return method.factor == 1 or method.name == UNSCALED
+
+
+def length_source(config: Any, given: int | None, geometry: Geometry) -> str:
+    """Where the original length was read; a composed patch starts from today's maximum."""
+    if geometry.inv_freq and given is None:
+        return "max_position_embeddings"
+    return read_original_length(config, given)[1]

@@ -1,0 +1,159 @@
+"""Request: what somebody asks of `patch`, whichever door it came through; pure."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.families import LAYERS, require_existing
+from ropescale.geometry import LONGEST, Geometry
+from ropescale.methods import AnyMethod, get_method
+from ropescale.methods.late import LateMethod
+from ropescale.records import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A method and what it is asked for; the fields are the arguments of `patch`, and mean what they mean there.
+
+    Raises:
+        InvalidArgumentError: a value that breaks its rule, an unknown or missing knob.
+        UnknownMethodError: no method of that name.
+    """
+
+    method: str | AnyMethod = "yarn"
+    factor: float | None = None
+    target_length: int | None = None  # tokens
+    original_length: int | None = None  # tokens
+    existing: str = "error"
+    layers: str = "global"
+    log_n: bool = False
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.layers not in LAYERS:
+            raise InvalidArgumentError(
+                f"layers: must be one of {', '.join(LAYERS)}, got {self.layers!r}; leave it out for 'global'"
+            )
+        if not isinstance(self.log_n, bool):
+            raise InvalidArgumentError(f"log_n: must be True or False, got {self.log_n!r}; leave it out for False")
+        require_existing(self.existing)
+        if isinstance(self.method, str):
+            require_knobs(self.method, self.knobs)
+        elif not isinstance(self.method, AnyMethod):
+            raise InvalidArgumentError(
+                f"method: must be a registry name or a Method instance, got {self.method!r}; see "
+                f"ropescale.list_methods()"
+            )
+
+    @classmethod
+    def again(cls, done: Record, *, layers: str | None = None) -> Self:
+        """What gives a config what a record says was done to it; `layers` where the record means others than it says.
+
+        Raises:
+            CheckpointError: a method or knobs that this version does not have.
+        """
+        return cls(
+            method=done.method_instance(),
+            target_length=done.target_length,
+            original_length=done.original_length,
+            existing=done.existing,
+            layers=done.layers if layers is None else layers,
+            log_n=done.log_n,
+        )
+
+    def resolved(self, geometry: Geometry) -> tuple[AnyMethod, int]:
+        """The method instance that is asked for, and its target length in tokens.
+
+        Raises:
+            InvalidArgumentError: a missing, surplus or contradictory factor, target length or knob.
+        """
+        original, target = geometry.original_length, self.target_length
+        given = self.method if isinstance(self.method, AnyMethod) else None
+        factor = self.factor if given is None else self._factor_of(given)
+        if target is not None and (
+            isinstance(target, bool) or not isinstance(target, int) or not original <= target <= LONGEST
+        ):
+            raise InvalidArgumentError(
+                f"target_length: must be a whole number of tokens, from the original length ({original}) to "
+                f"{LONGEST}, got {shortened(target)}; give the context length you want"
+            )
+        if factor is None and target is not None and given is None:
+            factor = target / original
+        kind = get_method(self.name)
+        if factor is None and not issubclass(kind, LateMethod):
+            raise InvalidArgumentError(
+                f"{self.name}: factor or target_length is required, got neither; give factor=4 for four times the "
+                f"original length ({original})"
+            )
+        method = given or kind(factor=factor, **self.knobs)  # type: ignore[call-arg]  # every kind has a factor
+        if factor is None:
+            assert isinstance(method, LateMethod)
+            return method, target or method.target_length(geometry)
+        if factor * original > LONGEST:
+            raise InvalidArgumentError(
+                f"factor: must give a target length of at most {LONGEST} tokens, up to which float32 tells "
+                f"neighbouring positions apart, got {factor:g} times the original length ({original}); give a "
+                f"smaller one"
+            )
+        reached = round(factor * original)
+        if target is not None and target != reached:
+            raise InvalidArgumentError(
+                f"target_length: must agree with factor {factor:g} times the original length ({original}), which is "
+                f"{reached}, got {target}; give only one of the two"
+            )
+        return method, reached
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked for beside the method: arguments with other values than their defaults, and knobs."""
+        plain = [item for item in dataclasses.fields(self) if item.name not in ("method", "knobs")]
+        values = {item.name: getattr(self, item.name) for item in plain if getattr(self, item.name) != item.default}
+        return {**values, **self.knobs}
+
+    @property
+    def name(self) -> str:
+        """The registry name of the method."""
+        return self.method if isinstance(self.method, str) else self.method.name
+
+    def _factor_of(self, given: AnyMethod) -> float | None:
+        """The factor of an instance, with which nothing else may be given that it says itself."""
+        if self.knobs:
+            raise InvalidArgumentError(
+                f"{given.name}: knobs must be set on the Method instance, got {', '.join(sorted(self.knobs))} beside "
+                f"it; give the name {given.name!r} with knobs, or the instance alone"
+            )
+        stated: float | None = given.knobs()["factor"]
+        if self.factor is not None and (isinstance(self.factor, bool) or self.factor != stated):
+            raise InvalidArgumentError(
+                f"factor: must agree with the Method instance ({'none' if stated is None else f'{stated:g}'}), got "
+                f"{shortened(self.factor)}; leave it out"
+            )
+        return stated
+
+
+def require_knobs(name: str, knobs: Mapping[str, Any]) -> None:
+    """Refuse knobs that the method of that name does not have, and the lack of one that it needs.
+
+    Raises:
+        InvalidArgumentError: an unknown or missing knob.
+        UnknownMethodError: no method of that name.
+    """
+    fields = {item.name: item for item in dataclasses.fields(get_method(name)) if item.name != "factor"}
+    arguments = {item.name for item in dataclasses.fields(Request)} - {"method", "knobs"}
+    for knob in knobs:
+        if knob in arguments:
+            raise InvalidArgumentError(
+                f"{name}: knobs must be the method's own, got {knob!r}, an argument of ropescale.patch; give it "
+                f"there, beside the knobs"
+            )
+        if knob not in fields:
+            near = difflib.get_close_matches(knob, [*fields, *arguments], n=1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise InvalidArgumentError(f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(fields))}")
+    for knob, item in fields.items():
+        if item.default is item.default_factory is dataclasses.MISSING and knob not in knobs:
+            raise InvalidArgumentError(
+                f"{name}: {knob} is required, got none; give it as a keyword, see `ropescale methods`"
+            )
