@@ -61,7 +61,7 @@ from ropescale.evals.forward import (
 from ropescale.evals.tokens import named_tokenizer, prompt_ids
 from ropescale.heads import headless
 from ropescale.injection.places import cache_keyword
-from ropescale.patching import bare
+from ropescale.wrappers import bare
 
 PADDING_SHARE = 0.125  # of the longest sequence of a batch, at most
 REUSE_LENGTH = 256  # tokens: shorter prompts gain more from batches than from shared keys

@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import ModelOutput
 
-from ropescale import patching
+from ropescale import wrappers
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.injection.places import cache_keyword
 
@@ -153,7 +153,7 @@ def prefill(model: PreTrainedModel, inputs: Tensor, cache: DynamicCache) -> None
     """Appends the keys and values of [1, n] ids to a cache."""
     # A first step over nothing needs no mask, however long; later ones pay for one, and no less than their share
     step = PREFILL_TOKENS if cache.get_seq_length() else max(1, inputs.shape[1])
-    keywords: dict[str, Any] = {cache_keyword(patching.bare(model)): cache}
+    keywords: dict[str, Any] = {cache_keyword(wrappers.bare(model)): cache}
     if model._supports_logits_to_keep():
         keywords["logits_to_keep"] = 1
     with torch.no_grad():

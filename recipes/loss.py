@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from ropescale.evals.forward import Split, head_way, vocabulary
-from ropescale.patching import bare
+from ropescale.wrappers import bare
 
 CHUNK_ELEMENTS = 2**24  # logits that exist at a time: 64 MiB in float32, and as much again for their gradients
 IGNORED = -100  # the label of a token that is not learnt

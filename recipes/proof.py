@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting
 from ropescale.families import layers_of, text_of
-from ropescale.patching import bare, config_of, patched_rotary
+from ropescale.injection.patch import patch_of
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Schedule
 from ropescale.recipes.separation import Separation, carries_state
+from ropescale.wrappers import bare, config_of
 
 SIZES = (9, 14, 7)  # of the documents that are tried, tokens: the second outgrows WINDOW twice, and is the longest
 WINDOW = 5  # tokens, of sliding windows and chunks meanwhile, so that short documents outgrow them
@@ -355,8 +356,8 @@ def _watched(model: nn.Module, kinds: dict[int, str]) -> Iterator[dict[int, tupl
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The layers of the decoder, in their order: the list beside its rotary module, or the next one above."""
-    rotary, whole = patched_rotary(model), bare(model)
-    name = next(name for name, module in whole.named_modules() if module is rotary)
+    standing, whole = patch_of(model), bare(model)
+    name = next(name for name, module in whole.named_modules() if standing and module is standing.rotary)
     while name:
         name = name.rpartition(".")[0]
         for child in whole.get_submodule(name).children():

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.families import parts_of, text_of
-from ropescale.injection.rotation import substitution_in
-from ropescale.injection.softmax import Sharpening
-from ropescale.patching import LATE_FIELD, SOFTMAX_FIELD, bare, config_of, patched_rotary, record
-from ropescale.records import Record
+from ropescale.injection.late import LateRotation
+from ropescale.injection.patch import Patch, patch_of
+from ropescale.injection.rotation import Substitution
+from ropescale.wrappers import config_of
 
 QUERIES = ("q_b_proj", "q_proj")  # the last linear layer on the way to queries, by name, in latent attention
 
@@ -33,22 +33,20 @@ class MixedRotation:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        first, done = patched_rotary(model), record(model)
-        assert first is not None
-        assert done is not None
+        standing = patch_of(model)
+        assert standing is not None
+        done = standing.record
         self._short: Tensor | None = None  # [batch, n] bool
-        if LATE_FIELD in first.__dict__:
-            _require_untouched(first, done, parts_of(text_of(config_of(model)))[0].prefix)
+        if standing.late is not None:
+            _require_untouched(standing, standing.late, parts_of(text_of(config_of(model)))[0].prefix)
             return
         self._before = copy.deepcopy(text_of(config_of(model)))
         done.restore(self._before)
-        for rotary in bare(model).modules():
-            if substitution_in(rotary) is not None:
-                rotary.register_forward_hook(self._mixed, with_kwargs=True)
-        sharpening = first.__dict__.get(SOFTMAX_FIELD)
-        if isinstance(sharpening, Sharpening):
-            layers: list[Any] = list(sharpening.layers)
-            for layer, original in zip(layers, sharpening.originals, strict=True):
+        for substitution in standing.substitutions:
+            substitution.rotary.register_forward_hook(self._mixed(substitution), with_kwargs=True)
+        if standing.sharpening is not None:
+            layers: list[Any] = list(standing.sharpening.layers)
+            for layer, original in zip(layers, standing.sharpening.originals, strict=True):
                 name = next((name for name in QUERIES if hasattr(layer, name)), None)
                 if name is None:
                     raise InvalidArgumentError(
@@ -66,31 +64,33 @@ class MixedRotation:
         finally:
             self._short = None
 
-    def _mixed(self, rotary: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], waves: Any) -> Any:
-        """Cos and sin [batch, n, elements], or both as one complex tensor, chosen token by token."""
-        if self._short is None:
-            return waves
-        substitution = substitution_in(rotary)
-        assert substitution is not None
-        config = rotary.__dict__.get("config")
-        with substitution.lifted():
-            if config is not None:
-                rotary.__dict__["config"] = self._before  # what some work their frequencies out from
-            try:
-                pretrained = type(rotary).forward(rotary, *inputs, **named)
-            finally:
+    def _mixed(self, substitution: Substitution) -> Callable[..., Any]:
+        """A hook that chooses cos and sin [batch, n, elements], or both as one complex tensor, token by token."""
+
+        def mixed(rotary: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], waves: Any) -> Any:
+            if self._short is None:
+                return waves
+            config = rotary.__dict__.get("config")
+            with substitution.lifted():
                 if config is not None:
-                    rotary.__dict__["config"] = config
-        one = waves if isinstance(waves, Tensor) else waves[0]
-        if one.shape[1] != self._short.shape[1]:
-            raise InvalidArgumentError(
-                f"schedule: mixed_window chooses the rotation token by token, got {self._before.model_type}, which "
-                f"rotates summaries of several tokens too; use full_length"
-            )
-        short = self._short[..., None].to(one.device)
-        if isinstance(waves, Tensor):
-            return torch.where(short, pretrained, waves)
-        return tuple(torch.where(short, before, after) for before, after in zip(pretrained, waves, strict=True))
+                    rotary.__dict__["config"] = self._before  # what some work their frequencies out from
+                try:
+                    pretrained = type(rotary).forward(rotary, *inputs, **named)
+                finally:
+                    if config is not None:
+                        rotary.__dict__["config"] = config
+            one = waves if isinstance(waves, Tensor) else waves[0]
+            if one.shape[1] != self._short.shape[1]:
+                raise InvalidArgumentError(
+                    f"schedule: mixed_window chooses the rotation token by token, got {self._before.model_type}, "
+                    f"which rotates summaries of several tokens too; use full_length"
+                )
+            short = self._short[..., None].to(one.device)
+            if isinstance(waves, Tensor):
+                return torch.where(short, pretrained, waves)
+            return tuple(torch.where(short, before, after) for before, after in zip(pretrained, waves, strict=True))
+
+        return mixed
 
     def _weighed(self, ratio: float) -> Callable[..., Tensor | None]:
         """A hook that gives queries of short documents the softmax scale of pretraining: theirs times `ratio`."""
@@ -103,14 +103,13 @@ class MixedRotation:
         return weighed
 
 
-def _require_untouched(rotary: nn.Module, done: Record, prefix: str) -> None:
+def _require_untouched(standing: Patch, late: LateRotation, prefix: str) -> None:
     """Refuse what acts in attention and rotates queries within the original length otherwise than pretraining did."""
-    substitution = substitution_in(rotary)
-    assert substitution is not None
+    substitution, done = standing.substitutions[0], standing.record
     pretrained = substitution.originals[f"{prefix}inv_freq"]
     factor = substitution.attributes[f"{prefix}attention_scaling"]
     positions = torch.tensor([0, done.original_length // 2, done.original_length - 1], device=pretrained.device)
-    found, factors = rotary.__dict__[LATE_FIELD].guide.late.spectra(positions)
+    found, factors = late.guide.late.spectra(positions)
     alike = torch.allclose(found, pretrained.to(found).expand_as(found), rtol=1e-6, atol=0)
     if alike and torch.allclose(factors, torch.full_like(factors, factor), rtol=1e-6):
         return

@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from ropescale.errors import RopescaleError
 from ropescale.families import text_of
-from ropescale.patching import bare
+from ropescale.wrappers import bare
 
 Mask = Callable[..., Any]  # (batch, head, query, key) -> whether that query sees that key, on indices that broadcast
 

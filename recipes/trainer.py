@@ -27,7 +27,6 @@ from ropescale.adapters import PARAMETERS_FILE, add_record
 from ropescale.console import Console
 from ropescale.destinations import fresh_folder, removed
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
-from ropescale.patching import bare
 from ropescale.recipes.evaluation import Yardstick, flat
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.parallel import Machines
@@ -38,6 +37,7 @@ from ropescale.recipes.seals import fault, seal
 from ropescale.recipes.separation import Separation
 from ropescale.recipes.tuning import unpack
 from ropescale.recipes.ulysses import Ulysses
+from ropescale.wrappers import bare
 
 UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
 CARD = "README.md"

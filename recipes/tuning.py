@@ -20,8 +20,8 @@ from ropescale.adapters import load_adapter, put_on, record_of
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families import text_of
-from ropescale.patching import bare
 from ropescale.recipes.options import RecipeOptions
+from ropescale.wrappers import bare
 
 
 def loading(options: RecipeOptions) -> dict[str, Any]:

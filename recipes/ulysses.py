@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.patching import bare
+from ropescale.wrappers import bare
 
 Batch = dict[str, Tensor]
 

@@ -45,8 +45,9 @@ from ropescale.families import text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, attached, merged_into, require_finite
-from ropescale.patching import bare, record, record_in_effect, repatch, unpatch
+from ropescale.patching import record, record_in_effect, repatch, unpatch
 from ropescale.records import RECORD_FIELD, Record
+from ropescale.wrappers import bare
 
 if TYPE_CHECKING:
     from peft import PeftModel

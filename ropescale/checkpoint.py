@@ -21,8 +21,9 @@ from ropescale.families import saved_record, text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
+from ropescale.injection.patch import lower_limits
 from ropescale.limits import GENERATION, LIMITS, outdated
-from ropescale.patching import lower_limits, repatch
+from ropescale.patching import repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.shards import INDEX, read_index
 from ropescale.trust import is_refusal, refused, trusted, trusting

@@ -1158,7 +1158,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     import torch
 
     from ropescale import conversation
-    from ropescale.patching import require_knobs
+    from ropescale.request import require_knobs
 
     names = ("method", "factor", "target_length", "original_length", "existing", "layers", "knobs")
     defaults: tuple[Any, ...] = (None, "error", "global", {})

@@ -49,11 +49,12 @@ from ropescale.families import (
 from ropescale.files import read_json
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
+from ropescale.injection.patch import patch_of
 from ropescale.limits import LIMITS, outdated
-from ropescale.patching import bare, patched_rotary
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.shards import SAFE, TORCH, is_table, read_index
 from ropescale.unread import unread, unread_shares
+from ropescale.wrappers import bare
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
@@ -200,7 +201,7 @@ def _of_model(model: nn.Module) -> list[Finding]:
     text = config.to_dict()
     found = list(_stated(text, config))
     found += _of_config(config, text, found, "config")
-    if patched_rotary(model) is None and _stating_types(config):
+    if patch_of(model) is None and _stating_types(config):
         found += _recorded(config, "config")
     found += _live(model, config, comparable=not _blocked(found))
     return found

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ropescale.errors import CheckpointError, shortened
 from ropescale.families import text_of
 from ropescale.injection.snapshot import Snapshot
-from ropescale.patching import bare
+from ropescale.wrappers import bare
 
 if TYPE_CHECKING:
     from peft import PeftModel

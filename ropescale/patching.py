@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -36,20 +36,20 @@ from ropescale.families import (
 )
 from ropescale.injection.alone import alone, in_turn, settled
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
-from ropescale.injection.late import KEPT, LAYOUT, LateRotation
+from ropescale.injection.late import KEPT, LAYOUT
+from ropescale.injection.patch import FIELD, Patch, patch_of
 from ropescale.injection.probe import Probe
 from ropescale.injection.proof import Proof
 from ropescale.injection.proven import of_class, warn_of_untried_version
-from ropescale.injection.rotation import Substitution, deviation, substitution_in
+from ropescale.injection.rotation import Substitution, deviation
 from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
 from ropescale.limits import MAX_LENGTH
 from ropescale.methods import AnyMethod
-from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.records import EXPORT_FIELD, Record
 from ropescale.request import Request
+from ropescale.wrappers import bare, config_of
 
-LATE_FIELD = "_ropescale_late"  # attribute of a rotary module: what acts in attention
-SOFTMAX_FIELD = "_ropescale_softmax"  # and what was done to softmax scales
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -149,10 +149,11 @@ def unpatch(model: AnyModel) -> AnyModel:
         BusyModelError: a forward pass of another thread that has begun does not end.
     """
     with in_turn():
-        if patched_rotary(model) is None:
+        standing = patch_of(model)
+        if standing is None:
             raise _not_patched(model)
         with _all_or_nothing(bare(model)):
-            take_out(bare(model))
+            standing.undo(model)
     return model
 
 
@@ -213,11 +214,8 @@ def record(model: nn.Module) -> Record | None:
         CheckpointError: the config's record is damaged.
     """
     with settled():
-        rotary = patched_rotary(model)
-        if rotary is not None:
-            live = rotary.__dict__[RECORD_FIELD]
-            assert isinstance(live, Record)
-            return live
+        if (standing := patch_of(model)) is not None:
+            return standing.record
     config = getattr(bare(model), "config", None)
     return saved_record(text_of(config)) if isinstance(config, PreTrainedConfig) else None
 
@@ -232,7 +230,7 @@ def record_in_effect(model: nn.Module) -> Record | None:
         CheckpointError: the config states something else than its record gives, or the record is damaged.
     """
     done = record(model)
-    if done is None or patched_rotary(model) is not None or hasattr(config_of(model), EXPORT_FIELD):
+    if done is None or patch_of(model) is not None or hasattr(config_of(model), EXPORT_FIELD):
         return done
     text = text_of(config_of(model))
     _, again = extended_again(text, done)
@@ -269,39 +267,6 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
             raise
 
 
-def bare(model: Any) -> nn.Module:
-    """The model itself, out of the wrappers of torch.compile, DDP and PEFT.
-
-    Raises:
-        InvalidArgumentError: not a torch module.
-    """
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(
-            f"model: must be a loaded Transformers model, got {type(model).__name__}; "
-            f"load it first, for instance with ropescale.load(path)"
-        )
-    inner: Any = model
-    while True:
-        if isinstance(getattr(inner, "_orig_mod", None), nn.Module):
-            inner = inner._orig_mod
-        elif isinstance(inner, nn.parallel.DistributedDataParallel):
-            inner = inner.module
-        elif hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        else:
-            return cast(nn.Module, inner)
-
-
-def patched_rotary(model: nn.Module) -> nn.Module | None:
-    """The first rotary module of this model that stands patched, which keeps the record, if any."""
-    return next((module for module in bare(model).modules() if substitution_in(module)), None)
-
-
-def config_of(model: nn.Module) -> PreTrainedConfig:
-    """The config of a model, out of its wrappers."""
-    return cast(PreTrainedConfig, bare(model).config)
-
-
 def planned(model: nn.Module, request: Request) -> Plan:
     """Work out a patch without touching the model; the errors are those of `patch`."""
     base = bare(model)
@@ -313,11 +278,9 @@ def planned(model: nn.Module, request: Request) -> Plan:
         )
     text = text_of(config)
     require_supported(text)
-    before = patched_rotary(base)
-    if before is not None:
-        done = before.__dict__[RECORD_FIELD]
+    if (standing := patch_of(base)) is not None:
         raise AlreadyPatchedError(
-            f"model: must not be patched yet, got one patched with {done.method_instance()}; "
+            f"model: must not be patched yet, got one patched with {standing.record.method_instance()}; "
             f"call ropescale.unpatch(model) first"
         )
     extension = extended(text, request)
@@ -373,22 +336,25 @@ def commit(plan: Plan, start: Snapshot) -> None:
     if extension.late is not None:
         probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late, proof.watch)
         start.restore()  # what reading has changed, as above
-    substitutions = [Substitution(one, extension.turns) for one in modules]
-    put_record(plan, extension)  # PhiMoE reads its config whenever it rotates
+    standing = Patch(extension.record, [Substitution(one, extension.turns) for one in modules])
+    modules[0].__dict__[FIELD] = standing
+    say(plan, standing, extension)  # PhiMoE reads its config whenever it rotates
     if probe is not None:  # first, since its readings before and after have one softmax scale
-        modules[0].__dict__[LATE_FIELD] = probe.put()
+        standing.late = probe.put()
     if plan.sharpened:
         layers, scalings = map(list, zip(*plan.sharpened, strict=True))
-        modules[0].__dict__[SOFTMAX_FIELD] = Sharpening(layers, scalings)
-    for rotary, substitution in zip(plan.rotaries, substitutions, strict=True):
+        standing.sharpening = Sharpening(layers, scalings)
+    for rotary, substitution in zip(plan.rotaries, standing.substitutions, strict=True):
         verify(rotary, extension, text, substitution.device)
     if claim is not None:
-        shown = proven(plan, proof, claim, start, restless)
+        shown = proven(plan, standing, proof, claim, start, restless)
     done = dataclasses.replace(extension.record, proof=shown)
-    put_record(plan, dataclasses.replace(extension, record=done))
+    say(plan, standing, dataclasses.replace(extension, record=done))
 
 
-def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot, restless: set[str]) -> dict[str, Any]:
+def proven(
+    plan: Plan, standing: Patch, proof: Proof, claim: Claim, start: Snapshot, restless: set[str]
+) -> dict[str, Any]:
     """What was shown of a patch that stands: it is read, taken out, and put back as it stood.
 
     `restless` names what reading the unpatched model changes by itself.
@@ -404,7 +370,7 @@ def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot, restless: se
         for layer in proof.watch.layers
         if any(one.__dict__.get(LAYOUT) and KEPT not in one.__dict__ for one in layer.modules())
     }
-    take_out(plan.model)
+    standing.undo(plan.model)
     for difference in set(start.differences()) - restless:
         raise VerificationError(
             f"{claim.model_type}: {claim.method} must leave no trace when it is taken out, got another {difference}; "
@@ -416,9 +382,9 @@ def proven(plan: Plan, proof: Proof, claim: Claim, start: Snapshot, restless: se
     return proof.shown(claim, rotating if claim.late else None)
 
 
-def put_record(plan: Plan, extension: Extension) -> None:
+def say(plan: Plan, standing: Patch, extension: Extension) -> None:
     """Say in the model and in its configs what was done."""
-    plan.rotaries[0].module.__dict__[RECORD_FIELD] = extension.record
+    standing.record = extension.record
     extension.write(text_of(config_of(plan.model)))
     for name in extension.record.generation:
         setattr(plan.model.generation_config, name, extension.record.target_length)
@@ -444,41 +410,6 @@ def claimed(plan: Plan, last: int) -> Claim:
         late=extension.late is not None,
         embeds=extension.late is not None and extension.late.method.embeds,
     )
-
-
-def take_out(model: nn.Module) -> None:
-    """Take a patch out of a model that has one, within `_all_or_nothing`."""
-    rotary = patched_rotary(model)
-    assert rotary is not None
-    take_out_late(rotary)
-    take_out_sharpening(rotary)
-    done = rotary.__dict__.pop(RECORD_FIELD)
-    lower_limits(model, done)
-    done.restore(text_of(config_of(model)))
-    for module in model.modules():
-        if substitution := substitution_in(module):
-            substitution.undo()
-
-
-def lower_limits(model: Any, done: Record) -> None:
-    """Put the limits of generation back that a patch raised, where nobody has set others meanwhile."""
-    for name, value in done.generation.items():
-        if getattr(getattr(model, "generation_config", None), name, None) == done.target_length:
-            setattr(model.generation_config, name, value)
-
-
-def take_out_late(rotary: nn.Module) -> None:
-    """Undo what acts in attention, where anything does."""
-    late = rotary.__dict__.pop(LATE_FIELD, None)
-    if isinstance(late, LateRotation):
-        late.undo()
-
-
-def take_out_sharpening(rotary: nn.Module) -> None:
-    """Undo a change of softmax scales, where there was one."""
-    sharpening = rotary.__dict__.pop(SOFTMAX_FIELD, None)
-    if isinstance(sharpening, Sharpening):
-        sharpening.undo()
 
 
 def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, device: torch.device) -> None:

@@ -20,8 +20,8 @@ import families  # noqa: E402  # the tests' own models
 
 import ropescale  # noqa: E402
 from ropescale.errors import RopescaleError  # noqa: E402
+from ropescale.injection.patch import patch_of  # noqa: E402
 from ropescale.injection.proof import decoder_of  # noqa: E402
-from ropescale.patching import patched_rotary  # noqa: E402
 
 KINDS = {"static": {"method": "linear", "factor": 4}, "late": {"method": "self_extend"}}
 
@@ -39,10 +39,10 @@ def main() -> int:
             except RopescaleError as error:
                 print(f"{name}, {kind}: {error}")
                 continue
-            rotary = patched_rotary(model)
-            assert rotary is not None
-            if not ropescale.record(model).proof["unlike by itself"]:
-                found[kind].add(type(decoder_of(model, rotary)).__name__)
+            standing = patch_of(model)
+            assert standing is not None
+            if not standing.record.proof["unlike by itself"]:
+                found[kind].add(type(decoder_of(model, standing.rotary)).__name__)
     table[transformers.__version__] = {kind: sorted(names) for kind, names in found.items()}
     path.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
     print({kind: len(names) for kind, names in found.items()}, "with transformers", transformers.__version__)

@@ -42,7 +42,7 @@ FLOORS = [
     ["ropescale.methods"],
     ["ropescale.records"],
     ["ropescale.families"],
-    ["ropescale.request"],
+    ["ropescale.request", "ropescale.wrappers"],
     ["ropescale.injection"],
     ["ropescale.extension"],
     ["ropescale.patching"],

@@ -42,10 +42,11 @@ from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
 from ropescale.methods import AnyMethod
-from ropescale.patching import bare, record, repatch
+from ropescale.patching import record, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.request import Request
 from ropescale.shards import files_of_index
+from ropescale.wrappers import bare
 
 # What a checkpoint's folder holds besides config and weights, and every engine reads
 COMPANIONS = (

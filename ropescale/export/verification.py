@@ -29,9 +29,11 @@ from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, tran
 from ropescale.families import saved_record
 from ropescale.files import parsed
 from ropescale.heads import require_language_model
-from ropescale.patching import bare, patched_rotary, repatch
+from ropescale.injection.patch import patch_of
+from ropescale.patching import repatch
 from ropescale.records import EXPORT_FIELD, Record
 from ropescale.trust import takes_trust
+from ropescale.wrappers import bare
 
 ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "chat_template")
@@ -463,7 +465,7 @@ def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) 
     if adapter is None:
         subject.stored(model)
     record = subject.record or saved_record(config)
-    if record is not None and patched_rotary(model) is None:
+    if record is not None and patch_of(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
             repatch(bare(model), record)
     return model

@@ -1,0 +1,36 @@
+"""A model out of its wrappers: torch.compile, DDP and PEFT stand around what is patched."""
+
+from typing import Any, cast
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ropescale.errors import InvalidArgumentError
+
+
+def bare(model: Any) -> nn.Module:
+    """The model itself, out of the wrappers of torch.compile, DDP and PEFT.
+
+    Raises:
+        InvalidArgumentError: not a torch module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(
+            f"model: must be a loaded Transformers model, got {type(model).__name__}; "
+            f"load it first, for instance with ropescale.load(path)"
+        )
+    inner: Any = model
+    while True:
+        if isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.parallel.DistributedDataParallel):
+            inner = inner.module
+        elif hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        else:
+            return cast(nn.Module, inner)
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """The config of a model, out of its wrappers."""
+    return cast(PreTrainedConfig, bare(model).config)
