@@ -222,7 +222,7 @@ class RecipeOptions:
                 f"four times the original length"
             )
         if self.factor is not None:
-            kind(factor=self.factor, **knobs)  # type: ignore[call-arg]  # every kind has a factor
+            kind(factor=self.factor, **knobs)
 
     def _require_one_story(self) -> None:
         """Refuse settings that contradict one another."""

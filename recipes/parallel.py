@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from ropescale.errors import InvalidArgumentError
 from ropescale.extension import late_of
 from ropescale.geometry import Geometry
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 from ropescale.methods.late import LateMethod
 
 ARRANGEMENTS = ("ddp", "fsdp2", "fsdp2_cp", "zero3_sp")
@@ -94,7 +94,7 @@ class Machines:
 def refuse_combinations(
     machines: Machines,
     *,
-    method: AnyMethod,
+    method: Method,
     geometry: Geometry,
     log_n: bool = False,
     schedule: str = "full_length",

@@ -887,7 +887,7 @@ def _evaluate(arguments: argparse.Namespace, name: str) -> int:
 def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     """What follows from an evaluation: to write the arm that is recommended, or to train one."""
     from ropescale.evals.report.findings import read_findings
-    from ropescale.methods import Method, get_method
+    from ropescale.methods import FixedMethod, get_method
 
     best, model = read_findings(results).best, results.settings.model
     if best is None:
@@ -901,7 +901,7 @@ def _after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     if trained and (best.arm.unextended or f"none+{trained}" not in results.settings.adapters):
         return ["merge", folder, longer, "--base", model]
     at_best = ["--factor", f"{best.arm.factor:g}"]
-    if not issubclass(get_method(method), Method):  # which is tried on a loaded model, and saved from there
+    if not issubclass(get_method(method), FixedMethod):  # which is tried on a loaded model, and saved from there
         return ["explain", model, "--methods", method, *at_best]
     knobs = results.settings.knobs.get(method)
     more = ["--knobs", json.dumps(knobs)] if knobs else []

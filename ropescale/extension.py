@@ -36,7 +36,7 @@ from ropescale.geometry import Geometry
 from ropescale.injection.reading import Late
 from ropescale.injection.rotation import Turn
 from ropescale.limits import GENERATION, outdated
-from ropescale.methods import AnyMethod, Method
+from ropescale.methods import FixedMethod, Method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
 from ropescale.request import Request
@@ -118,7 +118,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             stated = as_it_is(part, target)
             spectrum = Spectrum(base_inv_freq(own), own.attention_factor)
         elif late is None:
-            assert isinstance(chosen, Method)
+            assert isinstance(chosen, FixedMethod)
             stated = {**spelling(part, chosen, own), "max_position_embeddings": target}
             spectrum = as_reloaded(part, stated, chosen, own)
         else:
@@ -168,7 +168,7 @@ def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
     return parameters[turn.part.label] if turn.part.label else parameters
 
 
-def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
+def late_of(method: Method, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
     """What a method does when attention reads; None where it only changes frequencies.
 
     `kept` numbers the layers that keep their rotation while those beside them are rescaled, which no frequencies of a
@@ -177,7 +177,7 @@ def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozens
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
     """
-    acting = method.when_read(geometry) if isinstance(method, Method) else method
+    acting = method.when_read(geometry) if isinstance(method, FixedMethod) else method
     if isinstance(acting, LateMethod):
         acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
         if kept and acting.embeds:
@@ -188,14 +188,14 @@ def late_of(method: AnyMethod, geometry: Geometry, *, log_n: bool, kept: frozens
         return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
     if not log_n and (not kept or leaves_rotation(method)):
         return None
-    assert isinstance(method, Method)
+    assert isinstance(method, FixedMethod)
     spectrum = method.spectrum(geometry)
     return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
 
 
-def leaves_rotation(method: AnyMethod) -> bool:
+def leaves_rotation(method: Method) -> bool:
     """Whether a method leaves every frequency and the attention factor as they are."""
-    if not isinstance(method, Method) or "identity" in method.laws_broken():
+    if not isinstance(method, FixedMethod) or "identity" in method.laws_broken():
         return False
     return method.factor == 1 or method.name == UNSCALED
 

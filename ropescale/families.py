@@ -23,7 +23,7 @@ from ropescale.errors import (
     shortened,
 )
 from ropescale.geometry import LONGEST, Geometry, as_float
-from ropescale.methods import AnyMethod, Method
+from ropescale.methods import FixedMethod, Method
 from ropescale.records import RECORD_FIELD, Record
 from ropescale.spectrum import Spectrum, theta_inv_freq
 
@@ -850,7 +850,7 @@ def limit_fields(config: PreTrainedConfig, length: int) -> dict[str, Any]:
     return fields
 
 
-def spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
+def spelling(part: Part, method: FixedMethod, geometry: Geometry) -> dict[str, Any]:
     """The fields that the config of this part gets for `method`, by field name.
 
     Raises:
@@ -937,7 +937,7 @@ def reads_yarn() -> bool:
     return True
 
 
-def softmax_parameters(config: PreTrainedConfig, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:
+def softmax_parameters(config: PreTrainedConfig, method: Method, geometry: Geometry) -> dict[str, Any]:
     """The entries that state the softmax scale of latent attention, beside a type that has none of its own.
 
     A base that is scaled has one, and so may the method (yarn's `mscale_all_dim`); one is multiplied with the other.
@@ -952,7 +952,7 @@ def softmax_parameters(config: PreTrainedConfig, method: AnyMethod, geometry: Ge
     own = (yarn_mscale(factor, getattr(method, "mscale_all_dim", None) or 0.0)) ** 2
     if today * own == 1:
         return {}
-    if not isinstance(method, Method):  # which states no factor of its own
+    if not isinstance(method, FixedMethod):  # which states no factor of its own
         return {name: config.rope_parameters[name] for name in ("factor", "mscale_all_dim")}
     if factor == 1:
         raise InvalidArgumentError(
@@ -962,7 +962,7 @@ def softmax_parameters(config: PreTrainedConfig, method: AnyMethod, geometry: Ge
     return {"factor": factor, "mscale_all_dim": (math.sqrt(today * own) - 1) / (0.1 * math.log(factor))}
 
 
-def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
+def stated_already(part: Part, method: FixedMethod, geometry: Geometry) -> bool:
     """Whether a base that is scaled already states the spectrum of `method`, whatever the maximum.
 
     Stated otherwise it would lose its last bits, which far positions multiply.
@@ -980,11 +980,11 @@ def stated_already(part: Part, method: Method, geometry: Geometry) -> bool:
     )
 
 
-def late_spelling(part: Part, method: AnyMethod, geometry: Geometry) -> dict[str, Any]:
+def late_spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, Any]:
     """The fields that the config of this part gets for a method that Transformers cannot carry out, by field name."""
     config = part.config
     parameters = {"rope_type": LATE_TYPE, "rope_theta": theta_of(config), **kept_parameters(config)}
-    if isinstance(method, Method):  # of fixed frequencies, beside what acts in attention
+    if isinstance(method, FixedMethod):  # of fixed frequencies, beside what acts in attention
         fixed = spelling(part, method, geometry)["rope_parameters"]
         if softmax_factor(stating(config, fixed)) != 1:
             parameters |= {name: fixed[name] for name in ("factor", "mscale_all_dim")}
@@ -1009,7 +1009,7 @@ def kept_parameters(config: PreTrainedConfig) -> dict[str, Any]:
     return kept
 
 
-def as_reloaded(part: Part, fields: dict[str, Any], method: Method, geometry: Geometry) -> Spectrum:
+def as_reloaded(part: Part, fields: dict[str, Any], method: FixedMethod, geometry: Geometry) -> Spectrum:
     """The spectrum of `method` as Transformers will compute it when this part's config has these fields.
 
     Stating a frequency as a quotient can cost its last bit. A patched model holds what its saved self will hold, so

@@ -34,7 +34,7 @@ def shipped() -> dict[str, Listed]:
 
 def common_knobs() -> tuple[str, ...]:
     """What every method with fixed frequencies takes."""
-    return tuple(_knobs(_classes()["Method"]).values())
+    return tuple(_knobs(_classes()["FixedMethod"]).values())
 
 
 def unknown_method(name: object, available: Iterable[str]) -> UnknownMethodError:

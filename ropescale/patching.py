@@ -45,7 +45,7 @@ from ropescale.injection.rotation import Substitution, deviation
 from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
 from ropescale.limits import MAX_LENGTH
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 from ropescale.records import EXPORT_FIELD, Record
 from ropescale.request import Request
 from ropescale.wrappers import bare, config_of
@@ -67,7 +67,7 @@ class Plan:
 
 def patch(
     model: AnyModel,
-    method: str | AnyMethod = "yarn",
+    method: str | Method = "yarn",
     *,
     factor: float | None = None,
     target_length: int | None = None,
@@ -194,7 +194,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
 
 
 @contextmanager
-def patched(model: AnyModel, method: str | AnyMethod = "yarn", **arguments: Any) -> Iterator[AnyModel]:
+def patched(model: AnyModel, method: str | Method = "yarn", **arguments: Any) -> Iterator[AnyModel]:
     """A model that is patched within the block and as before after it, also after an error.
 
     The arguments and errors are those of `patch`. Where a pass of another thread goes on at the end of the block, that

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ropescale.errors import CheckpointError, RopescaleError, shortened
-from ropescale.methods import AnyMethod, get_method
+from ropescale.methods import Method, get_method
 from ropescale.version import __version__
 
 RECORD_FIELD = "ropescale"  # where a config keeps the record
@@ -157,7 +157,7 @@ class Record:
             if hasattr(config, name):
                 delattr(config, name)
 
-    def method_instance(self) -> AnyMethod:
+    def method_instance(self) -> Method:
         """The method with its knobs.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.families import LAYERS, require_existing
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods import AnyMethod, get_method
+from ropescale.methods import Method, get_method
 from ropescale.methods.late import LateMethod
 from ropescale.records import Record
 
@@ -23,7 +23,7 @@ class Request:
         UnknownMethodError: no method of that name.
     """
 
-    method: str | AnyMethod = "yarn"
+    method: str | Method = "yarn"
     factor: float | None = None
     target_length: int | None = None  # tokens
     original_length: int | None = None  # tokens
@@ -42,7 +42,7 @@ class Request:
         require_existing(self.existing)
         if isinstance(self.method, str):
             require_knobs(self.method, self.knobs)
-        elif not isinstance(self.method, AnyMethod):
+        elif not isinstance(self.method, Method):
             raise InvalidArgumentError(
                 f"method: must be a registry name or a Method instance, got {self.method!r}; see "
                 f"ropescale.list_methods()"
@@ -64,14 +64,14 @@ class Request:
             log_n=done.log_n,
         )
 
-    def resolved(self, geometry: Geometry) -> tuple[AnyMethod, int]:
+    def resolved(self, geometry: Geometry) -> tuple[Method, int]:
         """The method instance that is asked for, and its target length in tokens.
 
         Raises:
             InvalidArgumentError: a missing, surplus or contradictory factor, target length or knob.
         """
         original, target = geometry.original_length, self.target_length
-        given = self.method if isinstance(self.method, AnyMethod) else None
+        given = self.method if isinstance(self.method, Method) else None
         factor = self.factor if given is None else self._factor_of(given)
         if target is not None and (
             isinstance(target, bool) or not isinstance(target, int) or not original <= target <= LONGEST
@@ -88,7 +88,7 @@ class Request:
                 f"{self.name}: factor or target_length is required, got neither; give factor=4 for four times the "
                 f"original length ({original})"
             )
-        method = given or kind(factor=factor, **self.knobs)  # type: ignore[call-arg]  # every kind has a factor
+        method = given or kind(factor=factor, **self.knobs)
         if factor is None:
             assert isinstance(method, LateMethod)
             return method, target or method.target_length(geometry)
@@ -117,7 +117,7 @@ class Request:
         """The registry name of the method."""
         return self.method if isinstance(self.method, str) else self.method.name
 
-    def _factor_of(self, given: AnyMethod) -> float | None:
+    def _factor_of(self, given: Method) -> float | None:
         """The factor of an instance, with which nothing else may be given that it says itself."""
         if self.knobs:
             raise InvalidArgumentError(

@@ -18,7 +18,7 @@ from ropescale.extension import extended
 from ropescale.families import text_of
 from ropescale.files import read_json
 from ropescale.limits import GENERATION, LIMITS
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 from ropescale.request import Request
 from ropescale.shards import (
     INDEX,
@@ -36,7 +36,7 @@ from ropescale.shards import (
 def rescale_checkpoint(
     source: str | Path,
     destination: str | Path,
-    method: str | AnyMethod = "yarn",
+    method: str | Method = "yarn",
     *,
     factor: float | None = None,
     target_length: int | None = None,

@@ -25,9 +25,10 @@ from transformers import (
 )
 
 import ropescale
-from ropescale import Method, get_method, list_methods
+from ropescale import get_method, list_methods
 from ropescale.errors import UnsupportedModelError
 from ropescale.families import FAMILIES, find_rotaries, parts_of, text_of
+from ropescale.methods import FixedMethod
 
 TINY = {
     "vocab_size": 128,
@@ -280,7 +281,7 @@ FACTS: dict[str, dict[str, Any]] = {
 }
 TEXT_CLASSES = {"emu3_text_model": Emu3ForCausalLM, "mllama_text_model": MllamaForCausalLM}
 # The methods of fixed frequencies, and those that act when attention reads
-FIXED = [name for name in list_methods() if issubclass(get_method(name), Method)]
+FIXED = [name for name in list_methods() if issubclass(get_method(name), FixedMethod)]
 # What Transformers has a type of its own for, and the families whose configs can state nothing else
 NATIVE = ("abf", "by_parts", "linear", "llama3", "ntk", "unscaled", "yarn")
 NATIVE_ONLY = ("dots3_note_text", "gemma4_text", "gemma4_unified_text")

@@ -10,7 +10,7 @@ import pytest
 from ropescale import checkpoints, cli, listing
 from ropescale.evals import demo, grid, tasks
 from ropescale.evals.plan import Options
-from ropescale.methods import Method, get_method, list_methods
+from ropescale.methods import FixedMethod, get_method, list_methods
 from ropescale.version import __version__
 
 
@@ -61,7 +61,7 @@ def test_methods_are_listed_as_the_registry_has_them():
         for name, method in classes.items()
         if method.__module__.startswith("ropescale")
     }
-    assert listing.common_knobs() == tuple(map(shown, dataclasses.fields(Method)))
+    assert listing.common_knobs() == tuple(map(shown, dataclasses.fields(FixedMethod)))
 
 
 def test_a_folder_is_taken_though_its_name_is_near_a_short_one(tmp_path, monkeypatch):

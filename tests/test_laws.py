@@ -23,8 +23,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import ropescale
-from ropescale import Geometry, Method, Spectrum, get_method, list_methods
+from ropescale import Geometry, Spectrum, get_method, list_methods
+from ropescale.methods import FixedMethod
 from ropescale.methods import base as registry
+from ropescale.methods.late import LateMethod, Region
 from ropescale.spectrum import base_inv_freq
 
 LAWS = {"identity", "descending", "stretch"}
@@ -112,7 +114,7 @@ def knobs_of(name: str, geometry: Geometry, factor: float) -> SearchStrategy[dic
 
 
 @st.composite
-def cases(draw: DrawFn, name: str, resonance: bool | None = None) -> tuple[Method, Geometry]:
+def cases(draw: DrawFn, name: str, resonance: bool | None = None) -> tuple[FixedMethod, Geometry]:
     """An instance of the method and a geometry that it fits."""
     geometry, factor = draw(geometries()), draw(factors)
     assume(name != "ntk" or geometry.pairs > 1)  # refused by name: tests/test_messages.py
@@ -126,18 +128,18 @@ def stretch_of(spectrum: Spectrum, geometry: Geometry) -> Tensor:
     return base_inv_freq(geometry).double() / spectrum.inv_freq.double()
 
 
-def is_the_base(method: Method, geometry: Geometry) -> bool:
+def is_the_base(method: FixedMethod, geometry: Geometry) -> bool:
     spectrum = method.spectrum(geometry)
     return torch.equal(spectrum.inv_freq, base_inv_freq(geometry)) and (
         spectrum.attention_factor == geometry.attention_factor
     )
 
 
-def descends(method: Method, geometry: Geometry) -> bool:
+def descends(method: FixedMethod, geometry: Geometry) -> bool:
     return bool((method.spectrum(geometry).inv_freq.diff() < 0).all())
 
 
-def stays_within_the_factor(method: Method, geometry: Geometry) -> bool:
+def stays_within_the_factor(method: FixedMethod, geometry: Geometry) -> bool:
     stretch = stretch_of(method.spectrum(geometry), geometry)
     return bool(((stretch >= 1 - TOLERANCE) & (stretch <= method.factor * (1 + TOLERANCE))).all())
 
@@ -273,7 +275,7 @@ def test_resonance_moves_a_wavelength_by_half_a_token_at_most(name: str, data: D
     assert bool(((after - before).abs() <= 0.5 + 1e-7 * before).all())
 
 
-BROKEN: dict[str, Callable[[Method, Geometry], bool]] = {
+BROKEN: dict[str, Callable[[FixedMethod, Geometry], bool]] = {
     "identity": lambda method, geometry: method.factor == 1 and not is_the_base(method, geometry),
     "descending": lambda method, geometry: not descends(method, geometry),
     "stretch": lambda method, geometry: not stays_within_the_factor(method, geometry),
@@ -300,7 +302,7 @@ DECLARED = [
     ids=[f"{law} by {'resonant ' if resonance else ''}{name}" for name, law, resonance in DECLARED],
 )
 def test_a_law_declared_broken_is_broken_by_some_instance(name: str, law: str, resonance: bool) -> None:
-    def breaks(case: tuple[Method, Geometry]) -> bool:
+    def breaks(case: tuple[FixedMethod, Geometry]) -> bool:
         return law in case[0].laws_broken() and BROKEN[law](*case)
 
     try:
@@ -325,11 +327,11 @@ def registered() -> Iterator[None]:
     registry._METHODS.update(before)
 
 
-def with_inv_freq() -> type[Method]:
+def with_inv_freq() -> type[FixedMethod]:
     """A method of a user's own, in its shortest form."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Root(Method, name="root"):
+    class Root(ropescale.Method, name="root"):
         """Every pair slowed by a root of the factor."""
 
         degree: float = 2.0
@@ -340,11 +342,11 @@ def with_inv_freq() -> type[Method]:
     return Root
 
 
-def with_spectrum() -> type[Method]:
+def with_spectrum() -> type[FixedMethod]:
     """A method of a user's own that makes the whole spectrum."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Sharper(Method, name="sharper"):
+    class Sharper(ropescale.Method, name="sharper"):
         """Position interpolation with an attention factor."""
 
         degree: float = 2.0
@@ -360,7 +362,7 @@ outsiders = pytest.mark.parametrize("define", [with_inv_freq, with_spectrum], id
 
 @outsiders
 def test_a_class_outside_the_package_is_found_by_its_name(
-    registered: None, define: Callable[[], type[Method]]
+    registered: None, define: Callable[[], type[FixedMethod]]
 ) -> None:
     names = list_methods()
     defined = define()
@@ -371,7 +373,7 @@ def test_a_class_outside_the_package_is_found_by_its_name(
 
 @outsiders
 def test_a_class_outside_the_package_patches_saves_and_reloads(
-    registered: None, define: Callable[[], type[Method]], tmp_path: Path
+    registered: None, define: Callable[[], type[FixedMethod]], tmp_path: Path
 ) -> None:
     name = define().name
     model = families.family("llama")
@@ -395,7 +397,7 @@ def test_a_class_outside_the_package_patches_saves_and_reloads(
 
 @outsiders
 def test_an_instance_of_a_class_outside_the_package_patches(
-    registered: None, define: Callable[[], type[Method]]
+    registered: None, define: Callable[[], type[FixedMethod]]
 ) -> None:
     model = families.family("llama")
     method = define()(factor=2.0)
@@ -418,6 +420,43 @@ def test_resonance_comes_with_inv_freq_and_is_refused_with_spectrum(registered: 
     assert str(refusal.value) == (
         "sharper: resonance must be False for a method that defines spectrum itself, got True; define inv_freq instead"
     )
+
+
+def test_every_method_is_one_of_the_two_kinds_of_the_root() -> None:
+    for name in list_methods():
+        kind = get_method(name)
+        assert issubclass(kind, ropescale.Method)
+        assert issubclass(kind, FixedMethod) != issubclass(kind, LateMethod)
+    assert isinstance(get_method("rerope")(), ropescale.Method)
+    assert isinstance(get_method("yarn")(factor=4), ropescale.Method)
+
+
+def test_a_class_that_names_the_root_alone_is_of_the_kind_that_it_defines(registered: None) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Near(ropescale.Method, name="near"):
+        """Every distance above 8 as 8."""
+
+        def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+            return (query - key).clamp(max=8), key <= query
+
+        def regions(self, geometry: Geometry, longest: int) -> list[Region]:
+            return get_method("rerope")(window=8).regions(geometry, longest)
+
+    assert issubclass(Near, LateMethod)
+    assert issubclass(with_inv_freq(), FixedMethod)
+    model, expected = families.family("llama"), families.family("llama")
+    ropescale.patch(expected, "rerope", window=8)
+    assert torch.equal(families.logits(ropescale.patch(model, "near")), families.logits(expected))
+    with pytest.raises(ropescale.RopescaleError) as refusal:
+
+        class Nothing(ropescale.Method, name="nothing"):
+            """Defines nothing."""
+
+    assert str(refusal.value).endswith(
+        "Nothing: inv_freq or spectrum (FixedMethod), or distance (LateMethod) must be defined, got none of them; "
+        "define one of them"
+    )
+    assert not {"nothing"} & set(list_methods())
 
 
 def test_a_method_leaves_the_registry_with_the_test_that_defined_it() -> None:

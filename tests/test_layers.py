@@ -16,7 +16,7 @@ from ropescale.doctor import diagnose
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
 from ropescale.explain.inspection import inspected
 from ropescale.families import LOCAL_ROTATION, layers_of
-from ropescale.methods import Method
+from ropescale.methods import FixedMethod
 
 # those that this version of Transformers has
 LOCAL = sorted(name for name in LOCAL_ROTATION if name in CONFIG_MAPPING)
@@ -307,7 +307,7 @@ def test_zamba_2_keeps_its_new_maximum(tmp_path: Path) -> None:
 def test_equal_bounds_are_a_step(method: str, knobs: dict[str, Any]) -> None:
     geometry = ropescale.Geometry(rotary_dim=16, theta=1e4, original_length=64, head_dim=16, layers=2)
     chosen = ropescale.get_method(method)
-    assert issubclass(chosen, Method)
+    assert issubclass(chosen, FixedMethod)
     spectrum = chosen(factor=8, **knobs).spectrum(geometry)
     stretch = [1e4 ** (-2 * pair / 16) for pair in range(8)] / spectrum.inv_freq.numpy()
     assert all(math.isclose(one, 1, rel_tol=1e-4) or one > 1 for one in stretch)

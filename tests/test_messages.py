@@ -33,7 +33,7 @@ from ropescale.errors import (
     UnsupportedModelError,
     VerificationError,
 )
-from ropescale.methods import Method
+from ropescale.methods import FixedMethod
 from ropescale.methods import base as registry
 
 METHODS = ", ".join(list_methods())
@@ -336,7 +336,7 @@ def test_a_wrong_call_on_a_model(wrong: Wrong, llama: PreTrainedModel) -> None:
         refused(wrong, llama)
 
 
-def made(name: str, **knobs: Any) -> Callable[[], Method]:
+def made(name: str, **knobs: Any) -> Callable[[], FixedMethod]:
     return lambda: get_method(name)(**{"factor": 4, **knobs})
 
 
@@ -991,7 +991,7 @@ def registered() -> Iterator[None]:
 
 def test_a_patch_that_changes_nothing_is_an_error_and_rolled_back(phimoe: PreTrainedModel, registered: None) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Slower(Method, name="slower"):
+    class Slower(FixedMethod, name="slower"):
         """Position interpolation, with the mscales that PhiMoE looks for."""
 
         def inv_freq(self, base: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -1015,7 +1015,7 @@ def test_a_patch_that_changes_nothing_is_an_error_and_rolled_back(phimoe: PreTra
 
 def test_a_method_that_tells_the_config_another_spectrum_is_refused(llama: PreTrainedModel, registered: None) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Misspelt(Method, name="misspelt"):
+    class Misspelt(FixedMethod, name="misspelt"):
         """Position interpolation, spelled as no change: it would be lost on saving."""
 
         def inv_freq(self, base: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -1158,7 +1158,7 @@ def test_a_method_outside_the_package_that_returns_other_than_one_value_per_pair
     result: Callable[[torch.Tensor], Any], llama: PreTrainedModel, registered: None
 ) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Shapeless(Method, name="shapeless"):
+    class Shapeless(FixedMethod, name="shapeless"):
         """A method with a mistake in it."""
 
         def inv_freq(self, base: torch.Tensor, geometry: Geometry) -> Any:

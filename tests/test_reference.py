@@ -15,7 +15,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ropescale import Geometry, Method, Spectrum, get_method
+from ropescale import Geometry, Spectrum, get_method
+from ropescale.methods import FixedMethod
 from ropescale.spectrum import base_inv_freq
 
 # Not every Transformers 5 has the type
@@ -197,7 +198,7 @@ def theirs(geometry: Geometry, rope: dict[str, Any]) -> tuple[Tensor, float]:
     return ROPE_INIT_FUNCTIONS[rope_type](config)
 
 
-def assert_bit_equal(method: Method, geometry: Geometry, rope: dict[str, Any]) -> None:
+def assert_bit_equal(method: FixedMethod, geometry: Geometry, rope: dict[str, Any]) -> None:
     found = method.spectrum(geometry)
     inv_freq, attention_factor = theirs(geometry, rope)
     assert torch.equal(found.inv_freq, inv_freq)

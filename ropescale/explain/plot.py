@@ -7,7 +7,7 @@ from pathlib import Path
 from ropescale.destinations import replaced
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
-from ropescale.methods import AnyMethod, Method
+from ropescale.methods import FixedMethod, Method
 from ropescale.spectrum import base_inv_freq
 
 METHODS = ("linear", "ntk", "by_parts", "yarn")
@@ -29,7 +29,7 @@ def require_format(path: Path) -> None:
         )
 
 
-def wavelengths(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int) -> dict[str, list[float]]:
+def wavelengths(geometry: Geometry, methods: Sequence[Method], *, length: int) -> dict[str, list[float]]:
     """Name -> tokens per turn of every pair in a context of `length` tokens; infinite for one without position.
 
     Raises:
@@ -37,7 +37,7 @@ def wavelengths(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int
     """
     found = {"as pretrained": (2 * math.pi / base_inv_freq(geometry)).tolist()}
     for method in methods:
-        if not isinstance(method, Method):
+        if not isinstance(method, FixedMethod):
             raise InvalidArgumentError(
                 f"methods: must be methods that change frequencies, got {method.name!r}, which acts when attention "
                 f"reads; see it with ropescale explain"

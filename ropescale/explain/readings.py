@@ -10,7 +10,7 @@ from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.explain import theory
 from ropescale.explain.drawing import number
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 
 DISTANCES = 2**15  # looked at in a context, evenly spread where it is longer
 SEARCHED = 2**18  # tokens within which a negative distance is looked for, or the context if that is longer
@@ -31,7 +31,7 @@ class Reading:
     length: int  # tokens of the context
 
 
-def readings(geometry: Geometry, methods: Sequence[AnyMethod], *, length: int, heads: int = 1) -> list[Reading]:
+def readings(geometry: Geometry, methods: Sequence[Method], *, length: int, heads: int = 1) -> list[Reading]:
     """The model as pretrained, then under each method, seen from the last position of a context of `length` tokens.
 
     Raises:

@@ -8,7 +8,7 @@ from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
 from ropescale.families import part_geometry, require_supported, rescaled_parts, text_of
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods import AnyMethod, get_method
+from ropescale.methods import Method, get_method
 from ropescale.request import Request
 
 METHODS = ("linear", "ntk", "yarn", "dynamic_ntk", "rerope", "self_extend", "lm_infinite")
@@ -58,7 +58,7 @@ def facts_by_layers(
 
 def chosen_methods(
     names: Sequence[str], geometry: Geometry, *, factor: float | None = None, length: int | None = None
-) -> tuple[list[AnyMethod], int]:
+) -> tuple[list[Method], int]:
     """The methods of these names for a context of `length` tokens, or of `factor` original lengths; and the length.
 
     Raises:

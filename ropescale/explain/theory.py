@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods import AnyMethod, Method
+from ropescale.methods import FixedMethod, Method
 from ropescale.methods.late import Fixed, LateMethod, Sizes, with_spectrum
 from ropescale.spectrum import base_inv_freq
 
@@ -145,7 +145,7 @@ def decay_bound(source: Geometry | Tensor, distances: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def view(method: AnyMethod | None, geometry: Geometry, *, length: int, distances: Tensor, heads: int = 1) -> View:
+def view(method: Method | None, geometry: Geometry, *, length: int, distances: Tensor, heads: int = 1) -> View:
     """What the query at position `length - 1` makes of keys at these distances: [n] whole tokens, below `length`.
 
     The score is the logit of a query and a key of ones, which up to its scale is also the expected one of a random
@@ -271,12 +271,12 @@ def _parts(distances: Tensor) -> list[Tensor]:
     return [distances[start : start + ROWS] for start in range(0, len(distances), ROWS)]
 
 
-def _acting(method: AnyMethod | None, geometry: Geometry) -> tuple[LateMethod, Geometry]:
+def _acting(method: Method | None, geometry: Geometry) -> tuple[LateMethod, Geometry]:
     """The method as one that acts when attention reads, and the geometry it then has for its base."""
     if method is None:
         return Fixed(), geometry
-    acting = method.when_read(geometry) if isinstance(method, Method) else method
+    acting = method.when_read(geometry) if isinstance(method, FixedMethod) else method
     if isinstance(acting, LateMethod):
         return acting, geometry
-    assert isinstance(method, Method)
+    assert isinstance(method, FixedMethod)
     return Fixed(), with_spectrum(geometry, method.spectrum(geometry))

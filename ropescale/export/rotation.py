@@ -30,7 +30,7 @@ from ropescale.families import (
     todays_spectrum,
 )
 from ropescale.geometry import Geometry
-from ropescale.methods import AnyMethod, LongRoPE, Method, NoPE, get_method
+from ropescale.methods import ABF, FixedMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
 from ropescale.methods.late import UNBOUNDED, LengthDependent
 from ropescale.records import RECORD_FIELD, Record
@@ -235,7 +235,7 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
     )
 
 
-def _nearest(method: AnyMethod, geometry: Geometry, record: Record) -> tuple[Method | None, str]:
+def _nearest(method: Method, geometry: Geometry, record: Record) -> tuple[FixedMethod | None, str]:
     """The method of fixed frequencies that comes nearest, if any is near, and what the other one does besides."""
     factor = record.target_length / record.original_length
     if isinstance(method, LengthDependent) and method.name in STATIC and not record.log_n:
@@ -245,13 +245,13 @@ def _nearest(method: AnyMethod, geometry: Geometry, record: Record) -> tuple[Met
         knobs = {name: value for name, value in method.knobs().items() if name not in ("growth", "alpha", "factor")}
         alpha = getattr(method, "alpha", None)
         if alpha is None:
-            return get_method(STATIC[method.name])(factor=factor, **knobs), why  # type: ignore[call-arg,return-value]
+            return get_method(STATIC[method.name])(factor=factor, **knobs), why  # type: ignore[return-value]
         grown = (alpha * factor - (alpha - 1)) ** (geometry.rotary_dim / (geometry.rotary_dim - 2))
-        return get_method("abf")(factor=factor, theta=geometry.theta * grown), why  # type: ignore[call-arg,return-value]
+        return ABF(factor=factor, theta=geometry.theta * grown), why
     if isinstance(method, LongRoPE) and method.when_read(geometry) is not None and not record.log_n:
         static = dataclasses.replace(method, short_factor=method.long_factor, unscaled_prefix=0)
         return static, "frequencies that depend on length (a short and a long list)"
-    if isinstance(method, Method) and record.log_n and method.when_read(geometry) is None:
+    if isinstance(method, FixedMethod) and record.log_n and method.when_read(geometry) is None:
         return method, "queries multiplied by a logarithm of their position (log_n)"
     return None, "positions that act in attention"
 

@@ -41,7 +41,7 @@ from ropescale.files import read_json
 from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 from ropescale.patching import record, repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
 from ropescale.request import Request
@@ -226,7 +226,7 @@ def _files_below(path: Path, kept: tuple[Path, ...], above: tuple[Path, ...] = (
         yield from _files_below(child, kept, (*above, real))
 
 
-def requested(method: str | AnyMethod | None, **arguments: Any) -> Request | None:
+def requested(method: str | Method | None, **arguments: Any) -> Request | None:
     """What a source is to be extended by, from the arguments of `export`; None where it is exported as it stands.
 
     Raises:

@@ -20,7 +20,7 @@ from ropescale.export.rotation import Canonical, canonical
 from ropescale.export.stated import Stated, as_argument
 from ropescale.extension import extended
 from ropescale.heads import headless, require_language_model
-from ropescale.methods import AnyMethod
+from ropescale.methods import Method
 from ropescale.request import Request
 from ropescale.trust import takes_trust
 
@@ -63,7 +63,7 @@ def export(
     destination: str | Path,
     *,
     to: str,
-    method: str | AnyMethod | None = None,
+    method: str | Method | None = None,
     factor: float | None = None,
     target_length: int | None = None,
     original_length: int | None = None,
@@ -259,7 +259,7 @@ def patch_gguf(
     path: str | Path,
     destination: str | Path,
     *,
-    method: str | AnyMethod,
+    method: str | Method,
     factor: float | None = None,
     target_length: int | None = None,
     original_length: int | None = None,

@@ -1,6 +1,6 @@
 """The methods: one file each, and this table of contents."""
 
-from ropescale.methods.base import AnyMethod, Method, get_method, list_methods
+from ropescale.methods.base import FixedMethod, Method, get_method, list_methods
 from ropescale.methods.embedding.learned import Learned
 from ropescale.methods.embedding.sinusoidal import Sinusoidal
 from ropescale.methods.nope import NoPE
@@ -37,12 +37,12 @@ __all__ = [
     "STRING",
     "T5",
     "ALiBi",
-    "AnyMethod",
     "CoPE",
     "DualChunk",
     "DynamicLinear",
     "DynamicNTK",
     "DynamicYaRN",
+    "FixedMethod",
     "LMInfinite",
     "LeakyReRoPE",
     "Learned",

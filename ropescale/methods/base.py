@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from abc import ABC
+from abc import ABCMeta
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,28 +14,44 @@ from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.listing import unknown_method
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
-_METHODS: dict[str, type["AnyMethod"]] = {}
+_METHODS: dict[str, type["Method"]] = {}
+_KINDS: list[type["Method"]] = []
 
 # Transformers divides by the factors of its longrope form: dividing by this one leaves no rotation at all,
 # and 1e30 * theta^x stays below the largest float32 (3.4e38) for every theta in use.
 WITHOUT_POSITION = 1e30
 
 
+class _OfItsKind(ABCMeta):
+    """Makes a class that names the root alone one of the kind whose definition it holds."""
+
+    def __new__(cls, named: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **given: Any) -> "_OfItsKind":
+        if bases and Method in bases and not namespace.get("abstract", False):
+            kind = next((one for one in _KINDS if namespace.keys() & set(one.defined_by)), Method)
+            bases = tuple(kind if base is Method else base for base in bases)
+        return super().__new__(cls, named, bases, namespace, **given)
+
+
 @dataclass(frozen=True, kw_only=True)
-class AnyMethod(ABC):
+class Method(metaclass=_OfItsKind):
     """A way to give a model a longer context: a registry name and knobs.
 
-    A subclass is a frozen dataclass; defining it registers it. What it has to define besides is said by its kind:
-    `Method` for frequencies that are fixed, `ropescale.methods.late.LateMethod` for all that acts when attention
-    reads.
+    A subclass is a frozen dataclass; defining it registers it. There are two kinds: `FixedMethod`, for frequencies
+    that are fixed, and `ropescale.methods.late.LateMethod`, for all that acts when attention reads. A class that names
+    this root alone is of the kind that its definition belongs to: `inv_freq` or `spectrum`, or `distance`.
     """
 
     name: ClassVar[str]
     abstract: ClassVar[bool] = True  # a kind of method, which has no name; each class says so for itself
+    defined_by: ClassVar[tuple[str, ...]] = ()  # what a class of that kind defines, one of them at least
+
+    factor: float | None  # target length / original length, at least 1
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("abstract", False):
+            if cls.__dict__.get("defined_by"):
+                _KINDS.append(cls)
             return
         cls.abstract = False
         # dataclass(slots=True) makes the class a second time and passes no keyword
@@ -63,7 +79,12 @@ class AnyMethod(ABC):
         Raises:
             InvalidArgumentError: the message names what is missing.
         """
-        return None
+        if not any(issubclass(cls, kind) for kind in _KINDS):
+            needed = [f"{' or '.join(kind.defined_by)} ({kind.__name__})" for kind in _KINDS]
+            raise InvalidArgumentError(
+                f"method class {cls.__qualname__}: {', or '.join(needed)} must be defined, got none of them; define "
+                f"one of them"
+            )
 
     def knobs(self) -> dict[str, Any]:
         """Every field with its value, as JSON can hold it."""
@@ -104,8 +125,8 @@ class AnyMethod(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(AnyMethod):
-    """A way to give rotary embeddings a longer context: a name, knobs, and one function to a spectrum.
+class FixedMethod(Method):
+    """A method of fixed frequencies: a name, knobs, and one function to a spectrum.
 
     A subclass is a frozen dataclass with a registry name, and defines `inv_freq` (and `attention_factor_for`
     where it has one), or `spectrum` itself. Defining the class registers it.
@@ -116,6 +137,7 @@ class Method(AnyMethod):
     """
 
     abstract: ClassVar[bool] = True
+    defined_by: ClassVar[tuple[str, ...]] = ("inv_freq", "spectrum")
     lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
 
     factor: float  # target length / original length, at least 1
@@ -128,7 +150,7 @@ class Method(AnyMethod):
         Raises:
             InvalidArgumentError: the message names what is missing.
         """
-        if cls.inv_freq is Method.inv_freq and cls.spectrum is Method.spectrum:
+        if cls.inv_freq is FixedMethod.inv_freq and cls.spectrum is FixedMethod.spectrum:
             raise InvalidArgumentError(
                 f"method class {cls.__qualname__}: inv_freq or spectrum must be defined, got neither; "
                 f"define one of them"
@@ -140,7 +162,7 @@ class Method(AnyMethod):
             raise InvalidArgumentError(
                 f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
             )
-        if self.resonance and type(self).spectrum is not Method.spectrum:
+        if self.resonance and type(self).spectrum is not FixedMethod.spectrum:
             raise InvalidArgumentError(
                 f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "
                 f"define inv_freq instead"
@@ -154,11 +176,11 @@ class Method(AnyMethod):
         """What multiplies cos and sin."""
         return 1.0
 
-    def at_length(self, geometry: Geometry, length: float) -> "Method":
+    def at_length(self, geometry: Geometry, length: float) -> "FixedMethod":
         """What this method is in a context of `length` tokens: itself, where frequencies do not depend on that."""
         return self
 
-    def when_read(self, geometry: Geometry) -> AnyMethod | None:
+    def when_read(self, geometry: Geometry) -> Method | None:
         """The method that acts for this one when attention reads; None where its frequencies are fixed."""
         return None
 
@@ -258,7 +280,7 @@ def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
     return torch.where(inv_freq > 0, best, WITHOUT_POSITION)
 
 
-def get_method(name: str) -> type[AnyMethod]:
+def get_method(name: str) -> type[Method]:
     """The method class of that registry name.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods.base import AnyMethod
+from ropescale.methods.base import Method
 from ropescale.spectrum import Spectrum, base_inv_freq
 
 UNBOUNDED = 2**20  # tokens: the maximum that a config states where a method has none
@@ -75,13 +75,14 @@ def causal(spectrum: Spectrum) -> Region:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LateMethod(AnyMethod):
+class LateMethod(Method):
     """A method that acts when attention reads, on queries and keys that the cache holds un-rotated.
 
     `factor` is a ceiling where the method has use for one; without it the config states what `target_length` says.
     """
 
     abstract: ClassVar[bool] = True
+    defined_by: ClassVar[tuple[str, ...]] = ("distance",)
     recalibration: ClassVar[bool] = False  # whether it is of no use before a brief training
     shared: ClassVar[bool] = True  # whether all layers have the same added parameters, or each its own
 

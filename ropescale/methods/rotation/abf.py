@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import theta_inv_freq
 
 
 @dataclass(frozen=True, kw_only=True)
-class ABF(Method, name="abf"):
+class ABF(FixedMethod, name="abf"):
     """Adjusted base frequency: another theta, of the caller's choice; the factor only sets the target.
 
     Xiong et al. 2023, arXiv:2309.16039, section 2.2 (10,000 to 500,000, then continued pretraining).

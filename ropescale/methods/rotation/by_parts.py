@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTKByParts(Method, name="by_parts"):
+class NTKByParts(FixedMethod, name="by_parts"):
     """NTK-by-parts: pairs with many turns over the original length kept, with few slowed, blended between.
 
     YaRN, arXiv:2309.00071, equations 17-20. The blend is linear in turns: this is not yarn without its

@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Method, name="linear"):
+class Linear(FixedMethod, name="linear"):
     """Position interpolation: every pair slowed down by the factor.
 
     Chen et al. 2023, arXiv:2306.15595, equation 3; kaiokendev. Blurs neighbouring positions, so it needs a

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama3(Method, name="llama3"):
+class Llama3(FixedMethod, name="llama3"):
     """Llama 3.1 scaling: the function of by_parts, with bounds found by grid search.
 
     Meta llama-models, `apply_scaling`. Published with factor 8 over 8,192 tokens;

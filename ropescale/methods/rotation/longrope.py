@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry, as_float
-from ropescale.methods.base import AnyMethod, Method
+from ropescale.methods.base import FixedMethod, Method
 from ropescale.methods.late import Switch
 from ropescale.spectrum import slowed
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongRoPE(Method, name="longrope"):
+class LongRoPE(FixedMethod, name="longrope"):
     """LongRoPE: every pair slowed by a stretch of its own, found by search.
 
     Ding et al. 2024, arXiv:2402.13753, equation 3. The attention factor is sqrt(1 + ln(factor) / ln(L)) unless
@@ -66,12 +66,12 @@ class LongRoPE(Method, name="longrope"):
             )
         return tuple(float(item) for item in value)
 
-    def at_length(self, geometry: Geometry, length: float) -> Method:
+    def at_length(self, geometry: Geometry, length: float) -> FixedMethod:
         if self.short_factor == self.long_factor or length > geometry.original_length:
             return self
         return replace(self, long_factor=self.short_factor)
 
-    def when_read(self, geometry: Geometry) -> AnyMethod | None:
+    def when_read(self, geometry: Geometry) -> Method | None:
         if self.short_factor == self.long_factor and not self.unscaled_prefix:
             return None
         return Switch(

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import theta_inv_freq
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTKAware(Method, name="ntk"):
+class NTKAware(FixedMethod, name="ntk"):
     """NTK-aware: a larger theta, such that the fastest pair is kept and the slowest is slowed by the factor.
 
     theta' = theta * factor^(d / (d - 2)). bloc97 2023; YaRN, arXiv:2309.00071, equation 16. Middle pairs are

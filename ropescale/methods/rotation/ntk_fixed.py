@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTKFixed(Method, name="ntk_fixed"):
+class NTKFixed(FixedMethod, name="ntk_fixed"):
     """NTK-RoPE fixed: pair m of d/2, counted from 1, slowed by factor^(2m/d).
 
     Su Jianlin 2023, kexue.fm/archives/9706. Counting from 1 slows the first pair a little as well, which is the

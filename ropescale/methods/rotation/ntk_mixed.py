@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTKMixed(Method, name="ntk_mixed"):
+class NTKMixed(FixedMethod, name="ntk_mixed"):
     """NTK-RoPE mixed: pair m, counted from 1, slowed by exp(a m^b), with a such that the last is slowed by factor.
 
     Su Jianlin 2023, kexue.fm/archives/9706. b=1 is ntk_fixed, b=0 is linear; the text gives 0.625, the author's

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Power(Method, name="power"):
+class Power(FixedMethod, name="power"):
     """Power basis: pair i of d/2 slowed by (1 - 2i/d)^-k; the factor only sets the target.
 
     Pal et al. 2023 (Giraffe), arXiv:2308.10882, section 3.1. Needs a fine-tune. The released code may also divide by a

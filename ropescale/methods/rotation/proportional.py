@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proportional(Method, name="proportional"):
+class Proportional(FixedMethod, name="proportional"):
     """Proportional: the fastest pairs slowed by the factor, the rest without position.
 
     Barbero et al. 2024 (p-RoPE), arXiv:2410.06205, section 6; Transformers' `proportional`. A proportion of 1 is

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truncated(Method, name="truncated"):
+class Truncated(FixedMethod, name="truncated"):
     """Truncated basis: pairs that turn within the cut-off kept, slower ones set to one speed, the slowest stopped.
 
     With b = 2 pi / cutoff_length: inverse frequencies from b up are kept, from b/8 up become b/16, below become 0.

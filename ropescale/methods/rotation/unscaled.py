@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ropescale.geometry import Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unscaled(Method, name="unscaled"):
+class Unscaled(FixedMethod, name="unscaled"):
     """The rotation as pretrained, and the limit raised alone.
 
     For models whose layers that read the whole context have no positions, as in Cohere 2, EXAONE 4 and Llama 4: what

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods.base import Method
+from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns, yarn_inv_freq
 
 RAMPS = ("pairs", "turns", "wavelength")
 
 
 @dataclass(frozen=True, kw_only=True)
-class YaRN(Method, name="yarn"):
+class YaRN(FixedMethod, name="yarn"):
     """YaRN: pairs with many turns kept, with few slowed, a ramp between, and sharper attention.
 
     Peng et al. 2023, arXiv:2309.00071, section 3.4. The paper's ramp is linear in turns; all released code, from
