@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ropescale import checkpoints, failures, listing
+from ropescale import checkpoints, failures, listing, outside
 from ropescale.errors import InvalidArgumentError
 from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
@@ -297,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.command = shlex.join(["ropescale", *given])
 
     def work() -> int:
+        outside.run_files(arguments.imports)
         _refuse_misspelt(arguments)
         if not _answers_alone(arguments):
             failures.require_extras(f"ropescale {arguments.name}", arguments.extras)
@@ -375,6 +376,14 @@ def _parser() -> argparse.ArgumentParser:
     formatter = OneSpelling
     parser = _Parser(prog="ropescale", description=OVERVIEW, formatter_class=formatter)
     parser.add_argument("--version", action="version", version=f"ropescale {__version__}")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run a Python file first, so that verbs know the methods that it defines; before the verb, repeatable",
+    )
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="name", required=True, parser_class=argparse.ArgumentParser
     )
@@ -922,7 +931,13 @@ def _methods(arguments: argparse.Namespace) -> int:
 
     common = listing.common_knobs()
     table = Table("method", "knobs", "what it does", caption=f"and of every method: {', '.join(common)}")
-    for name, method in listing.shipped().items():
+    listed = listing.shipped()
+    if outside.options():
+        from ropescale.methods import get_method, list_methods
+
+        others = {name: listing.of_class(get_method(name)) for name in list_methods() if name not in listed}
+        listed = dict(sorted({**listed, **others}.items()))
+    for name, method in listed.items():
         table.add_row(name, ", ".join(knob for knob in method.knobs if knob not in common), method.summary)
     Console().print(table, markup=False)
     return _next("explain", "tiny", "--methods", "yarn,ntk", "--factor", 4)
@@ -1205,7 +1220,7 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 def _next(*words: object) -> int:
     """Say what may come next, as a line to paste; returns the exit code of what went well."""
-    print(f"next: {shlex.join(['ropescale', *map(str, words)])}")
+    print(f"next: {shlex.join(['ropescale', *outside.options(), *map(str, words)])}")
     return 0
 
 

@@ -1,11 +1,12 @@
 """The methods that ship, as their source says: names, knobs and summaries for those who only ask, without torch."""
 
 import ast
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ropescale.errors import UnknownMethodError
 
@@ -35,6 +36,15 @@ def shipped() -> dict[str, Listed]:
 def common_knobs() -> tuple[str, ...]:
     """What every method with fixed frequencies takes."""
     return tuple(_knobs(_classes()["FixedMethod"]).values())
+
+
+def of_class(method: Any) -> Listed:
+    """The same of a method class that is defined elsewhere."""
+    knobs = [
+        item.name if item.default is dataclasses.MISSING else f"{item.name}={item.default!r}"
+        for item in dataclasses.fields(method)
+    ]
+    return Listed(tuple(knobs), (method.__doc__ or "").strip().partition("\n")[0])
 
 
 def unknown_method(name: object, available: Iterable[str]) -> UnknownMethodError:

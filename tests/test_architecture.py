@@ -32,6 +32,7 @@ FLOORS = [
         "ropescale.limits",
         "ropescale.listing",
         "ropescale.memory",
+        "ropescale.outside",
         "ropescale.shards",
     ],
     ["ropescale.failures", "ropescale.spelling"],

@@ -1,16 +1,19 @@
 """The command line: what it answers, how fast, and what it says to a wrong call."""
 
 import dataclasses
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from ropescale import checkpoints, cli, listing
+import ropescale
+from ropescale import checkpoints, cli, listing, outside
 from ropescale.evals import demo, grid, tasks
 from ropescale.evals.plan import Options
-from ropescale.methods import FixedMethod, get_method, list_methods
+from ropescale.methods import FixedMethod, base, get_method, list_methods
 from ropescale.version import __version__
 
 
@@ -62,6 +65,56 @@ def test_methods_are_listed_as_the_registry_has_them():
         if method.__module__.startswith("ropescale")
     }
     assert listing.common_knobs() == tuple(map(shown, dataclasses.fields(FixedMethod)))
+
+
+@pytest.fixture
+def my_methods(tmp_path, monkeypatch):
+    """A file of a user's own, which leaves no trace in this process."""
+    registry = dict(base._METHODS)
+    path = tmp_path / "methods_of_a_user.py"
+    path.write_text(
+        "from dataclasses import dataclass\nimport ropescale\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        'class Sqrt(ropescale.Method, name="square_root"):\n'
+        '    """Slows every pair by the square root of the factor."""\n\n'
+        "    def inv_freq(self, base, geometry):\n        return base / self.factor**0.5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield str(path)
+    outside.run_files([])
+    sys.modules.pop("methods_of_a_user", None)
+    base._METHODS.clear()
+    base._METHODS.update(registry)
+
+
+def test_a_method_of_a_file_is_known_to_every_verb_and_named_by_what_comes_next(my_methods, tmp_path, capsys):
+    known = ["--import", my_methods]
+    assert cli.main(["rescale", "tiny", "longer", "--method", "square_root", "--factor", "4"]) == 2
+    assert cli.main([*known, "methods"]) == 0
+    assert "square_root" in capsys.readouterr().out
+    assert cli.main([*known, "rescale", "tiny", "longer", "--method", "square_root", "--factor", "4"]) == 0
+    following = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+    assert following[:3] == ["ropescale", *known]
+    twice = ropescale.load("tiny").model.rotary_emb.inv_freq / 2
+    assert torch.allclose(ropescale.load("longer").model.rotary_emb.inv_freq, twice)
+    assert cli.main([*known, "eval", "tiny", "--methods", "square_root", "--factors", "4", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (None, "absent.py", "--import: must be a Python file that defines methods, got 'absent.py'"),
+        ("", "notes.txt", "--import: must be a Python file that defines methods, got 'notes.txt'"),
+        ("", "json.py", "--import: must have a name that no module has, got 'json.py'; rename the file"),
+        ("1 / 0", "broken.py", "got 'broken.py', which ends with ZeroDivisionError: division by zero; correct it"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_one_sentence(content, name, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert cli.main(["--import", name, "methods"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_folder_is_taken_though_its_name_is_near_a_short_one(tmp_path, monkeypatch):
