@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ropescale.evals.report.drawing import Curve, legend, plotted
-from ropescale.evals.report.elements import Line, Value, details, facts, paragraph, section, table, text
-from ropescale.evals.report.style import STYLE
 from ropescale.evals.report.wording import NOTHING
+from ropescale.pages.document import document
+from ropescale.pages.elements import Line, Value, details, facts, paragraph, table
 
 POINTS = 400  # of a loss curve at most
 
@@ -27,32 +27,13 @@ def page(told: Mapping[str, Any]) -> str:
         "data": ("Data", _data(told["account"])),
         "made": ("How this was made", _provenance(told)),
     }
-    shown = {name: (title, body) for name, (title, body) in sections.items() if body}
-    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in shown.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{text(f"ropescale: {settings['recipe']} on {settings['model']}", 120)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<header>
-<p class="kicker">{text(f"ropescale train {settings['recipe']} · {settings['model']} · {told['date']}", 160)}</p>
-<h1>{text(verdict(told))}</h1>
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-</header>
-<main id="main" tabindex="-1">
-{"".join(section(name, title, body) for name, (title, body) in shown.items())}
-</main>
-<footer>
-<p class="note">Written by ropescale from training.json beside this file.</p>
-</footer>
-</body>
-</html>
-"""
+    return document(
+        title=f"ropescale: {settings['recipe']} on {settings['model']}",
+        kicker=f"ropescale train {settings['recipe']} · {settings['model']} · {told['date']}",
+        heading=verdict(told),
+        sections=sections,
+        closing="Written by ropescale from training.json beside this file.",
+    )
 
 
 def verdict(told: Mapping[str, Any]) -> str:

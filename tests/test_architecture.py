@@ -36,6 +36,7 @@ FLOORS = [
         "ropescale.shards",
     ],
     ["ropescale.failures", "ropescale.spelling"],
+    ["ropescale.pages"],
     ["ropescale.spectrum"],
     ["ropescale.methods.base"],
     ["ropescale.methods.late"],
@@ -63,7 +64,15 @@ FLOORS = [
     ["ropescale.__main__"],
 ]
 # Rooms with several files for one purpose, which may import one another
-ROOMS = ("evals", "recipes", "ropescale.checkpoints", "ropescale.explain", "ropescale.export", "ropescale.injection")
+ROOMS = (
+    "evals",
+    "recipes",
+    "ropescale.checkpoints",
+    "ropescale.explain",
+    "ropescale.export",
+    "ropescale.injection",
+    "ropescale.pages",
+)
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {

@@ -281,9 +281,9 @@ def test_every_method_has_its_place_in_a_page_that_loads_and_runs_nothing():
     assert figures == len(labels) == sum(tag == "details" for tag, _ in parsed.elements)
     assert not {"script", "link", "img", "iframe", "object", "form"} & {tag for tag, _ in parsed.elements}
     loading = {"src", "href", "srcset", "action", "data", "xlink:href"}
-    assert not [
-        attrs for _, attrs in parsed.elements if loading & set(attrs) or any(n.startswith("on") for n in attrs)
-    ]
+    for _, attrs in parsed.elements:
+        assert all(attrs[name].startswith("#") for name in loading & set(attrs))  # within the page
+        assert not any(name.startswith("on") for name in attrs)
     assert not re.search(r"https?:|url\(|@import", text)
     assert "prefers-color-scheme: dark" in text
     assert "nan" not in " ".join(parsed.texts)
@@ -362,6 +362,19 @@ def test_a_gap_breaks_a_line_and_every_point_lies_in_the_frame():
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_words_of_level_lines_that_are_near_do_not_cover_each_other():
+    chart = Chart(
+        label="near",
+        curves=[Curve(series=0, x=[0, 15], y=[6, 140_000])],
+        x_label="x",
+        y_label="y",
+        marks=[Mark(at=128, word="original length", level=True), Mark(at=512, word="context", level=True)],
+        logarithmic=True,
+    )
+    words = [float(y) for y in re.findall(r'class="word" x="348.0" y="([\d.]+)"', drawn(chart))]
+    assert abs(words[0] - words[1]) >= 12
 
 
 def test_the_word_of_a_level_line_stands_where_no_other_line_runs():

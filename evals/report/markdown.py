@@ -28,10 +28,10 @@ from ropescale.evals.report.wording import (
     left_out,
     reasons,
     rules,
-    shown,
     verdict,
 )
 from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.pages.elements import shown
 from ropescale.version import __version__
 
 SPECIAL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")

@@ -9,20 +9,7 @@ from typing import Any
 
 from ropescale.evals.report import drawing
 from ropescale.evals.report.drawing import Curve, Panel
-from ropescale.evals.report.elements import (
-    Heat,
-    Line,
-    Raw,
-    Value,
-    details,
-    facts,
-    heat_map,
-    paragraph,
-    reach_cell,
-    section,
-    table,
-    text,
-)
+from ropescale.evals.report.elements import Heat, heat_map, reach_cell
 from ropescale.evals.report.findings import (
     Findings,
     Row,
@@ -32,7 +19,6 @@ from ropescale.evals.report.findings import (
     position_perplexities,
     share,
 )
-from ropescale.evals.report.style import STYLE
 from ropescale.evals.report.tables import (
     Comparison,
     comparison,
@@ -64,13 +50,25 @@ from ropescale.evals.report.wording import (
     reach_text,
     reasons,
     rules,
-    shown,
     tells,
     tokens_text,
     verdict,
 )
 from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import stretch_edges
+from ropescale.pages.document import document
+from ropescale.pages.elements import (
+    Line,
+    Raw,
+    Value,
+    details,
+    facts,
+    paragraph,
+    shown,
+    table,
+    text,
+    tiles,
+)
 
 POINTS = 16  # of a curve at most: more would show the texts' own ups and downs
 FAILURES = 3  # shown per arm and task
@@ -97,40 +95,17 @@ def page(findings: Findings) -> str:
         "records": ("What was done to the model", _records(findings)),
         "made": ("How this was made", _provenance(findings)),
     }
-    shown_sections = {name: (title, body) for name, (title, body) in sections.items() if body}
-    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in shown_sections.items())
     session = findings.results.sessions[-1] if findings.results.sessions else {}
-    kicker = f"ropescale eval · {shown(settings.model, 80)} · {shown(_date(session), 40)}"
-    title = text(f"ropescale: {shown(settings.model, 80)}")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<header>
-<p class="kicker">{text(kicker)}</p>
-<h1>{text(verdict(findings))}</h1>
-{_reasons(findings)}
-{_tiles(findings)}
-{_call(findings)}
-{paragraph(left_out(findings), "note")}
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-</header>
-<main id="main" tabindex="-1">
-{"".join(section(name, title, body) for name, (title, body) in shown_sections.items())}
-</main>
-<footer>
-<p class="note">Written by ropescale from the results beside this file; report.md, report.json, model-card.md and
-evaluate.json say the same in other forms.</p>
-</footer>
-</body>
-</html>
-"""
+    parts = (_reasons(findings), _tiles(findings), _call(findings), paragraph(left_out(findings), "note"))
+    return document(
+        title=f"ropescale: {shown(settings.model, 80)}",
+        kicker=f"ropescale eval · {shown(settings.model, 80)} · {shown(_date(session), 40)}",
+        heading=verdict(findings),
+        opening="\n".join(filter(None, parts)),
+        sections=sections,
+        closing="Written by ropescale from the results beside this file; report.md, report.json, model-card.md and "
+        "evaluate.json say the same in other forms.",
+    )
 
 
 PASSKEY = (
@@ -150,16 +125,16 @@ def _tiles(findings: Findings) -> str:
     row, alone = findings.best or findings.alone, findings.alone
     same = findings.groups[row.arm.factor][0] if findings.best else alone
     original, named = findings.settings.original_length, base_text(findings)
-    tiles: list[tuple[str, str, str]] = []
+    figures: list[tuple[str, str, str]] = []
     versus = f"{named} {reach_text(alone.reads, alone.reads_from)}" if findings.best else named
     if row.reads is not None:
-        tiles.append(("Effective length by retrieval", reach_text(row.reads, row.reads_from), versus))
+        figures.append(("Effective length by retrieval", reach_text(row.reads, row.reads_from), versus))
     versus = f"{named} {reach_text(alone.keeps, alone.keeps_from)}" if findings.best else named
     if row.keeps is not None:
-        tiles.append(("Effective length by perplexity", reach_text(row.keeps, row.keeps_from), versus))
+        figures.append(("Effective length by perplexity", reach_text(row.keeps, row.keeps_from), versus))
     if row.retrieval_beyond is not None:
         before = f"{named} {rate_text(same.retrieval_beyond.rate)}" if same.retrieval_beyond else ""
-        tiles.append(
+        figures.append(
             (
                 f"Retrieval beyond {original:,} tokens",
                 rate_text(row.retrieval_beyond.rate),
@@ -167,7 +142,7 @@ def _tiles(findings: Findings) -> str:
             )
         )
     if row.change is not None:
-        tiles.append(
+        figures.append(
             (
                 f"Perplexity inside {original:,} tokens",
                 ratio_text(row.change),
@@ -175,16 +150,13 @@ def _tiles(findings: Findings) -> str:
             )
         )
     elif row.inside is not None:
-        tiles.append((f"Perplexity inside {original:,} tokens", perplexity_text(row.inside), named))
+        figures.append((f"Perplexity inside {original:,} tokens", perplexity_text(row.inside), named))
     for task in findings.short_tasks()[:1]:
         gain = findings.gain(row.arm, task) if findings.best and tells(findings, task) else None
         if gain is not None:
-            tiles.append((f"Short prompts: {shown(task, 30)}", gain_text(gain), _interval(gain_interval_text(gain))))
-    items = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(small)}</small></dd></div>"
-        for name, value, small in tiles
-    )
-    return f'<dl class="tiles">{items}</dl>' if items else ""
+            said = _interval(gain_interval_text(gain))
+            figures.append((f"Short prompts: {shown(task, 30)}", gain_text(gain), said))
+    return tiles(figures)
 
 
 def _interval(interval: str) -> str:

@@ -23,11 +23,11 @@ from ropescale.evals.report.wording import (
     ratio_text,
     reach_text,
     share_text,
-    shown,
     stretch_text,
 )
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.evals.statistics import Estimate, perplexity_ratio
+from ropescale.pages.elements import shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 
 from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share, too_long
 from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
+from ropescale.pages.elements import shown
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 CLOZE_CHANCE = 0.25  # every question has four answers
+
+
 # Characters that a page would drop, or that would reorder what stands beside them
-INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-
-
-def shown(text: object, limit: int = 4000) -> str:
-    """Text from outside, at most `limit` characters of it, without what cannot be written or would hide the rest."""
-    plain = INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
-    return plain if len(plain) <= limit else f"{plain[:limit]} […]"
-
-
 def base_text(findings: Findings) -> str:
     """The arm without a method as the report names it: unpatched, or what the checkpoint was saved or published as."""
     return shown(findings.settings.base, 60) or "unpatched"

@@ -102,15 +102,18 @@ def drawn(chart: Chart) -> str:
     for curve in chart.curves:
         parts += _line(curve, [x_of(x) for x in curve.x], y_of)
     lines = [y_of(tick) for tick in ticks] + [y_of(mark.at) for mark in chart.marks if mark.level]
+    words: list[float] = []  # where those of level lines stand, all at the right end
     for i, mark in enumerate(chart.marks):
         at = y_of(mark.at) if mark.level else x_of(mark.at)
-        parts.append(_mark(mark, at, _free(at, lines) if mark.level else TOP + 10 + 15 * i))
+        if mark.level:
+            words.append(_free(at, lines, words))
+        parts.append(_mark(mark, at, words[-1] if mark.level else TOP + 10 + 15 * i))
     middle = (LEFT + RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x_label)}</text>')
     turn = f"translate(13 {(TOP + BOTTOM) / 2}) rotate(-90)"
     parts.append(f'<text transform="{turn}" text-anchor="middle">{escape(chart.y_label)}</text>')
     return (
-        f'<svg role="img" aria-label="{escape(chart.label)}" viewBox="0 0 {WIDTH} {HEIGHT}">\n'
+        f'<svg class="chart" role="img" aria-label="{escape(chart.label)}" viewBox="0 0 {WIDTH} {HEIGHT}">\n'
         + "\n".join(parts)
         + "\n</svg>"
     )
@@ -119,7 +122,7 @@ def drawn(chart: Chart) -> str:
 def legend(names: Sequence[tuple[int, str]], over: Collection[str] = ()) -> str:
     """Which line is which: series and name; those `over` an earlier line are dashed."""
     items = "".join(
-        f'<li><svg viewBox="0 0 34 10" aria-hidden="true"><path class="line" d="M0 5H34" '
+        f'<li><svg class="key" viewBox="0 0 34 10" aria-hidden="true"><path class="line" d="M0 5H34" '
         f"{_stroke(series, name in over)}/></svg>{escape(name)}</li>"
         for series, name in names
     )
@@ -175,10 +178,16 @@ def _mark(mark: Mark, at: float, height: float) -> str:
     )
 
 
-def _free(at: float, lines: Sequence[float]) -> float:
-    """Where the word of a level line stands, above or below it: where no other line runs through the word."""
+def _free(at: float, lines: Sequence[float], words: Sequence[float]) -> float:
+    """Where the word of a level line stands, above or below: on no other word, and where no line runs through it."""
     places = [at - 4, at + 12]  # of its foot; letters are about 9 high
-    crossed = [sum(place - 10 < line < place + 3 for line in lines if line != at) for place in places]
+    crossed = [
+        (
+            sum(abs(place - word) < 12 for word in words),
+            sum(place - 10 < line < place + 3 for line in lines if line != at),
+        )
+        for place in places
+    ]
     return places[crossed[0] > crossed[1]]
 
 

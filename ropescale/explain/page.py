@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 import torch
@@ -13,8 +12,9 @@ from ropescale.destinations import write_file
 from ropescale.explain import theory
 from ropescale.explain.drawing import Chart, Curve, Mark, bounds, drawn, legend, number
 from ropescale.explain.readings import EFFECTS, Reading, effects, facts, negative_text
-from ropescale.explain.style import STYLE
 from ropescale.geometry import Geometry
+from ropescale.pages.document import document
+from ropescale.pages.elements import Line, Value, details, paragraph, shown, table, text, tiles
 
 STRETCHES = 160  # points of a curve: what a phone and a large screen can both show
 ROWS = 12  # of the table under a figure
@@ -24,46 +24,38 @@ STRETCH = ("distance", "mean", "lowest", "highest")  # columns for a curve in st
 def page(model: str, geometry: Geometry, found: Sequence[Reading]) -> str:
     """The whole page as HTML: of a model by this name, from `readings(geometry, methods, length=...)`."""
     length = found[0].length
-    name = _plain(model)
     introduction = (
         f"Every figure is worked out from the config: the query stands at position {length - 1:,} of a context of "
         f"{length:,} tokens, and no weights are read."
     )
-    tiles = "".join(
-        f"<div><dt>{escape(fact)}</dt><dd>{escape(value)}<small>{escape(said)}</small></dd></div>"
-        for fact, (value, said) in facts(geometry, found[0]).items()
-    )
-    sections = (
-        _wavelengths(geometry, found, length),
-        _scores(geometry, found, length),
-        _decay(geometry, found, length),
-        _distances(geometry, found, length),
-        _products(geometry, length),
-        _norms(geometry, found, length),
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>Rotary positions of {escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        '<header><p class="kicker">ropescale explain</p>\n'
-        f"<h1>What positions do to a score in {escape(name)}</h1>\n"
-        f"{_text(introduction)}\n"
-        f'<dl class="tiles">{tiles}</dl></header>\n<main>\n' + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+    return document(
+        title=f"Rotary positions of {model}",
+        kicker="ropescale explain",
+        heading=f"What positions do to a score in {shown(model, 200)}",
+        opening=paragraph([introduction])
+        + tiles([(fact, value, said) for fact, (value, said) in facts(geometry, found[0]).items()]),
+        sections={
+            "wavelengths": _wavelengths(geometry, found, length),
+            "scores": _scores(geometry, found, length),
+            "decay": _decay(geometry, found, length),
+            "distances": _distances(geometry, found, length),
+            "products": _products(geometry, length),
+            "norms": _norms(geometry, found, length),
+        },
     )
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, html: str) -> None:
     """Write the page beside its place and move it there, so that nobody meets half of one.
 
     Raises:
         InvalidArgumentError: a folder, a link, a device or a pipe is there.
         CheckpointError: nothing can be written there.
     """
-    write_file(path, text, name="output", remedy="give another path")
+    write_file(path, html, name="output", remedy="give another path")
 
 
-def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
+def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
     pairs = range(geometry.pairs)
     base = found[0].view.inv_freq
     changed = [
@@ -95,7 +87,7 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> s
         logarithmic=True,
     )
     rows = [[str(i), *(number(wave[i]) for wave in waves.values())] for i in _spread(geometry.pairs)]
-    return _section(
+    return _part(
         "Wavelengths",
         _text(
             "A pair of elements turns by its own angle with every token. Pairs below the line of the original length "
@@ -109,7 +101,7 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> s
     )
 
 
-def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
+def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
     charts = [
         Chart(
             label=f"Score against distance, {one.name}",
@@ -126,7 +118,7 @@ def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
     for chart, one in zip(charts, found, strict=True):
         chart = chart if one.view.biased else replace(chart, limits=shared)
         figures.append(_figure(one.name, chart, STRETCH, _stretch_rows(chart.curves[0])))
-    return _section(
+    return _part(
         "Score against relative distance",
         _text(
             "The score of a query of ones with a key of ones: what position alone does to it, since their content is "
@@ -140,7 +132,7 @@ def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
     )
 
 
-def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
+def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
     base, distances = found[0], found[0].view.distance
     everything = torch.ones_like(distances, dtype=torch.bool)
     waves = _curve(0, distances, theory.similarity(geometry, distances), everything)
@@ -168,7 +160,7 @@ def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
         ]
         for one in found
     ]
-    return _section(
+    return _part(
         "How far like is told from unlike",
         _text(
             "B(m) is the sum of cos(m w) over all pairs: how much more a like key scores than an unlike one at "
@@ -186,7 +178,7 @@ def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
     )
 
 
-def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
+def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
     """What the last query is given for its distances: a picture where a method changes them, a row for each."""
     figures = []
     for one in found:
@@ -206,7 +198,7 @@ def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> str
         figures.append(_figure(one.name, chart, ["distance", "distance seen"], rows))
     rows = [[one.name, *effects(one, found[0])[1:]] for one in found]
     pictures = f'<div class="grid">{"".join(figures)}</div>' if figures else ""
-    return _section(
+    return _part(
         "What the last query sees",
         _text(
             "Methods that act when attention reads give the rotation other distances than the true ones, or hide "
@@ -223,7 +215,7 @@ def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> str
     )
 
 
-def _products(geometry: Geometry, length: int) -> str:
+def _products(geometry: Geometry, length: int) -> tuple[str, str]:
     """Position vectors that are added beside a rotation that multiplies, each taken apart and put together again."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, geometry.rotary_dim, generator=generator, dtype=torch.float64)
@@ -255,7 +247,7 @@ def _products(geometry: Geometry, length: int) -> str:
         rows = [[str(i), *(number(float(part[i])) for part in named.values())] for i in _spread(len(distances))]
         lines = legend(list(enumerate(named)))
         figures.append(_figure(title, chart, ["distance", *named], rows, lines))
-    return _section(
+    return _part(
         "Added or multiplied",
         _text(
             "Sinusoidal position vectors are added to content, so a score has four terms: content alone, two that mix "
@@ -276,7 +268,7 @@ def _products(geometry: Geometry, length: int) -> str:
     )
 
 
-def _norms(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
+def _norms(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
     generator = torch.Generator().manual_seed(0)
     positions = torch.linspace(0, length - 1, min(length, 1024), dtype=torch.float64).round().long()
     vectors = torch.randn(len(positions), geometry.rotary_dim, generator=generator, dtype=torch.float64)
@@ -289,7 +281,7 @@ def _norms(geometry: Geometry, found: Sequence[Reading], length: int) -> str:
         ]
         for one in found
     ]
-    return _section(
+    return _part(
         "Norms",
         _text(
             "A rotation keeps the length of a vector, so positions never make a query or key stronger. The attention "
@@ -338,40 +330,26 @@ def _spread(n: int) -> list[int]:
     return sorted({round(i * (n - 1) / max(few - 1, 1)) for i in range(few)})
 
 
-def _plain(name: str) -> str:
-    """A name from outside without what cannot be seen or would turn the text around."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name[:200])
+def _text(said: str) -> str:
+    return paragraph([said])
 
 
-def _text(sentences: str) -> str:
-    return f"<p>{escape(sentences)}</p>"
+def _source(said: str) -> str:
+    return paragraph([f"Source: {said}."], "note")
 
 
-def _source(text: str) -> str:
-    return f'<p class="note">Source: {escape(text)}.</p>'
+def _part(title: str, *parts: str) -> tuple[str, str]:
+    """A heading, and the HTML beneath it."""
+    return title, "\n".join(filter(None, parts))
 
 
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(filter(None, parts)) + "\n</section>"
+def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column names the rows."""
+    lines = [Line(heads=[first], values=[Value(text=cell) for cell in others]) for first, *others in rows]
+    return table(caption, columns, [lines])
 
 
 def _figure(title: str, chart: Chart, columns: Sequence[str], rows: Sequence[Sequence[str]], lines: str = "") -> str:
     """A picture with some of its numbers folded away beneath it."""
-    numbers = _table(f"{title}: some of the numbers", columns, rows)
-    return (
-        f"<figure><h3>{escape(title)}</h3>{drawn(chart)}{lines}<details><summary>numbers</summary>{numbers}</details>"
-        "</figure>"
-    )
-
-
-def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls in a region of its own where the screen is narrow; the first column names the rows."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in others)}</tr>\n'
-        for first, *others in rows
-    )
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
+    numbers = details("numbers", _table(f"{title}: some of the numbers", columns, rows))
+    return f"<figure><h3>{text(title)}</h3>{drawn(chart)}{lines}{numbers}</figure>"

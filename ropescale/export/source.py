@@ -226,16 +226,27 @@ def _files_below(path: Path, kept: tuple[Path, ...], above: tuple[Path, ...] = (
         yield from _files_below(child, kept, (*above, real))
 
 
-def requested(method: str | Method | None, **arguments: Any) -> Request | None:
+def requested(method: str | Method | None, adapter: str | Path | None = None, **arguments: Any) -> Request | None:
     """What a source is to be extended by, from the arguments of `export`; None where it is exported as it stands.
 
     Raises:
-        InvalidArgumentError: arguments without a method, or ones that break their rules.
+        CheckpointError: no adapter there, or a damaged record.
+        InvalidArgumentError: arguments without a method or beside an adapter that says all of them, or ones that break
+            their rules.
         UnknownMethodError: no method of that name.
     """
+    asked = Request(**{**arguments, "knobs": {}}).asked() | arguments["knobs"]
+    given = asked if method is None else {"method": method, **asked}
+    trained = None if adapter is None else record_of(adapter)
+    if trained is not None and given:
+        first = next(iter(given))
+        raise InvalidArgumentError(
+            f"{first}: must be left out with an adapter that carries how its base was patched "
+            f"({trained.method_instance()}, {trained.target_length} tokens), got {shortened(given[first])}; leave out "
+            f"{', '.join(given)}, and the export is patched as in training"
+        )
     if method is not None and method != AS_IT_IS:
         return Request(method=method, **arguments)
-    asked = Request(**{**arguments, "knobs": {}}).asked() | arguments["knobs"]
     if asked and method is None:
         raise InvalidArgumentError(
             f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out to "
@@ -299,13 +310,6 @@ def opened(
         _require_one_rotation(config, folder)
         if adapter is not None:
             trained = record_of(adapter)
-            if trained is not None and request is not None:
-                asked = {"method": request.method, **request.asked()}
-                raise InvalidArgumentError(
-                    f"method: must be left out with an adapter that carries how its base was patched "
-                    f"({trained.method_instance()}, {trained.target_length} tokens), got {shortened(request.method)}; "
-                    f"leave out {', '.join(asked)}, and the export is patched as in training"
-                )
             model = merged(folder, adapter)
             if trained is not None:
                 config = copy.deepcopy(model.config)

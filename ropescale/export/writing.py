@@ -122,6 +122,7 @@ def export(
     require_new(path, None if isinstance(model, nn.Module) else source.local_folder(str(model)))
     request = source.requested(
         method,
+        adapter,
         factor=factor,
         target_length=target_length,
         original_length=original_length,

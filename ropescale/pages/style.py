@@ -1,6 +1,4 @@
-"""The look of the page: system fonts, light and dark by the reader's setting, phone, paper."""
-
-from __future__ import annotations
+"""The look of every page: system fonts, light and dark by the reader's setting, phone, paper."""
 
 # Text on a heat cell keeps a contrast of 4.5 or more at every share, since --heat is mixed into the card's colour.
 STYLE = """
@@ -51,6 +49,16 @@ nav a { display: inline-block; padding: .25rem 0; }
 .grid.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15.5rem), 1fr)); }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: .8rem; max-width: 40rem; min-width: 0;
   break-inside: avoid; }
+.chart { display: block; width: 100%; height: auto; }
+.chart text { font-size: 12.5px; fill: var(--ink); }
+.chart path, .key path { fill: none; stroke: var(--rule); }
+.chart .axis { stroke: var(--ink); }
+.chart .zero { stroke: var(--soft); }
+.chart .line, .key .line { stroke: var(--series); stroke-width: 1.8; stroke-linecap: round; stroke-linejoin: round; }
+.chart .dot { stroke-width: 5; }
+.chart .band { fill: var(--series); stroke: none; opacity: .2; }
+.chart .mark { stroke: var(--soft); stroke-dasharray: 3 3; }
+.chart .word { fill: var(--soft); paint-order: stroke; stroke: var(--card); stroke-width: 3px; }
 figure svg { display: block; width: 100%; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; margin: 1rem 0 0; list-style: none; }
 .legend li { display: flex; align-items: center; gap: .45rem; font-size: .9rem; overflow-wrap: anywhere; }
@@ -105,7 +113,7 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .3rem 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { header, main, footer { padding-left: 1rem; padding-right: 1rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tiles dd { font-size: 1.2rem; } th, td { padding: .3rem .5rem; }
-  .reach i { width: 5rem; } }
+  .reach i { width: 5rem; } .chart text { font-size: 13px; } }
 @media print { :root { color-scheme: light; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fff;
     --card: #f3f4f6; --shade: transparent;
     --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a;
