@@ -27,14 +27,15 @@ def run_files(paths: Iterable[str]) -> None:
         path = Path(given)
         if path.suffix != ".py" or not path.is_file():
             raise InvalidArgumentError(
-                f"--import: must be a Python file that defines methods, got {str(path)!r}; give the path of a .py file"
+                f"file to import: must be a Python file that defines methods, got {str(path)!r}; give the path of a "
+                f".py file"
             )
         if (there := sys.modules.get(path.stem)) is not None:
             if Path(getattr(there, "__file__", None) or "").absolute() == path.absolute():
                 _RUN.append(given)
                 continue
             raise InvalidArgumentError(
-                f"--import: must have a name that no module has, got {str(path)!r}; rename the file"
+                f"file to import: must have a name that no module has, got {str(path)!r}; rename the file"
             )
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
@@ -47,7 +48,7 @@ def run_files(paths: Iterable[str]) -> None:
             if isinstance(error, RopescaleError):
                 raise
             raise InvalidArgumentError(
-                f"--import: must be a Python file that runs, got {str(path)!r}, which ends with "
+                f"file to import: must be a Python file that runs, got {str(path)!r}, which ends with "
                 f"{type(error).__name__}: {error}; correct it, python {path} shows where"
             ) from error
         _RUN.append(given)

@@ -103,9 +103,9 @@ def test_a_method_of_a_file_is_known_to_every_verb_and_named_by_what_comes_next(
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
-        (None, "absent.py", "--import: must be a Python file that defines methods, got 'absent.py'"),
-        ("", "notes.txt", "--import: must be a Python file that defines methods, got 'notes.txt'"),
-        ("", "json.py", "--import: must have a name that no module has, got 'json.py'; rename the file"),
+        (None, "absent.py", "file to import: must be a Python file that defines methods, got 'absent.py'"),
+        ("", "notes.txt", "file to import: must be a Python file that defines methods, got 'notes.txt'"),
+        ("", "json.py", "file to import: must have a name that no module has, got 'json.py'; rename the file"),
         ("1 / 0", "broken.py", "got 'broken.py', which ends with ZeroDivisionError: division by zero; correct it"),
     ],
 )

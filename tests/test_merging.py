@@ -469,7 +469,7 @@ def test_an_export_says_which_adapter_is_in_it(tmp_path: Path) -> None:
         assert verify(tmp_path / name, adapter=tmp_path / "elsewhere", **asked).exact
         (tmp_path / "elsewhere").rename(tmp_path / "adapter")
     changed(tmp_path / "adapter", lambda held: {key: one * 2 for key, one in held.items()})
-    with pytest.raises(CheckpointError, match=r"whose weights have changed since; pass --adapter"):
+    with pytest.raises(CheckpointError, match=r"whose weights have changed since; pass adapter=DIR"):
         verify(tmp_path / "out", **asked)
     assert not verify(tmp_path / "out", adapter=tmp_path / "adapter", **asked).exact
 
