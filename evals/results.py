@@ -364,7 +364,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing", "layers", "base"), _is_text),
     "original_length": _is_count,
     "notes": lambda value: _are(_is_text, value),
-    "seed": lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST,
+    "seed": lambda value: value == 0 or _is_count(value),
     "lengths": lambda value: bool(value) and _are(_is_count, value),
     "tasks": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
     "knobs": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),

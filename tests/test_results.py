@@ -98,7 +98,15 @@ def test_a_damaged_run_json_is_named(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lengths", []), ("lengths", ["a"]), ("tasks", []), ("original_length", 0), ("model", 5), ("versions", {"a": 1})],
+    [
+        ("seed", -1),
+        ("lengths", []),
+        ("lengths", ["a"]),
+        ("tasks", []),
+        ("original_length", 0),
+        ("model", 5),
+        ("versions", {"a": 1}),
+    ],
 )
 def test_settings_of_another_kind_are_named(tmp_path, name, value):
     begun(tmp_path)
