@@ -15,6 +15,7 @@ from families import family, fingerprint, logits
 from torch import nn
 
 import ropescale
+from ropescale.injection import alone
 
 PACKAGE = str(Path(ropescale.__file__).parent)
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -129,12 +130,29 @@ def strike_at_lines(case: str, verb: str, every: int, within: str = "") -> None:
         after = state(model)
         assert after in (plain, patched), line
         seen.add(after == begun)
+        assert others_may_go_on(), line
     assert True in seen  # some strikes came before the end
     if ropescale.record(model) is None:
         ropescale.patch(model, method, **arguments)
     assert state(model) == patched
     ropescale.unpatch(model)
     assert state(model) == plain
+
+
+def others_may_go_on() -> bool:
+    """Whether no lock was left behind, in which every other thread would wait for ever."""
+    took: list[bool] = []
+
+    def other() -> None:
+        for lock in (alone._TURN, alone._CHANGING):
+            took.append(lock.acquire(timeout=1))
+            if took[-1]:
+                lock.release()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    return all(took)
 
 
 def test_the_lines_of_the_proof_are_among_those_struck() -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, MethodType
 from typing import Any
 
@@ -34,18 +34,41 @@ _TURN = threading.RLock()
 _CHANGING = threading.RLock()  # held only while a model is neither as before nor as after
 
 
+class _Hold:
+    """A hold on a lock, let go once however often that is asked for; each step is one line, or none of it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock, self._held = lock, False
+
+    def take(self) -> None:
+        self._held = self._lock.acquire()
+
+    def leave(self) -> None:
+        self._held = self._held and bool(self._lock.release())
+
+
 @contextmanager
-def in_turn() -> Iterator[None]:
+def _held(lock: Any) -> Iterator[None]:
+    """Within the block the lock is held. An interruption may strike at its release, which is why it is asked twice."""
+    hold = _Hold(lock)
+    try:
+        try:
+            hold.take()
+            yield
+        finally:
+            hold.leave()
+    finally:
+        hold.leave()
+
+
+def in_turn() -> AbstractContextManager[None]:
     """While the block runs, no other thread begins to change a model; may be nested."""
-    with _TURN:
-        yield
+    return _held(_TURN)
 
 
-@contextmanager
-def settled() -> Iterator[None]:
+def settled() -> AbstractContextManager[None]:
     """While the block runs, every model is as before a change or as after it."""
-    with _CHANGING:
-        yield
+    return _held(_CHANGING)
 
 
 @contextmanager
@@ -57,12 +80,12 @@ def alone(model: nn.Module) -> Iterator[None]:
     Raises:
         BusyModelError: passes of other threads did not end; nothing was changed.
     """
-    with _TURN:
+    with in_turn():
         gate = _Gate(model)
         try:
             try:
                 gate.close()
-                with _CHANGING:
+                with settled():
                     yield
             finally:
                 gate.open()
