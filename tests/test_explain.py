@@ -374,7 +374,7 @@ def test_words_of_level_lines_that_are_near_do_not_cover_each_other():
         logarithmic=True,
     )
     words = [float(y) for y in re.findall(r'class="word" x="348.0" y="([\d.]+)"', drawn(chart))]
-    assert abs(words[0] - words[1]) >= 12
+    assert abs(words[0] - words[1]) >= 10  # letters are about 9 high
 
 
 def test_the_word_of_a_level_line_stands_where_no_other_line_runs():

@@ -1344,8 +1344,11 @@ def test_the_command_line_takes_log_n(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main([*asked, "--log-n", "--lossy"]) == 0
     assert "yarn x4 with log_n as its native type yarn, approximation (yarn at every length" in capsys.readouterr().out
     assert rope_in(tmp_path / "out")["ropescale"]["log_n"] is True
-    assert cli.main(["export", "a.gguf", "b.gguf", "--to", "gguf", "--patch-gguf", "--log-n"]) == 2
-    assert "--patch-gguf: goes with --to gguf and without --lossy and --log-n" in capsys.readouterr().err
+    of_a_file = ["export", "a.gguf", "b.gguf", "--to", "gguf", "--patch-gguf", "--method", "yarn", "--factor", "4"]
+    assert cli.main([*of_a_file, "--log-n"]) == 2
+    said = capsys.readouterr().err
+    assert "--patch-gguf: goes with --to gguf and --method" in said
+    assert "--log-n" in said.partition(", got ")[2]
 
 
 def test_the_command_line_exports_an_adapter_that_carries_its_record(

@@ -258,7 +258,7 @@ def test_cuts_end_at_words_where_they_can() -> None:
         (
             {},
             "tokenizer: a task that fits its texts to a length must know the tokenizer, got none; "
-            'name it in the task\'s metadata, as in --metadata \'{"tokenizer": "tiny"}\'',
+            'name it in the task\'s metadata, as in metadata={"tokenizer": "tiny"}',
         ),
         (
             {"tokenizer": "tiny", "lengths": [512, 77]},

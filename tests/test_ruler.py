@@ -344,7 +344,7 @@ def test_questions_without_a_file_or_a_hub_are_refused_in_words(tmp_path: Path) 
         qa.squad(tokenizer="tiny")
     assert re.fullmatch(
         r"qa_1: the questions must come from a file or from the hub \(rajpurkar/squad_v2\), got no squad and no "
-        r"answer \(\w+\); download SQuAD's dev-v2\.0\.json and name it, as in --metadata '\{\"squad\": \"PATH\"\}'",
+        r"answer \(\w+\); download SQuAD's dev-v2\.0\.json and name it, as in metadata=\{\"squad\": \"PATH\"\}",
         str(caught.value),
     )
     with pytest.raises(InvalidArgumentError) as caught:

@@ -313,7 +313,7 @@ def with_a_state_carried(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_one_rotation(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MixedRotation, "_mixed", lambda self, rotary, inputs, named, waves: waves)
+    monkeypatch.setattr(MixedRotation, "_mixed", lambda *_: lambda rotary, inputs, named, waves: waves)
 
 
 def without_a_mask_of_ones(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ def messages(folder: str) -> list[tuple[str, str]]:
 
 OF_A_PATCH = [
     *messages("patching.py"),
+    *messages("request.py"),
+    *messages("extension.py"),
     *messages("families.py"),
     *messages("rescaling.py"),
     *messages("injection/*.py"),

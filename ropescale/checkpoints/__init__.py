@@ -39,7 +39,7 @@ def refuse_misspelt(name: str) -> None:
         CheckpointError: the message names the short name.
     """
     near = difflib.get_close_matches(name, SHORT_NAMES, n=1, cutoff=0.8)
-    if near and name != near[0] and not Path(name).exists():
+    if near and Path(name).name == name and name != near[0] and not Path(name).exists():
         raise CheckpointError(
             f"{name}: must be a folder, a hub id, or one of {', '.join(SHORT_NAMES)}, got no folder of that name; "
             f"did you mean {near[0]!r}?"

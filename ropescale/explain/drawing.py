@@ -179,13 +179,11 @@ def _mark(mark: Mark, at: float, height: float) -> str:
 
 
 def _free(at: float, lines: Sequence[float], words: Sequence[float]) -> float:
-    """Where the word of a level line stands, above or below: on no other word, and where no line runs through it."""
+    """Where the word of a level line stands, above or below: where it meets no other word or line, or fewer."""
     places = [at - 4, at + 12]  # of its foot; letters are about 9 high
     crossed = [
-        (
-            sum(abs(place - word) < 12 for word in words),
-            sum(place - 10 < line < place + 3 for line in lines if line != at),
-        )
+        sum(abs(place - word) < 10 for word in words)
+        + sum(place - 10 < line < place + 3 for line in lines if line != at)
         for place in places
     ]
     return places[crossed[0] > crossed[1]]
