@@ -188,6 +188,7 @@ def test_the_embedded_model_answers_inside_its_window_with_the_stock_harness() -
     assert found["results"]["ropescale_passkey"]["by_length_stderr,none"] == "N/A"
 
 
+@pytest.mark.slow  # test_perplexity.py runs the same command line on the other tasks
 def test_the_command_line_of_the_harness_runs_the_task_on_a_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [
