@@ -19,7 +19,6 @@ MINUS = "\N{MINUS SIGN}"
 CLOZE_CHANCE = 0.25  # every question has four answers
 
 
-# Characters that a page would drop, or that would reorder what stands beside them
 def base_text(findings: Findings) -> str:
     """The arm without a method as the report names it: unpatched, or what the checkpoint was saved or published as."""
     return shown(findings.settings.base, 60) or "unpatched"
