@@ -38,7 +38,7 @@ GLOBAL = (
 )  # layer types that read the whole context, one in a family
 
 # Families with one rotary module that reads its frequencies from buffers, one for all layers or one for each layer
-# type, and its facts from `config.rope_parameters`, flat or by layer type. tests/test_patching.py patches, undoes,
+# type, and its facts from `config.rope_parameters`, flat or by layer type. test_patching.py patches, undoes,
 # saves and reloads every one of them.
 FAMILIES = frozenset(
     {

@@ -86,7 +86,7 @@ def _text_type(model_type: str) -> str:
 
 def tried(row: Row) -> Trial:
     """Patch a tiny model of a patched class, compare, and take the patch out again."""
-    sys.path.insert(0, str(ROOT / "tests"))  # where the tiny configs of every family are
+    sys.path.insert(0, str(ROOT / "tests" / "support"))  # where the tiny configs of every family are
     from families import WHOLES, config_of, config_of_whole, logits, model_of, model_of_whole
 
     whole = row.name.endswith("ForConditionalGeneration")

@@ -36,7 +36,7 @@ START = """# Versions of Transformers
 ropescale is made for every Transformers 5. `make compat` runs the core of the tests (`{core}`)
 on these, each with the packages that fit it, over the torch and PEFT of constraints.txt; families that a version
 lacks, whose tiny config it cannot build, or that are refused there by name, are left out by one rule (`runs` in
-tests/families.py). A newer version than the last one here is named in a warning at the first patch, and the
+tests/support/families.py). A newer version than the last one here is named in a warning at the first patch, and the
 [proof](proof.md) on the model decides.
 
 | Transformers | beside it | families | passed | skipped | failed | run |
@@ -76,13 +76,13 @@ def built(version: str) -> Path:
 def tested(version: str, names: list[str]) -> dict[str, object]:
     """What the tests said on that version."""
     python = built(version)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "support")}
     counted = "import families, transformers; print(transformers.__version__, len(families.NAMES))"
     asked = [python, "-c", counted]
     found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout.split()
     if found[-2] != version:
         raise SystemExit(f"{version}: not the version that ran, got {found[-2]}")
-    files = [f"tests/{name}.py" for name in names]
+    files = [str(next((ROOT / "tests").rglob(f"{name}.py"))) for name in names]
     # the page is what this writes
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not page_of_versions", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)

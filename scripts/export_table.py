@@ -21,7 +21,7 @@ from rich.progress import track
 from transformers.utils import logging
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from exports import checkpoint  # noqa: E402
 from families import FIXED, knobs_for  # noqa: E402

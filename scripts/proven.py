@@ -14,7 +14,7 @@ from pathlib import Path
 import transformers
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import families  # noqa: E402  # the tests' own models
 

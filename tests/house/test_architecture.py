@@ -1,0 +1,368 @@
+"""What holds of the house as a whole: who may import whom, what is public, what is named where."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ropescale
+from ropescale import get_method, list_methods
+from ropescale.methods import FixedMethod
+from ropescale.methods.late import LengthDependent
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ropescale"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+BESIDE = ("evals", "recipes")  # rooms at the top of the repository, which the wheel holds under ropescale
+SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).rglob("*.py"))])
+
+# From the bottom up. A module imports from floors below its own, and from no other module of its floor.
+FLOORS = [
+    ["ropescale.version", "ropescale.errors"],
+    ["ropescale.console", "ropescale.files", "ropescale.templates", "ropescale.terminal", "ropescale.trust"],
+    [
+        "ropescale.destinations",
+        "ropescale.devices",
+        "ropescale.geometry",
+        "ropescale.limits",
+        "ropescale.listing",
+        "ropescale.memory",
+        "ropescale.outside",
+        "ropescale.shards",
+    ],
+    ["ropescale.failures", "ropescale.spelling"],
+    ["ropescale.pages"],
+    ["ropescale.spectrum"],
+    ["ropescale.methods.base"],
+    ["ropescale.methods.late"],
+    # every method file
+    [f"ropescale.methods.{kind}" for kind in ("embedding", "nope", "rotation", "score")],
+    ["ropescale.methods"],
+    ["ropescale.records"],
+    ["ropescale.families"],
+    ["ropescale.request", "ropescale.wrappers"],
+    ["ropescale.injection"],
+    ["ropescale.extension"],
+    ["ropescale.patching"],
+    ["ropescale.checkpoints", "ropescale.heads"],
+    ["ropescale.checkpoint", "ropescale.finding"],
+    ["ropescale.built"],
+    ["ropescale.unread"],
+    ["ropescale.doctor", "ropescale.rescaling"],
+    ["ropescale.digest", "ropescale.merging"],
+    ["ropescale.adapters", "ropescale.conversation"],
+    ["ropescale.explain"],
+    ["ropescale.export"],
+    ["evals"],
+    ["recipes"],
+    ["ropescale.cli"],
+    ["ropescale.__main__"],
+]
+# Rooms with several files for one purpose, which may import one another
+ROOMS = (
+    "evals",
+    "recipes",
+    "ropescale.checkpoints",
+    "ropescale.explain",
+    "ropescale.export",
+    "ropescale.injection",
+    "ropescale.pages",
+)
+TRANSFORMERS_FROM = "ropescale.families"
+# Optional packages, and the rooms of ropescale/ that may name them
+ELSEWHERE = {
+    "accelerate": ("recipes", "evals"),
+    "datasets": ("recipes", "evals"),
+    "lm_eval": ("recipes", "evals"),
+    "matplotlib": ("evals", "ropescale.explain"),
+    "pyarrow": ("recipes", "evals"),
+    "ringmaster": ("recipes",),
+    "wonderwords": ("evals",),
+    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export", "ropescale.merging"),
+}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name by which the repository knows a file; evals/ and recipes/ stand beside ropescale/."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it, as the names say it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are written in full, so that a reader can search for them"
+            assert node.module
+            # a name that is itself a module counts as an import of that module
+            found |= {
+                f"{node.module}.{alias.name}" if is_module(f"{node.module}.{alias.name}") else node.module
+                for alias in node.names
+            }
+    return {beside(name) for name in found}
+
+
+def beside(name: str) -> str:
+    """The name in the repository of a module that the wheel holds under ropescale."""
+    return re.sub(rf"^ropescale\.({'|'.join(BESIDE)})\b", r"\1", name)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*beside(name).split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def floor_of(module: str) -> int:
+    """How high up a module lives: the floor with the longest name that it falls under."""
+    under = [
+        (len(name), height)
+        for height, names in enumerate(FLOORS)
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    assert under, f"{module} lives on no floor: add it to FLOORS, in its place"
+    return max(under)[1]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+shipped = pytest.mark.parametrize("path", SHIPPED, ids=named)
+inside = pytest.mark.parametrize("path", SOURCES, ids=named)
+
+
+@shipped
+def test_imports_go_down_only(path: Path) -> None:
+    module = module_of(path)
+    if module == "ropescale":
+        return  # the front door names every floor, and loads each on first use: see the test of torch below
+    own = floor_of(module)
+    for imported in imports_of(path):
+        if imported.split(".")[0] not in ("ropescale", *BESIDE) or imported == "ropescale":
+            continue
+        neighbours = any(module.startswith(room) and imported.startswith(room) for room in ROOMS)
+        assert floor_of(imported) < own or neighbours, f"{module} imports {imported}, which is not below it"
+
+
+def test_the_house_has_no_more_floors_than_are_named() -> None:
+    assert {floor_of(module_of(path)) for path in SHIPPED if module_of(path) != "ropescale"} == set(range(len(FLOORS)))
+
+
+@pytest.mark.parametrize("name", ["errors", "version"])
+def test_the_lowest_modules_import_nothing(name: str) -> None:
+    assert imports_of(PACKAGE / f"{name}.py") == set()
+
+
+def test_the_geometry_is_pure() -> None:
+    assert imports_of(PACKAGE / "geometry.py") <= {"dataclasses", "math", "numbers", "ropescale.errors"}
+
+
+def test_the_shared_mathematics_knows_torch_and_math_only() -> None:
+    allowed = {"dataclasses", "math", "ropescale.errors", "ropescale.geometry", "torch"}
+    assert imports_of(PACKAGE / "spectrum.py") <= allowed
+
+
+CONTRACT = {
+    name for kind in (FixedMethod, *LengthDependent.__mro__) for name in vars(kind) if not name.startswith("_")
+}
+SHARED = {"__init__", "base", "late"}  # of the methods' folders: files that hold no method
+METHOD_FILES = sorted(
+    (path for path in (PACKAGE / "methods").rglob("*.py") if path.stem not in SHARED), key=lambda path: path.stem
+)
+method_files = pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.stem)
+
+
+@method_files
+def test_a_method_file_imports_no_other_method(path: Path) -> None:
+    below = {
+        "ropescale.errors",
+        "ropescale.geometry",
+        "ropescale.methods.base",
+        "ropescale.methods.late",
+        "ropescale.spectrum",
+    }
+    assert {name for name in imports_of(path) if name.startswith("ropescale")} <= below
+
+
+@inside
+def test_transformers_is_known_to_families_and_above_only(path: Path) -> None:
+    module = module_of(path)
+    if module == "ropescale" or floor_of(module) < floor_of(TRANSFORMERS_FROM):
+        assert "transformers" not in {name.split(".")[0] for name in imports_of(path)}
+
+
+@shipped
+def test_optional_packages_stay_in_their_rooms(path: Path) -> None:
+    module = module_of(path)
+    for package in {name.split(".")[0] for name in imports_of(path)} & set(ELSEWHERE):
+        assert module.startswith(ELSEWHERE[package]), f"{module} imports {package}"
+
+
+def test_the_public_names() -> None:
+    assert set(ropescale.__all__) == {
+        "Geometry",
+        "Method",
+        "RopescaleError",
+        "Spectrum",
+        "__version__",
+        "diagnose",
+        "evaluate",
+        "get_method",
+        "list_methods",
+        "load",
+        "load_adapter",
+        "patch",
+        "patched",
+        "read_geometry",
+        "record",
+        "rescale_checkpoint",
+        "train",
+        "unpatch",
+    }
+    assert len(ropescale.__all__) == 18
+    assert dir(ropescale) == sorted(ropescale.__all__)
+    for name in ropescale.__all__:
+        assert getattr(ropescale, name) is not None
+
+
+def test_the_type_checker_sees_every_lazy_name() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    homes = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert homes == {name: f"ropescale.{home}" for name, home in ropescale._HOMES.items()}
+    assert set(homes) | {"__version__"} == set(ropescale.__all__)
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'ropescale' has no attribute 'pach'$"):
+        ropescale.pach  # noqa: B018
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after a statement."""
+    script = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_importing_ropescale_loads_neither_torch_nor_transformers() -> None:
+    assert not {"torch", "transformers", "numpy", "rich"} & loaded_by("import ropescale")
+
+
+def test_importing_the_methods_does_not_load_transformers() -> None:
+    loaded = loaded_by("from ropescale.methods import get_method; get_method('yarn')(factor=4)")
+    assert "torch" in loaded
+    assert "transformers" not in loaded
+
+
+def public_without_docstring(path: Path) -> list[str]:
+    """The public classes, functions and methods of a file that say nothing about themselves.
+
+    What overrides a method of `Method` says only what differs, so those of method files are left to their class.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    contract = CONTRACT if path in METHOD_FILES else set()
+    silent = [] if ast.get_docstring(tree) else ["the module"]
+
+    def visit(body: list[ast.stmt], prefix: str, skipped: set[str]) -> None:
+        for node in body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("_") or node.name in skipped:
+                continue
+            if not ast.get_docstring(node):
+                silent.append(f"{prefix}{node.name}")
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{prefix}{node.name}.", contract)
+
+    visit(tree.body, "", set())
+    return silent
+
+
+@shipped
+def test_every_public_object_says_what_it_is(path: Path) -> None:
+    assert public_without_docstring(path) == []
+
+
+@method_files
+def test_a_method_file_is_named_in_the_table_of_contents(path: Path) -> None:
+    assert module_of(path) in imports_of(PACKAGE / "methods" / "__init__.py")
+
+
+@method_files
+def test_a_method_file_holds_the_one_method_of_its_name(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [
+        keyword.value.value
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for keyword in node.keywords
+        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant)
+    ]
+    assert names == [path.stem]
+    assert get_method(path.stem).__module__ == module_of(path)
+
+
+def test_every_registered_method_has_its_file() -> None:
+    assert list_methods() == [path.stem for path in METHOD_FILES]
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_a_method_is_a_frozen_dataclass_of_keywords(name: str) -> None:
+    method = get_method(name)
+    assert dataclasses.is_dataclass(method)
+    assert "__dataclass_params__" in vars(method), "the class itself is decorated, not its parent alone"
+    assert method.__dataclass_params__.frozen
+    assert all(item.kw_only for item in dataclasses.fields(method))
+    assert method.name == name
+
+
+def test_the_methods_that_the_package_exports_are_those_registered() -> None:
+    from ropescale import methods
+
+    exported = {value.name for value in vars(methods).values() if isinstance(value, type) and not value.abstract}
+    assert exported == set(list_methods())
+    assert len(methods.__all__) == len(set(methods.__all__))  # their order is the linter's affair
+
+
+def test_the_table_of_methods_in_the_readme_is_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(rows) == list_methods()
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = re.compile(r"util|helper|common|misc", re.IGNORECASE)
+    assert [
+        named(path) for path in SHIPPED if any(drawers.search(part) for part in path.relative_to(ROOT).parts)
+    ] == []
+
+
+def test_every_constraint_is_one_exact_version() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?( *#.*)?", line)] == []
+
+
+DATA = {
+    "ropescale.checkpoints.tiny",
+    "ropescale.evals.data",
+    "ropescale.recipes.machines",
+}  # folders of the wheel without a module
+
+
+def test_every_package_of_the_house_is_in_the_wheel() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {module_of(path) for path in SHIPPED if path.name == "__init__.py"}
+    assert listed == {re.sub(rf"^({'|'.join(BESIDE)})\b", r"ropescale.\1", name) for name in folders} | DATA

@@ -1,0 +1,98 @@
+"""README pasted block by block: every command and every line of Python does what the page says, in its order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import readme
+
+from ropescale import cli
+from ropescale.methods import base as registry
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"bash", "python", "text", "json", "yaml", "jsonl"}
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert {block.language for block in readme.blocks()} <= LANGUAGES
+    assert sum(block.language == "python" for block in readme.blocks()) >= 4
+    assert sum(block.language == "bash" for block in readme.blocks()) >= 6
+
+
+def test_what_is_installed_and_made_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    extras = {name for found in re.findall(r"ropescale\[([\w,]+)\]", text) for name in found.split(",")}
+    assert {"eval", "all"} <= extras <= set(project["optional-dependencies"])
+    assert set(re.findall(r"^make ([\w-]+)", text, flags=re.MULTILINE)) <= set(targets)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_readme_pasted_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROPESCALE_CACHE", str(tmp_path / "cache"))
+    known = dict(registry._METHODS)
+    names: dict[str, object] = {"__name__": "readme"}
+    try:
+        for block in readme.blocks():
+            if block.language == "python":
+                exec(compile(block.text, f"README.md, line {block.line}", "exec"), names)
+            elif block.language == "bash":
+                for command in readme.commands(block):
+                    words = shlex.split(command)
+                    if words[0] != "ropescale":
+                        assert words[:2] == ["pip", "install"], command
+                        continue
+                    assert cli.main(words[1:]) == 0, f"line {block.line}: {command}\n{capsys.readouterr().err}"
+    finally:
+        registry._METHODS.clear()
+        registry._METHODS.update(known)
+
+
+def placed(command: str) -> list[str]:
+    """The words of a command of ropescale, up to what a shell would take for itself."""
+    return shlex.split(re.split(r"\s(?:&&|\|\||[|>&])\s", command)[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not run, for most name models of one's own: read by the parsers, as far as the verb."""
+    for name in [one for one in vars(cli) if re.fullmatch(r"_[a-z_]+", one)]:
+        if name.removeprefix("_").replace("_", "-") in verbs():
+            monkeypatch.setattr(cli, name, read_alone)
+    for block in readme.blocks(page):
+        if block.language in ("python", "json", "yaml", "jsonl", "text"):
+            continue
+        for command in readme.commands(block):
+            if command.startswith("ropescale ") and "$(" not in command:
+                assert cli.main(placed(command)[1:]) == 0, f"{page.name}, line {block.line}: {command}"
+
+
+def verbs() -> list[str]:
+    return list(next(action for action in cli._parser()._actions if action.dest == "name").choices)
+
+
+def read_alone(arguments: object) -> int:
+    """In the place of a verb; of training, whose options are a recipe's, these are read too."""
+    recipe, options = getattr(arguments, "recipe", None), getattr(arguments, "options", ())
+    if recipe and not recipe.endswith((".yaml", ".yml")) and "--help" not in options:
+        from ropescale.recipes.options import read_recipe
+
+        read_recipe(recipe, [one for one in options if one != "--dry-run"])
+    return 0
+
+
+@pytest.mark.slow
+def test_readme_followed_in_a_shell() -> None:
+    place = str(Path(sys.executable).parent)
+    subprocess.run([sys.executable, str(ROOT / "tests" / "support" / "readme.py"), place], check=True)
