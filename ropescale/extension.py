@@ -33,8 +33,8 @@ from ropescale.families import (
     todays_spectrum,
 )
 from ropescale.geometry import Geometry
-from ropescale.injection.reading import Late
-from ropescale.injection.rotation import Turn
+from ropescale.injection.forward_pass import Late
+from ropescale.injection.rotation import Rotation
 from ropescale.limits import GENERATION, outdated
 from ropescale.methods import FixedMethod, Method
 from ropescale.methods.late import Fixed, LateMethod, with_spectrum
@@ -48,7 +48,7 @@ from ropescale.version import __version__
 class Extension:
     """What a method makes of a config, and what a model with that config is to do."""
 
-    turns: list[Turn]  # of the parts that are rescaled
+    rotations: list[Rotation]  # of the parts that are rescaled
     fields: dict[str, Any]  # of the config
     record: Record
     warning: str
@@ -106,7 +106,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             f"of their own, got {layers!r}; leave it out"
         )
     fields: dict[str, Any] = {"rope_parameters": config.rope_parameters, **limit_fields(config, target)}
-    turns = []
+    rotations = []
     for part in parts:
         own = geometry
         if part.label != parts[0].label:
@@ -124,10 +124,10 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         else:
             stated = late_spelling(part, chosen, geometry)
             spectrum = Spectrum(torch.zeros(geometry.pairs, dtype=torch.float32))  # the identity: attention rotates
-        turns.append(Turn(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
+        rotations.append(Rotation(part, spectrum, stated["rope_parameters"]["rope_type"], as_it_is=goes_on))
         parameters = part.in_whole(stated["rope_parameters"], fields["rope_parameters"])
         fields |= {**stated, "rope_parameters": parameters}
-    if late is None and all(turn.as_it_is or _unchanged(turn) for turn in turns):
+    if late is None and all(rotation.as_it_is or _unchanged(rotation) for rotation in rotations):
         warning = ""  # at factor 1, say: nothing is rescaled
     done = Record(
         method=chosen.name,
@@ -140,7 +140,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         log_n=log_n,
         theta=geometry.theta,
         rotary_dim=geometry.rotary_dim,
-        attention_factor=turns[0].spectrum.attention_factor,
+        attention_factor=rotations[0].spectrum.attention_factor,
         before={
             name: copy.deepcopy(getattr(config, name)) for name in (*fields, RECORD_FIELD) if hasattr(config, name)
         },
@@ -151,21 +151,21 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             "transformers": transformers.__version__,
         },
     )
-    return Extension(turns, fields, done, warning, late)
+    return Extension(rotations, fields, done, warning, late)
 
 
-def _unchanged(turn: Turn) -> bool:
+def _unchanged(rotation: Rotation) -> bool:
     """Whether layers rotate after a patch as they did before."""
-    if rope_type_of(turn.part.config) == LATE_TYPE:  # saved with what acts in attention, which this replaces
+    if rope_type_of(rotation.part.config) == LATE_TYPE:  # saved with what acts in attention, which this replaces
         return False
-    inv_freq, attention_factor = todays_spectrum(turn.part)
-    return torch.equal(turn.spectrum.inv_freq, inv_freq) and turn.spectrum.attention_factor == attention_factor
+    inv_freq, attention_factor = todays_spectrum(rotation.part)
+    return torch.equal(rotation.spectrum.inv_freq, inv_freq) and rotation.spectrum.attention_factor == attention_factor
 
 
-def stated_for(turn: Turn, extension: Extension) -> dict[str, Any]:
+def stated_for(rotation: Rotation, extension: Extension) -> dict[str, Any]:
     """The new `rope_parameters` of the layers of one part."""
     parameters: dict[str, Any] = extension.fields["rope_parameters"]
-    return parameters[turn.part.label] if turn.part.label else parameters
+    return parameters[rotation.part.label] if rotation.part.label else parameters
 
 
 def late_of(method: Method, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:

@@ -129,7 +129,7 @@ def patch(
 def put_in(model: AnyModel, request: Request) -> AnyModel:
     """Patch a model as a request says; the errors are those of `patch`."""
     with in_turn(), on_the_cpu():
-        plan = planned(model, request)
+        plan = plan_of(model, request)
         warn_of_untried_version()
         if plan.extension.warning:  # before the first change: a filter may make it an error
             warnings.warn(plan.extension.warning, stacklevel=3)
@@ -181,7 +181,7 @@ def repatch(model: AnyModel, saved: Record) -> AnyModel:
     """
     with in_turn(), on_the_cpu():
         text = text_of(config_of(model))
-        plan = planned(model, Request.again(saved, layers=layers_meant(saved, text)))
+        plan = plan_of(model, Request.again(saved, layers=layers_meant(saved, text)))
         if saved.layers == "global" and rotating_window(text, saved.original_length) and plan.extension.warning:
             warnings.warn(plan.extension.warning, stacklevel=2)  # which this version does not patch without a word
         record = dataclasses.replace(
@@ -267,7 +267,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
             raise
 
 
-def planned(model: nn.Module, request: Request) -> Plan:
+def plan_of(model: nn.Module, request: Request) -> Plan:
     """Work out a patch without touching the model; the errors are those of `patch`."""
     base = bare(model)
     config: Any = getattr(base, "config", None)
@@ -286,7 +286,7 @@ def planned(model: nn.Module, request: Request) -> Plan:
     extension = extended(text, request)
     limit = getattr(getattr(base, "generation_config", None), MAX_LENGTH, None)
     extension = extension.raising({MAX_LENGTH: limit}, text.max_position_embeddings)
-    parts = [turn.part for turn in extension.turns]
+    parts = [rotation.part for rotation in extension.rotations]
     rotaries = find_rotaries(base, parts)
     for rotary in rotaries:
         for part in parts:
@@ -298,7 +298,9 @@ def planned(model: nn.Module, request: Request) -> Plan:
             f"use a method of fixed frequencies, such as yarn"
         )
     sharpened = [
-        layer for turn in extension.turns for layer in find_softmax(base, turn.part, stated_for(turn, extension))
+        layer
+        for rotation in extension.rotations
+        for layer in find_softmax(base, rotation.part, stated_for(rotation, extension))
     ]
     return Plan(base, rotaries, sharpened, extension)
 
@@ -334,9 +336,9 @@ def commit(plan: Plan, start: Snapshot) -> None:
         start.restore()
     probe = None
     if extension.late is not None:
-        probe = Probe(plan.model, modules[0], extension.turns[0].part.prefix, extension.late, proof.watch)
+        probe = Probe(plan.model, modules[0], extension.rotations[0].part.prefix, extension.late, proof.watch)
         start.restore()  # what reading has changed, as above
-    standing = Patch(extension.record, [Substitution(one, extension.turns) for one in modules])
+    standing = Patch(extension.record, [Substitution(one, extension.rotations) for one in modules])
     modules[0].__dict__[FIELD] = standing
     say(plan, standing, extension)  # PhiMoE reads its config whenever it rotates
     if probe is not None:  # first, since its readings before and after have one softmax scale
@@ -394,18 +396,18 @@ def claimed(plan: Plan, last: int) -> Claim:
     """What a plan says that the model will do to a token at position `last`, from its mathematics alone."""
     extension, done = plan.extension, plan.extension.record
     change = 0.0
-    for turn in extension.turns:
-        for rotary in plan.rotaries if not turn.as_it_is else ():
-            before = live_spectrum(rotary.module, turn.part.prefix, last)
+    for rotation in extension.rotations:
+        for rotary in plan.rotaries if not rotation.as_it_is else ():
+            before = live_spectrum(rotary.module, rotation.part.prefix, last)
             late = extension.late
-            own = change_when_read(before, late, last) if late else change_of_spectrum(before, turn.spectrum, last)
+            own = change_when_read(before, late, last) if late else change_of_spectrum(before, rotation.spectrum, last)
             change = max(change, own)
     if plan.sharpened:
         change = math.inf
     return Claim(
         model_type=text_of(config_of(plan.model)).model_type,
         method=done.method,
-        labels=frozenset(turn.part.label for turn in extension.turns),
+        labels=frozenset(rotation.part.label for rotation in extension.rotations),
         change=change,
         late=extension.late is not None,
         embeds=extension.late is not None and extension.late.method.embeds,
@@ -421,16 +423,16 @@ def verify(rotary: Rotary, extension: Extension, config: PreTrainedConfig, devic
     done, model_type = extension.record, config.model_type
     near = min(done.original_length, done.target_length)
     positions = torch.tensor([0, 1, near // 2, near - 1, done.target_length - 1], device=device)
-    turns = [turn for turn in extension.turns if not turn.as_it_is]
+    rotations = [rotation for rotation in extension.rotations if not rotation.as_it_is]
     try:
-        differences = [deviation(rotary.module, turn, positions) for turn in turns]
+        differences = [deviation(rotary.module, rotation, positions) for rotation in rotations]
     except Exception as error:
         raise VerificationError(
             f"{model_type}: the rotary module {rotary.name!r} must run with {done.method}, got "
             f"{type(error).__name__}: {error}; this version cannot patch it, and the model was left as it was"
         ) from error
-    for difference, turn in zip(differences, turns, strict=True):
-        if difference <= TOLERANCE * turn.spectrum.attention_factor:
+    for difference, rotation in zip(differences, rotations, strict=True):
+        if difference <= TOLERANCE * rotation.spectrum.attention_factor:
             continue
         raise VerificationError(
             f"{model_type}: the rotary module {rotary.name!r} must give the cos and sin of {done.method}, got a "

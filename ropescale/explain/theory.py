@@ -192,7 +192,7 @@ def view(method: Method | None, geometry: Geometry, *, length: int, distances: T
     )
 
 
-def rotated(source: Geometry | Tensor, vectors: Tensor, positions: Tensor) -> Tensor:
+def at_positions(source: Geometry | Tensor, vectors: Tensor, positions: Tensor) -> Tensor:
     """[n, 2 pairs]: vectors [n, 2 pairs] or [2 pairs] turned to positions [n], in the vectors' dtype.
 
     Raises:
@@ -220,7 +220,9 @@ def modulation(
     quarter. Position multiplies content and adds nothing to it. (RoFormer, arXiv:2104.09864, equation 16)
     """
     inv_freq = frequencies(source)
-    turned = rotated(inv_freq, query.double(), query_positions) * rotated(inv_freq, key.double(), key_positions)
+    turned = at_positions(inv_freq, query.double(), query_positions) * at_positions(
+        inv_freq, key.double(), key_positions
+    )
     q = query.double().reshape(2, -1)
     k = key.double().reshape(2, -1)
     quarter = torch.stack((-k[1], k[0]))
@@ -263,7 +265,7 @@ def addition(query: Tensor, key: Tensor, query_positions: Tensor, key_positions:
 def norm_error(source: Geometry | Tensor, vectors: Tensor, positions: Tensor) -> float:
     """The largest relative change of a norm when vectors [n, 2 pairs] turn to positions [n], in the vectors' dtype."""
     before = vectors.double().norm(dim=-1)
-    after = rotated(source, vectors, positions).double().norm(dim=-1)
+    after = at_positions(source, vectors, positions).double().norm(dim=-1)
     return float((after / before - 1).abs().max())
 
 

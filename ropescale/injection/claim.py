@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ropescale.injection.reading import Late
+from ropescale.injection.forward_pass import Late
 from ropescale.spectrum import Spectrum
 
 TOKENS = 16  # of a pass in which a model is read

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
-from ropescale.injection.reading import Block, Blocks, Late, Pairs, Reading
+from ropescale.injection.forward_pass import Block, Blocks, ForwardPass, Late, Pairs
 from ropescale.methods.late import Added, Region
 
 BLOCK_ELEMENTS = 2**20  # scores that exist at a time: 4 MiB in float32, which stay in a processor's cache
@@ -50,12 +50,12 @@ class Call:
         return self.softcap is None and self.sinks is None
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
     """[..., head_dim] vectors with their first pairs, or their last, turned; cos and sin are [..., pairs]."""
     pairs = cos.shape[-1]
     if layout.endswith(AT_THE_END):
         rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
-        made = rotated(turned, cos, sin, layout.removesuffix(AT_THE_END))
+        made = rotate(turned, cos, sin, layout.removesuffix(AT_THE_END))
         return torch.cat((rest.expand(*made.shape[:-1], -1), made), dim=-1)
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout != "interleaved":
@@ -69,9 +69,9 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
     return torch.cat((made, rest.expand(*made.shape[:-1], -1)), dim=-1) if rest.shape[-1] else made
 
 
-def attend(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+def attend(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """What queries read, by the way that suits them."""
-    method = reading.late.method
+    method = forward_pass.late.method
     n, slots = query.shape[3], key.shape[2]
     if call.layout is None and call.fusible and (call.mask is not None or n in (1, slots)):
         return _fused(query, key, value, call, call.mask)
@@ -84,16 +84,20 @@ def attend(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Ca
             and method.scores_are_products
             and (call.mask is None or call.mask.dtype == torch.bool)
         )
-        out = flexible(reading, query, key, value, call) if flex else blockwise(reading, query, key, value, call)
+        out = (
+            flexible(forward_pass, query, key, value, call)
+            if flex
+            else blockwise(forward_pass, query, key, value, call)
+        )
         if out is not None:
             return out
-    return pairwise(reading, query, key, value, call)
+    return pairwise(forward_pass, query, key, value, call)
 
 
-def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor | None:
+def blockwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor | None:
     """By regions, in blocks of queries; None where the method has no regions."""
     batch, key_heads, groups, n, head_dim = query.shape
-    slots, method = key.shape[2], reading.late.method
+    slots, method = key.shape[2], forward_pass.late.method
     apart = (
         call.fusible
         and not call.dropout
@@ -107,7 +111,7 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
     most = BLOCK_ELEMENTS // max(1, batch * key_heads * groups * across)
     # a compiled graph holds every block
     size = LONGEST_BLOCK if torch.compiler.is_compiling() else max(16, min(LONGEST_BLOCK, most))
-    plans = reading.blocks(slots, size, rotating=call.layout is not None)
+    plans = forward_pass.blocks(slots, size, rotating=call.layout is not None)
     if plans is None:
         return None
     plain = (
@@ -118,28 +122,32 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
         and (call.mask is not None or n == slots)
     )
     turned = [
-        (plan, plan.span[0], _keys(reading, plan.region, key, (slots, *((0, slots) if plain else plan.span)), call))
+        (
+            plan,
+            plan.span[0],
+            _keys(forward_pass, plan.region, key, (slots, *((0, slots) if plain else plan.span)), call),
+        )
         for plan in plans
     ]
     if plain:
-        return _fused(_queries(reading, plans[0].region, query, 0, n, call), turned[0][2], value, call, call.mask)
-    read = _merged if apart else _at_once
+        return _fused(_queries(forward_pass, plans[0].region, query, 0, n, call), turned[0][2], value, call, call.mask)
+    read = _merged_by_log_sum if apart else _at_once
     outs: dict[int, Tensor] = {}
     # in the layout that the caller wants, so that nothing of this size has to exist twice
     made = query.new_empty(batch, n, key_heads, groups, value.shape[3]).permute(0, 2, 3, 1, 4) if apart else None
     for first in reversed(range(0, n, size)):  # the largest first: later ones fit where it was
         last = min(first + size, n)
-        parts = [
-            Part(
+        tiles = [
+            Tile(
                 plan=plan,
                 block=plan.blocks[first],
-                query=_queries(reading, plan.region, query, first, last, call),
+                query=_queries(forward_pass, plan.region, query, first, last, call),
                 key=keys[:, :, plan.blocks[first].low - offset : plan.blocks[first].high - offset],
             )
             for plan, offset, keys in turned
             if first in plan.blocks
         ]
-        out = read(reading, parts, query[:, :, :, first:last], value, call)
+        out = read(forward_pass, tiles, query[:, :, :, first:last], value, call)
         if made is None:
             outs[first] = out
         else:
@@ -148,7 +156,7 @@ def blockwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Tile:
     """What a block of queries reads of one region."""
 
     plan: Blocks
@@ -157,52 +165,54 @@ class Part:
     key: Tensor  # rotated, slots low to high
 
 
-def _at_once(reading: Reading, parts: list[Part], query: Tensor, value: Tensor, call: Call) -> Tensor:
-    """One softmax over the scores of all parts."""
+def _at_once(forward_pass: ForwardPass, tiles: list[Tile], query: Tensor, value: Tensor, call: Call) -> Tensor:
+    """One softmax over the scores of all tiles."""
     _, _, groups, count, _ = query.shape
     scores = []
-    for part in parts:
-        block = part.block
-        one = (part.query * call.scaling).flatten(2, 3) @ part.key.transpose(2, 3)
+    for tile in tiles:
+        block = tile.block
+        one = (tile.query * call.scaling).flatten(2, 3) @ tile.key.transpose(2, 3)
         one = _capped(torch.unflatten(one, 2, (groups, count)), call)
         if call.layout is not None:
-            one = reading.late.biased(one, part.plan.distance(block), call.added)
+            one = forward_pass.late.biased(one, tile.plan.distance(block), call.added)
         one = _masked(one, _cut(call.mask, block.first, block.last, block.low, block.high))
         for low, high in ((block.low, block.inner_low), (block.inner_high, block.high)):
-            outside = part.plan.outside(block, low, high)
+            outside = tile.plan.outside(block, low, high)
             if outside is not None:
                 places = one[..., low - block.low : high - block.low]
                 places.masked_fill_(outside[:, None, None], torch.finfo(one.dtype).min)
         scores.append(one)
     every = torch.cat(scores, dim=-1) if len(scores) > 1 else scores[0]
-    distance = parts[0].plan.distance(parts[0].block)  # what content decides has one region
-    every = _by_content(reading.late, query, every, distance, call)
+    distance = tiles[0].plan.distance(tiles[0].block)  # what content decides has one region
+    every = _by_content(forward_pass.late, query, every, distance, call)
     weights = _weights(every, call)
     read = [
-        some.flatten(2, 3) @ value[:, :, part.block.low : part.block.high]
-        for some, part in zip(torch.split(weights, [part.key.shape[2] for part in parts], dim=-1), parts, strict=True)
+        some.flatten(2, 3) @ value[:, :, tile.block.low : tile.block.high]
+        for some, tile in zip(torch.split(weights, [tile.key.shape[2] for tile in tiles], dim=-1), tiles, strict=True)
     ]
     out = torch.unflatten(functools.reduce(torch.add, read), 2, (groups, count))
-    return _with_content(reading.late, out, weights, distance, call)
+    return _with_content(forward_pass.late, out, weights, distance, call)
 
 
-def _merged(reading: Reading, parts: list[Part], query: Tensor, value: Tensor, call: Call) -> Tensor:
-    """A fused kernel for each part, merged by log-sum-exp: nothing of the size of the scores exists."""
+def _merged_by_log_sum(
+    forward_pass: ForwardPass, tiles: list[Tile], query: Tensor, value: Tensor, call: Call
+) -> Tensor:
+    """A fused kernel for each tile, merged by log-sum-exp: nothing of the size of the scores exists."""
     _, key_heads, groups, _, _ = query.shape
     heads = key_heads * groups
-    biased = call.layout is not None and reading.late.method.has_bias
+    biased = call.layout is not None and forward_pass.late.method.has_bias
     outs, sums = [], []
-    for part in parts:
-        block = part.block
-        for low, high in block.stretches(WIDEST_BIAS if biased else None):
+    for tile in tiles:
+        block = tile.block
+        for low, high in block.cuts(WIDEST_BIAS if biased else None):
             mask = _cut(call.mask, block.first, block.last, low, high)
             if biased:
-                bias = reading.late.bias(part.plan.distance(block, low, high), heads, call.added).to(value.dtype)
+                bias = forward_pass.late.bias(tile.plan.distance(block, low, high), heads, call.added).to(value.dtype)
                 mask = _masked(bias, mask)
-            mask = _added(mask, part.plan.outside(block, low, high), value.dtype)
+            mask = _added(mask, tile.plan.outside(block, low, high), value.dtype)
             out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                part.query.flatten(1, 2),
-                part.key[:, :, low - block.low : high - block.low],
+                tile.query.flatten(1, 2),
+                tile.key[:, :, low - block.low : high - block.low],
                 value[:, :, low:high],
                 attn_mask=mask,
                 scale=call.scaling,
@@ -226,28 +236,28 @@ def _together(outs: list[Tensor], sums: list[Tensor]) -> Tensor:
 
 
 def flexible(
-    reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Call, *, compiled: bool = True
+    forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tensor, call: Call, *, compiled: bool = True
 ) -> Tensor | None:
     """Flex attention for each region, merged by log-sum-exp; None where the method has no regions."""
-    regions = reading.regions()
+    regions = forward_pass.regions()
     if regions is None:
         return None
     _, key_heads, groups, n, _ = query.shape
     slots = key.shape[2]
-    at, given = reading.keys(slots), call.mask
+    at, given = forward_pass.keys(slots), call.mask
     read, mask_of = _flex(compiled)
     outs, sums = [], []
     for region in regions:
         kept = (id(region), slots, id(given))
-        if kept not in reading.masks:
-            visible = _visible(region, reading.positions, at, given)
+        if kept not in forward_pass.masks:
+            visible = _visible(region, forward_pass.positions, at, given)
             rows = max(len(at), 1 if given is None else len(given))
-            reading.masks[kept] = mask_of(visible, rows, None, n, slots, at.device)
+            forward_pass.masks[kept] = mask_of(visible, rows, None, n, slots, at.device)
         out, more = read(
-            _queries(reading, region, query, 0, n, call).flatten(1, 2),
-            _keys(reading, region, key, (slots, 0, slots), call),
+            _queries(forward_pass, region, query, 0, n, call).flatten(1, 2),
+            _keys(forward_pass, region, key, (slots, 0, slots), call),
             value,
-            block_mask=reading.masks[kept],
+            block_mask=forward_pass.masks[kept],
             scale=call.scaling,
             enable_gqa=groups > 1,
             return_aux=AuxRequest(lse=True),
@@ -281,21 +291,21 @@ def _flex(compiled: bool) -> tuple[Any, Any]:
     return torch.compile(flex_attention), torch.compile(create_block_mask)
 
 
-def pairwise(reading: Reading, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
+def pairwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
     """By the method's definition: every key rotated for every query."""
     batch, key_heads, groups, n, head_dim = query.shape
-    slots, late = key.shape[2], reading.late
+    slots, late = key.shape[2], forward_pass.late
     size = n if torch.compiler.is_compiling() else max(1, BLOCK_ELEMENTS // (batch * key_heads * slots * head_dim))
     outs = []
     for first in range(0, n, size):
         queries = query[:, :, :, first : first + size]
         count = queries.shape[3]
-        pairs = reading.pairs(slots, first, first + count)
+        pairs = forward_pass.pairs(slots, first, first + count)
         keys, visible = key[:, :, None], pairs.visible
         if call.layout is None:
             visible = pairs.distance >= 0
         elif pairs.cos is not None and pairs.sin is not None:
-            keys = rotated(keys, pairs.cos.to(key.dtype), pairs.sin.to(key.dtype), call.layout)
+            keys = rotate(keys, pairs.cos.to(key.dtype), pairs.sin.to(key.dtype), call.layout)
         mask = _cut(call.mask, first, first + count, 0, slots)
         if count == 1 and call.fusible and late.method.scores_are_products:  # one rotation of the keys serves it
             outs.append(_fused(queries, keys[:, :, 0], value, call, _seen(mask, pairs, visible)))
@@ -347,23 +357,23 @@ def _seen(mask: Tensor | None, pairs: Pairs, visible: Tensor) -> Tensor | None:
     return seen & mask if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
-def _queries(reading: Reading, region: Region, query: Tensor, first: int, last: int, call: Call) -> Tensor:
+def _queries(forward_pass: ForwardPass, region: Region, query: Tensor, first: int, last: int, call: Call) -> Tensor:
     """Queries first to last as a region rotates them."""
     query = query[:, :, :, first:last]
-    if call.layout is None or not reading.late.rotates:
+    if call.layout is None or not forward_pass.late.rotates:
         return query
-    cos, sin = (wave[:, :, None, first:last].to(query.dtype) for wave in reading.waves(region))
-    return rotated(query, cos, sin, call.layout)
+    cos, sin = (wave[:, :, None, first:last].to(query.dtype) for wave in forward_pass.waves(region))
+    return rotate(query, cos, sin, call.layout)
 
 
-def _keys(reading: Reading, region: Region, key: Tensor, slots: tuple[int, int, int], call: Call) -> Tensor:
+def _keys(forward_pass: ForwardPass, region: Region, key: Tensor, slots: tuple[int, int, int], call: Call) -> Tensor:
     """Keys as a region rotates them; `slots` says how many there are, and the bounds of those that are needed."""
     _, low, high = slots
     key = key[:, :, low:high]
-    if call.layout is None or not reading.late.rotates:
+    if call.layout is None or not forward_pass.late.rotates:
         return key
-    cos, sin = reading.waves(region, slots)
-    return rotated(key, cos.to(key.dtype), sin.to(key.dtype), call.layout)
+    cos, sin = forward_pass.waves(region, slots)
+    return rotate(key, cos.to(key.dtype), sin.to(key.dtype), call.layout)
 
 
 def _by_content(late: Late, query: Tensor, scores: Tensor, distance: Tensor, call: Call) -> Tensor:

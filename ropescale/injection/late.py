@@ -15,14 +15,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from ropescale.errors import RopescaleError
+from ropescale.injection.forward_pass import NOTHING, ForwardPass, Late
 from ropescale.injection.kernels import Call, attend
 from ropescale.injection.places import cache_among, placed
-from ropescale.injection.reading import NOTHING, Late, Reading
 from ropescale.methods.late import Added, Sizes
 
 LAYOUT = "_ropescale_layout"  # attribute of an attention layer: how it rotates, None if it does not
 KEPT = "_ropescale_kept"  # attribute of an attention layer that rotates as it did before; others have none
-NAME = "ropescale"  # of the attention function, and of the keyword that carries a `Reading` to it
+NAME = "ropescale"  # of the attention function, and of the keyword that carries a `ForwardPass` to it
 
 
 def attention(
@@ -43,10 +43,10 @@ def attention(
     Raises:
         RopescaleError: a layer that was not told where its tokens stand.
     """
-    reading = kwargs.get(NAME)
-    if isinstance(reading, Recorder):
-        return reading.noted(module, query, key, value), None
-    if not isinstance(reading, Reading) or LAYOUT not in module.__dict__:
+    forward_pass = kwargs.get(NAME)
+    if isinstance(forward_pass, Recorder):
+        return forward_pass.noted(module, query, key, value), None
+    if not isinstance(forward_pass, ForwardPass) or LAYOUT not in module.__dict__:
         raise RopescaleError(
             f"{type(module).__name__}: attention must be told where its tokens stand, got no {NAME} keyword; call "
             f"the model through its decoder, or ropescale.unpatch(model) first"
@@ -57,23 +57,23 @@ def attention(
             f"{list(attention_mask.shape)}; call ropescale.unpatch(model) first"
         )
     if KEPT in module.__dict__:
-        assert reading.kept is not None
-        reading = reading.kept
+        assert forward_pass.kept is not None
+        forward_pass = forward_pass.kept
     call = Call(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         layout=module.__dict__[LAYOUT],
         # Persimmon of Transformers 5.0 makes a column more than there are keys, which no key fills
         mask=None if attention_mask is None else attention_mask[..., : key.shape[2]],
-        added=_added_to(module, reading.late) or reading.added,
+        added=_added_to(module, forward_pass.late) or forward_pass.added,
         dropout=dropout if module.training else 0.0,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
     )
-    scale = reading.late.query_scale(reading.positions)
+    scale = forward_pass.late.query_scale(forward_pass.positions)
     if scale is not None and call.layout is not None:
         query = query * scale[:, None, :, None].to(query.dtype)
     grouped = torch.unflatten(query, 1, (key.shape[1], query.shape[1] // key.shape[1]))
-    out = attend(reading, grouped, key, value, call)
+    out = attend(forward_pass, grouped, key, value, call)
     return out.flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
@@ -138,8 +138,8 @@ class Guide:
                 kwargs["inputs_embeds"] = embed(tokens)
                 kwargs.pop("input_ids", None)
             kwargs["inputs_embeds"] = kwargs["inputs_embeds"] + added.to(kwargs["inputs_embeds"])
-        kept = None if self.kept is None else Reading(self.kept, positions, past, NOTHING, places.slots)
-        kwargs[NAME] = Reading(self.late, positions, past, shared, places.slots, kept)
+        kept = None if self.kept is None else ForwardPass(self.kept, positions, past, NOTHING, places.slots)
+        kwargs[NAME] = ForwardPass(self.late, positions, past, shared, places.slots, kept)
         return (), kwargs
 
 
@@ -159,7 +159,7 @@ def put_back(before: list[tuple[Any, str | None]]) -> None:
 
 
 class Recorder:
-    """Takes the place of a reading: notes what attention is given, and answers with nothing.
+    """Takes the place of a forward pass: notes what attention is given, and answers with nothing.
 
     Attention that gives nothing leaves the hidden states of every layer independent of rotation, so that the queries
     of one run can be compared with those of another in which the rotary module gave the identity.

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
 from ropescale.families import live_spectrum
-from ropescale.injection.kernels import LAYOUTS, rotated
+from ropescale.injection.forward_pass import Late
+from ropescale.injection.kernels import LAYOUTS, rotate
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
 from ropescale.injection.proof import Watch, decoder_of, gap, tensors_in
-from ropescale.injection.reading import Late
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 
 TOKENS = 8  # of a probing pass
@@ -156,7 +156,7 @@ class Probe:
         for before, after in zip(plain, turned, strict=True):
             if layout is not None and before.shape[-1] < 2 * self._cos.shape[-1]:
                 return False
-            made = before if layout is None else rotated(before.float(), self._cos, self._sin, layout)
+            made = before if layout is None else rotate(before.float(), self._cos, self._sin, layout)
             apart = (made.float() - after.float()).abs().max()
             if not apart <= self._tolerance * after.float().abs().max():
                 return False

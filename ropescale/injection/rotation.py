@@ -22,7 +22,7 @@ FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """What the layers of one part are to rotate by."""
 
     part: Part
@@ -40,7 +40,7 @@ class Turn:
         return self.rope_type if self.rope_type in (*FIXED_TYPES, LATE_TYPE) else "default"
 
 
-class Given:
+class ConstantInit:
     """What a module that works its frequencies out at every call is given to work out.
 
     `inv_freq` is [pairs] float32.
@@ -62,21 +62,25 @@ class Substitution:
     leaves the module as it would be had it never been there. Of what goes on as it is, nothing is substituted.
     """
 
-    def __init__(self, rotary: nn.Module, turns: list[Turn]) -> None:
+    def __init__(self, rotary: nn.Module, rotations: list[Rotation]) -> None:
         self.rotary = rotary
-        turns = [turn for turn in turns if not turn.as_it_is]
+        rotations = [rotation for rotation in rotations if not rotation.as_it_is]
         # [pairs] float32, on the CPU; a copy each, since Transformers' own reset writes into one of them
-        self.inv_freq = {f"{turn.part.prefix}{name}": turn.spectrum.inv_freq for turn in turns for name in BUFFERS}
+        self.inv_freq = {
+            f"{rotation.part.prefix}{name}": rotation.spectrum.inv_freq for rotation in rotations for name in BUFFERS
+        }
         self.originals: dict[str, Tensor] = {name: rotary._buffers[name] for name in self.inv_freq}  # type: ignore[misc]
         factors: dict[str, Any] = {
-            f"{turn.part.prefix}attention_scaling": turn.spectrum.attention_factor for turn in turns
+            f"{rotation.part.prefix}attention_scaling": rotation.spectrum.attention_factor for rotation in rotations
         }
-        if turns and "rope_init_fn" in rotary.__dict__:
-            factors["rope_init_fn"] = Given(turns[0].spectrum.inv_freq, turns[0].spectrum.attention_factor)
+        if rotations and "rope_init_fn" in rotary.__dict__:
+            factors["rope_init_fn"] = ConstantInit(
+                rotations[0].spectrum.inv_freq, rotations[0].spectrum.attention_factor
+            )
         self.attributes: dict[str, Any] = {name: rotary.__dict__[name] for name in (*factors, "rope_type")}
         for name, values in self.inv_freq.items():
             rotary._buffers[name] = values.to(self.originals[name].device, copy=True)
-        types = {turn.part.label: turn.module_type for turn in turns}
+        types = {rotation.part.label: rotation.module_type for rotation in rotations}
         stated = self.attributes["rope_type"]
         rope_type = {**stated, **types} if isinstance(stated, dict) else types.get("", stated)
         rotary.__dict__.update(factors, rope_type=rope_type)
@@ -125,13 +129,13 @@ def substitution_in(rotary: nn.Module) -> Substitution | None:
     return found if isinstance(found, Substitution) else None
 
 
-def deviation(rotary: nn.Module, turn: Turn, positions: Tensor) -> float:
-    """The largest difference between the module's cos and sin and those of `turn`; infinite if no layout fits.
+def deviation(rotary: nn.Module, rotation: Rotation, positions: Tensor) -> float:
+    """The largest difference between the module's cos and sin and those of `rotation`; infinite if no layout fits.
 
     `positions` is [n], integer. A module lays its pairs out once, twice in halves, or twice interleaved; which one
     is the family's own affair, so the nearest counts.
     """
-    spectrum, label = turn.spectrum, turn.part.label
+    spectrum, label = rotation.spectrum, rotation.part.label
     inv_freq = spectrum.inv_freq.to(positions.device)
     angles = positions[:, None].float() * inv_freq
     with torch.no_grad():

@@ -140,7 +140,7 @@ def test_a_turn_is_that_of_the_reference():
     model = geometry(case["d"], case["base"])
     half = torch.tensor(case["x_interleaved"], dtype=torch.float64)[case["perm"]]
     expected = torch.tensor(case["y_interleaved"], dtype=torch.float64)[case["perm"]]
-    found = theory.rotated(model, half, torch.tensor([case["position"]]))[0]
+    found = theory.at_positions(model, half, torch.tensor([case["position"]]))[0]
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-15)
 
 
@@ -175,7 +175,7 @@ def test_the_score_of_ones_is_the_expected_score_of_random_vectors():
     vectors = random(20_000, 48)
     scores = torch.stack(
         [
-            (vectors[:, :32] * theory.rotated(model, vectors[:, :32], torch.full((20_000,), int(m)))).sum(-1)
+            (vectors[:, :32] * theory.at_positions(model, vectors[:, :32], torch.full((20_000,), int(m)))).sum(-1)
             + (vectors[:, 32:] ** 2).sum(-1)
             for m in distances
         ]
@@ -245,7 +245,7 @@ def test_the_view_without_a_method_is_the_model_s_own():
             "distances: must be from 0 to below the length (8), got 0 to 8; give a longer context",
         ),
         (
-            lambda: theory.rotated(TINY, torch.ones(30), torch.arange(3)),
+            lambda: theory.at_positions(TINY, torch.ones(30), torch.arange(3)),
             "vectors: must have two elements for each of 16 pairs, got 30; give the rotated elements of one head",
         ),
         (

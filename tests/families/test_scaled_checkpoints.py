@@ -71,7 +71,7 @@ def stretches(config: PreTrainedConfig, inv_freq: torch.Tensor) -> torch.Tensor:
 def row(config: PreTrainedConfig, method: str, existing: str, factor: float) -> str:
     """The row of the page for a call, as it should read."""
     found = extension(config, method, existing, factor)
-    spectrum, record = found.turns[0].spectrum, found.record
+    spectrum, record = found.rotations[0].spectrum, found.record
     largest = float(stretches(config, spectrum.inv_freq).max())
     attention = f"{spectrum.attention_factor:.4f}".rstrip("0").rstrip(".")
     return (
@@ -96,7 +96,7 @@ def test_every_row_of_the_page(config: PreTrainedConfig, method: str, existing: 
     expected = row(config, method, existing, factor)
     assert expected in PAGE
     if config is LLAMA:
-        assert f"{expected} {extension(config, method, existing, factor).turns[0].rope_type} |" in PAGE
+        assert f"{expected} {extension(config, method, existing, factor).rotations[0].rope_type} |" in PAGE
 
 
 def test_the_figures_of_llama() -> None:
@@ -108,19 +108,19 @@ def test_the_figures_of_llama() -> None:
     before = (2 * math.pi / theta_inv_freq(5e5, 128))[-1].item()
     assert f"needed {before:,.0f} tokens for a turn, and needs {(2 * math.pi / inv_freq)[-1].item():,.0f} now" in PAGE
     assert attention_factor == 1
-    composed = stretches(LLAMA, extension(LLAMA, "linear", "compose", 2).turns[0].spectrum.inv_freq)
+    composed = stretches(LLAMA, extension(LLAMA, "linear", "compose", 2).rotations[0].spectrum.inv_freq)
     assert torch.allclose(composed, 2 * stretch, rtol=1e-5)
 
 
 def test_the_figures_of_qwen() -> None:
     inv_freq, attention_factor = todays_spectrum(parts_of(QWEN)[0])
-    assert torch.equal(extension(QWEN, "yarn", "replace", 4).turns[0].spectrum.inv_freq, inv_freq)
+    assert torch.equal(extension(QWEN, "yarn", "replace", 4).rotations[0].spectrum.inv_freq, inv_freq)
     once, twice = 0.1 * math.log(4) + 1, 0.1 * math.log(2) + 1
     assert attention_factor == pytest.approx(once)
     assert f"{once:.4f} x {twice:.4f} = {once * twice:.4f}" in PAGE
     assert f"0.1 ln 8 + 1 = {0.1 * math.log(8) + 1:.4f}" in PAGE
     composed, alone = (
-        extension(QWEN, "yarn", existing, factor).turns[0].spectrum
+        extension(QWEN, "yarn", existing, factor).rotations[0].spectrum
         for existing, factor in (("compose", 2), ("replace", 8))
     )
     assert not torch.allclose(composed.inv_freq, alone.inv_freq, rtol=1e-3)
@@ -133,10 +133,10 @@ def test_the_figures_of_phi() -> None:
         extension(PHI, "linear", "compose", 2)
     replaced = extension(PHI, "yarn", "replace", 32)
     assert (replaced.record.original_length, replaced.record.target_length) == (4096, 131072)
-    assert f"has the attention factor {replaced.turns[0].spectrum.attention_factor:.4f}" in PAGE
+    assert f"has the attention factor {replaced.rotations[0].spectrum.attention_factor:.4f}" in PAGE
     kept = extension(
         PHI, "longrope", "replace", 32, long_factor=PHI.rope_parameters["long_factor"], attention_factor=1.1902
-    ).turns[0]
+    ).rotations[0]
     expected = theta_inv_freq(1e4, 96) / torch.tensor(PHI.rope_parameters["long_factor"])
     assert torch.allclose(kept.spectrum.inv_freq, expected, rtol=1e-6)
 

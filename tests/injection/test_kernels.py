@@ -10,8 +10,8 @@ from torch import Tensor
 from ropescale import Geometry, get_method, list_methods
 from ropescale.extension import late_of
 from ropescale.injection import kernels
+from ropescale.injection.forward_pass import ForwardPass, Late
 from ropescale.injection.kernels import Call, attend, blockwise, flexible, pairwise
-from ropescale.injection.reading import Late, Reading
 from ropescale.methods.late import LateMethod, Sizes
 
 LENGTH, ORIGINAL = 70, 16  # tokens
@@ -75,9 +75,9 @@ def agree(found: Tensor | None, expected: Tensor, *, padded: bool) -> bool:
 def test_blocks_and_pairs_agree_with_and_without_gradients(name: str, padded: bool) -> None:
     one = late(name.split()[0], **({"factor": 2} if "ceiling" in name else {}))
     query, key, value, call, positions = inputs(one, padded=padded)
-    expected = pairwise(Reading(one, positions, 0), query, key, value, call)
+    expected = pairwise(ForwardPass(one, positions, 0), query, key, value, call)
     for learning in (False, True):
-        found = blockwise(Reading(one, positions, 0), query.requires_grad_(learning), key, value, call)
+        found = blockwise(ForwardPass(one, positions, 0), query.requires_grad_(learning), key, value, call)
         assert agree(found, expected, padded=padded)
 
 
@@ -85,11 +85,11 @@ def test_blocks_and_pairs_agree_with_and_without_gradients(name: str, padded: bo
 def test_a_chunk_over_a_cache_is_read_as_in_one_go(name: str) -> None:
     one = late(name)
     query, key, value, call, positions = inputs(one, padded=False)
-    whole = pairwise(Reading(one, positions, 0), query, key, value, call)
+    whole = pairwise(ForwardPass(one, positions, 0), query, key, value, call)
     index = torch.arange(LENGTH)
     causal = (index[None] <= index[:, None])[None, None]
     for first, last in ((0, 37), (37, 69), (69, 70)):
-        chunk = Reading(one, positions[:, first:last], first)
+        chunk = ForwardPass(one, positions[:, first:last], first)
         asked = dataclasses.replace(call, mask=causal[:, :, first:last, :last])
         found = attend(chunk, query[:, :, :, first:last], key[:, :, :last], value[:, :, :last], asked)
         assert agree(found, whole[:, :, :, first:last], padded=False)
@@ -102,8 +102,8 @@ def test_flex_attention_gives_the_same(name: str, padded: bool) -> None:
     """On a CPU torch has it for reading only, and writes out every score unless it is compiled."""
     one = late(name)
     query, key, value, call, positions = inputs(one, padded=padded)
-    expected = pairwise(Reading(one, positions, 0), query, key, value, call)
-    found = flexible(Reading(one, positions, 0), query, key, value, call, compiled=False)
+    expected = pairwise(ForwardPass(one, positions, 0), query, key, value, call)
+    found = flexible(ForwardPass(one, positions, 0), query, key, value, call, compiled=False)
     assert agree(found, expected, padded=padded)
 
 
@@ -117,9 +117,9 @@ def test_what_layers_ask_besides_is_read_alike(given: str) -> None:
         "no rotation": {"layout": None},
     }[given]
     call = dataclasses.replace(call, **asked)
-    expected = pairwise(Reading(one, positions, 0), query, key, value, call)
-    assert agree(attend(Reading(one, positions, 0), query, key, value, call), expected, padded=False)
-    plain = pairwise(Reading(one, positions, 0), query, key, value, dataclasses.replace(call, layout="half"))
+    expected = pairwise(ForwardPass(one, positions, 0), query, key, value, call)
+    assert agree(attend(ForwardPass(one, positions, 0), query, key, value, call), expected, padded=False)
+    plain = pairwise(ForwardPass(one, positions, 0), query, key, value, dataclasses.replace(call, layout="half"))
     assert given != "no rotation" or not agree(expected, plain, padded=False)
 
 
@@ -129,9 +129,9 @@ def test_plain_causal_attention_is_torchs_own_to_the_bit() -> None:
     query, key, value, call, positions = inputs(one, padded=False)
     angles = positions[0, :, None].float() * one.stages[0][0]
     cos, sin = angles.cos().double(), angles.sin().double()
-    q, k = (kernels.rotated(x, cos, sin, "half") for x in (query, key))
+    q, k = (kernels.rotate(x, cos, sin, "half") for x in (query, key))
     expected = torch.nn.functional.scaled_dot_product_attention(
         q.flatten(1, 2), k, value, is_causal=True, scale=0.3, enable_gqa=True
     )
-    found = attend(Reading(one, positions, 0), query, key, value, call)
+    found = attend(ForwardPass(one, positions, 0), query, key, value, call)
     assert torch.equal(found.flatten(1, 2), expected)

@@ -47,9 +47,9 @@ from ropescale.errors import (
     UnsupportedModelError,
     VerificationError,
 )
-from ropescale.injection.kernels import Call, blockwise, pairwise, rotated
+from ropescale.injection.forward_pass import ForwardPass, Late
+from ropescale.injection.kernels import Call, blockwise, pairwise, rotate
 from ropescale.injection.late import implementations
-from ropescale.injection.reading import Late, Reading
 from ropescale.methods.late import LateMethod
 from ropescale.methods.score.alibi import alibi_slopes
 
@@ -191,9 +191,9 @@ def test_outputs_are_those_of_the_authors_code(vector: str, compute: Any) -> Non
     name, knobs = VECTORS[vector]
     method = get_method(name)(**knobs)
     geometry = dataclasses.replace(GEOMETRY, inv_freq=tuple(stored["inv_freq"]))
-    reading = Reading(Late(name=name, method=method, geometry=geometry), torch.arange(24)[None], 0)
+    forward_pass = ForwardPass(Late(name=name, method=method, geometry=geometry), torch.arange(24)[None], 0)
     call = Call(scaling=8**-0.5, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
-    found = compute(reading, q[:, :, None], k, v, call)[0, 0, 0]
+    found = compute(forward_pass, q[:, :, None], k, v, call)[0, 0, 0]
     assert apart(found, torch.tensor(stored["cases"][vector]["output"], dtype=torch.float32)) < 1e-5
 
 
@@ -274,12 +274,12 @@ def test_layouts_are_the_complex_form() -> None:
     torch.manual_seed(0)
     x, angles = torch.randn(5, 8), torch.randn(5, 4)
     turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * torch.polar(torch.ones(5, 4), angles))
-    assert apart(rotated(x, angles.cos(), angles.sin(), "interleaved"), turned.flatten(-2)) < 1e-6
+    assert apart(rotate(x, angles.cos(), angles.sin(), "interleaved"), turned.flatten(-2)) < 1e-6
     order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
-    assert apart(rotated(x[:, order], angles.cos(), angles.sin(), "half"), turned.flatten(-2)[:, order]) < 1e-6
+    assert apart(rotate(x[:, order], angles.cos(), angles.sin(), "half"), turned.flatten(-2)[:, order]) < 1e-6
     rest = torch.randn(5, 3)
     for layout, some in (("interleaved", torch.arange(8)), ("half", order)):
-        found = rotated(torch.cat((rest, x[:, some]), dim=-1), angles.cos(), angles.sin(), f"{layout} at the end")
+        found = rotate(torch.cat((rest, x[:, some]), dim=-1), angles.cos(), angles.sin(), f"{layout} at the end")
         assert apart(found, torch.cat((rest, turned.flatten(-2)[:, some]), dim=-1)) < 1e-6
 
 
@@ -334,8 +334,8 @@ def test_shaw_is_the_definition() -> None:
         sinks=None,
     )
     for compute in (blockwise, pairwise):
-        reading = Reading(late, torch.arange(n)[None], 0)
-        found = compute(reading, q[None, None, None], k[None, None], v[None, None], call)
+        forward_pass = ForwardPass(late, torch.arange(n)[None], 0)
+        found = compute(forward_pass, q[None, None, None], k[None, None], v[None, None], call)
         assert apart(found[0, 0, 0], expected) < 1e-5
 
 
@@ -376,7 +376,7 @@ def test_the_unscaled_prefix_of_longrope_is_the_papers() -> None:
     def turned(x: Tensor, position: int, query: int) -> Tensor:
         stretch = torch.tensor(short if query < original else long)
         angle = position * base / (1 if position < prefix else stretch)
-        return rotated(x, angle.cos() * 1.2, angle.sin() * 1.2, "half")
+        return rotate(x, angle.cos() * 1.2, angle.sin() * 1.2, "half")
 
     scores = (
         torch.stack([torch.stack([turned(q[i], i, i) @ turned(k[j], j, i) for j in range(n)]) for i in range(n)])
@@ -386,8 +386,8 @@ def test_the_unscaled_prefix_of_longrope_is_the_papers() -> None:
     late = Late(name="longrope", method=method.when_read(geometry), geometry=geometry)
     call = Call(scaling=8**-0.5, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
     for compute in (blockwise, pairwise):
-        reading = Reading(late, torch.arange(n)[None], 0)
-        found = compute(reading, q[None, None, None], k[None, None], v[None, None], call)
+        forward_pass = ForwardPass(late, torch.arange(n)[None], 0)
+        found = compute(forward_pass, q[None, None, None], k[None, None], v[None, None], call)
         assert apart(found[0, 0, 0], expected) < 1e-5
 
 

@@ -19,8 +19,8 @@ from transformers import DynamicCache
 
 import ropescale
 from ropescale import Geometry, get_method
+from ropescale.injection.forward_pass import ForwardPass, Late
 from ropescale.injection.kernels import Call, blockwise, pairwise
-from ropescale.injection.reading import Late, Reading
 
 TOKENS, WIDTH, ORIGINAL = 61, 8, 32
 GEOMETRY = Geometry(rotary_dim=WIDTH, theta=100.0, original_length=ORIGINAL)
@@ -167,7 +167,7 @@ def test_a_method_reads_what_its_authors_formula_reads(case: str, compute: Any) 
     q, k, v = (one.float()[None, None] for one in drawn())
     late = Late(name=name, method=get_method(name)(**knobs), geometry=GEOMETRY)
     call = Call(scaling=WIDTH**-0.5, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
-    found = compute(Reading(late, torch.arange(TOKENS)[None], 0), q[:, :, None], k, v, call)[0, 0, 0]
+    found = compute(ForwardPass(late, torch.arange(TOKENS)[None], 0), q[:, :, None], k, v, call)[0, 0, 0]
     assert apart(found.double(), expected(formula, factor)) < 2e-6
 
 

@@ -84,7 +84,7 @@ class Late:
         return bias
 
 
-class Reading:
+class ForwardPass:
     """One forward pass: where queries and keys stand, and what follows from that, worked out once for all layers."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Reading:
         past: int | Tensor,
         added: Added = NOTHING,
         places: Tensor | None = None,
-        kept: Reading | None = None,
+        kept: ForwardPass | None = None,
     ):
         self.late = late
         self.kept = kept  # the same call, for layers that rotate as they did before
@@ -225,7 +225,7 @@ class Block:
     inner_low: int
     inner_high: int
 
-    def stretches(self, widest: int | None) -> list[tuple[int, int]]:
+    def cuts(self, widest: int | None) -> list[tuple[int, int]]:
         """Bounds of slots, in order: the inner ones apart from the others, or all cut to a width."""
         if widest is not None:
             return [(low, min(low + widest, self.high)) for low in range(self.low, self.high, widest)]
