@@ -42,9 +42,11 @@ from ropescale.evals.plan import KINDS, Options, Planned
 from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.texts import documents
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.families import saved_record, scaling, text_of
+from ropescale.families.parts import text_of
+from ropescale.families.reading import scaling
 from ropescale.heads import require_language_model
 from ropescale.merging import lent, require_in_layers
+from ropescale.records import saved_record
 
 TASK_FOLDER = Path(__file__).parent / "tasks"
 LONG = 3600.0  # seconds, from which a dry run says what to leave out

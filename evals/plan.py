@@ -21,7 +21,8 @@ from ropescale.adapters import record_of
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
-from ropescale.families import parts_of, read_geometry, scaling, text_of
+from ropescale.families.parts import parts_of, text_of
+from ropescale.families.reading import read_geometry, scaling
 from ropescale.request import require_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")

@@ -11,7 +11,7 @@ from ropescale.checkpoint import read_config, require_complete
 from ropescale.checkpoints import resolve
 from ropescale.console import Console
 from ropescale.destinations import try_writer
-from ropescale.families import saved_record, text_of
+from ropescale.families.parts import text_of
 from ropescale.memory import said
 from ropescale.recipes import train
 from ropescale.recipes.memory import Memory, Shape, training_memory
@@ -19,6 +19,7 @@ from ropescale.recipes.options import Recipe
 from ropescale.recipes.rehearsal import weightless
 from ropescale.recipes.schedules import Schedule
 from ropescale.recipes.trainer import last_whole
+from ropescale.records import saved_record
 from ropescale.trust import trusted
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

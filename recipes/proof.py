@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting
-from ropescale.families import layers_of, text_of
+from ropescale.families.layers import layers_of
+from ropescale.families.parts import text_of
 from ropescale.injection.patch import patch_of
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Schedule

@@ -18,10 +18,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArg
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError, RopescaleError
-from ropescale.families import saved_record, text_of
+from ropescale.families.parts import text_of
 from ropescale.heads import class_of
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.tuning import tuned
+from ropescale.records import saved_record
 
 
 def rehearse(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.families import parts_of, text_of
+from ropescale.families.parts import parts_of, text_of
 from ropescale.injection.late import LateRotation
 from ropescale.injection.patch import Patch, patch_of
 from ropescale.injection.rotation import Substitution

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from ropescale.errors import RopescaleError
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.wrappers import bare
 
 Mask = Callable[..., Any]  # (batch, head, query, key) -> whether that query sees that key, on indices that broadcast

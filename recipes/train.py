@@ -37,7 +37,7 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import place_of, require_embedded
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.families import saved_record, text_of
+from ropescale.families.parts import text_of
 from ropescale.heads import require_language_model
 from ropescale.patching import put_in
 from ropescale.patching import record as live_record
@@ -55,6 +55,7 @@ from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.seals import digest_of
 from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoints, last_whole, whole
 from ropescale.recipes.tuning import loading, tuned
+from ropescale.records import saved_record
 
 RUN = "training.json"  # what is known of a run
 SPELLINGS = ("recipe", "data")  # of settings, those whose content is compared instead

@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from ropescale.adapters import load_adapter, put_on, record_of
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.recipes.options import RecipeOptions
 from ropescale.wrappers import bare
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ropescale.doctor import diagnose
     from ropescale.errors import RopescaleError
     from ropescale.evals.evaluate import evaluate
-    from ropescale.families import read_geometry
+    from ropescale.families.reading import read_geometry
     from ropescale.geometry import Geometry
     from ropescale.methods import Method, get_method, list_methods
     from ropescale.patching import patch, patched, record, unpatch
@@ -39,7 +39,7 @@ _HOMES = {
     "load_adapter": "adapters",
     "patch": "patching",
     "patched": "patching",
-    "read_geometry": "families",
+    "read_geometry": "families.reading",
     "record": "patching",
     "rescale_checkpoint": "rescaling",
     "train": "recipes.called",

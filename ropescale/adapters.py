@@ -41,7 +41,7 @@ from ropescale.checkpoints import resolve
 from ropescale.destinations import replaced, require_new, write_file, written_whole
 from ropescale.digest import differing, digest_of, digest_of_files
 from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, attached, merged_into, require_finite

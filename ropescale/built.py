@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ropescale.checkpoint import first_line
 from ropescale.errors import UnsupportedModelError
-from ropescale.families import LATE_TYPE, Part, stating
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.parts import Part, stating
 
 
 def rotary_class(config: PreTrainedConfig) -> Any:

@@ -17,14 +17,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
-from ropescale.families import saved_record, text_of
+from ropescale.families.parts import text_of
 from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
 from ropescale.injection.patch import lower_limits
 from ropescale.limits import GENERATION, LIMITS, outdated
 from ropescale.patching import repatch
-from ropescale.records import EXPORT_FIELD, RECORD_FIELD
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, saved_record
 from ropescale.shards import INDEX, read_index
 from ropescale.trust import is_refusal, refused, trusted, trusting
 

@@ -29,29 +29,20 @@ from ropescale.checkpoint import (
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.extension import extended_again
-from ropescale.families import (
-    LATE_TYPE,
-    LONGROPE_ONLY,
-    QUERY_GROWTH,
-    UNSCALED,
-    find_rotaries,
-    part_geometry,
-    parts_of,
-    require_family,
-    require_supported,
-    rope_type_of,
-    rotating_window,
-    saved_record,
-    text_of,
-    todays_spectrum,
-    unrotated,
-)
+from ropescale.families.catalogue import family_of
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.layers import rotating_window, unrotated
+from ropescale.families.modules import find_rotaries
+from ropescale.families.parts import UNSCALED, parts_of, text_of
+from ropescale.families.reading import part_geometry
+from ropescale.families.support import require_family, require_supported
+from ropescale.families.today import QUERY_GROWTH, rope_type_of, todays_spectrum
 from ropescale.files import read_json
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.injection.patch import patch_of
 from ropescale.limits import LIMITS, outdated
-from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record, saved_record
 from ropescale.shards import SAFE, TORCH, is_table, read_index
 from ropescale.unread import unread, unread_shares
 from ropescale.wrappers import bare
@@ -453,7 +444,7 @@ def _type(block: dict[str, Any], label: str, text: dict[str, Any], config: PreTr
     for part in parts_of(config) if config is not None and _stating_types(config) else ():
         if label in ("", part.label) and rope_type_of(part.config) in READ:
             return rope_type_of(part.config)
-    if str(text.get("model_type")) in LONGROPE_ONLY and stated == "yarn":
+    if family_of(str(text.get("model_type"))).longrope_only and stated == "yarn":
         return "longrope"
     return stated
 

@@ -12,26 +12,13 @@ import transformers
 from transformers import PreTrainedConfig
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.families import (
-    LATE_TYPE,
-    UNSCALED,
-    as_it_is,
-    as_reloaded,
-    depends_on_length,
-    kept_layers,
-    late_spelling,
-    layers_meant,
-    limit_fields,
-    part_geometry,
-    read_original_length,
-    require_effect,
-    require_fixed,
-    require_supported,
-    rescaled_parts,
-    rope_type_of,
-    spelling,
-    todays_spectrum,
-)
+from ropescale.families.entries import as_it_is, as_reloaded, late_spelling, limit_fields, spelling
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.layers import kept_layers, layers_meant, require_effect
+from ropescale.families.parts import UNSCALED, rescaled_parts
+from ropescale.families.reading import part_geometry, read_original_length, require_fixed
+from ropescale.families.support import require_supported
+from ropescale.families.today import depends_on_length, rope_type_of, todays_spectrum
 from ropescale.geometry import Geometry
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.rotation import Rotation

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from ropescale.errors import CheckpointError, UnsupportedModelError, shortened
+from ropescale.families.catalogue import LOADED_WHOLE
 
 # How names of classes end, and what loads their kind for a config of any family
 KINDS: dict[str, Any] = {
@@ -24,9 +25,6 @@ KINDS: dict[str, Any] = {
     "ForTokenClassification": AutoModelForTokenClassification,
 }
 BARE = "Model"  # how the names of decoders without a head end
-# Vision-language models that Transformers lists among causal language models, though the text decoder alone does not
-# find its weights among those of the whole
-WHOLE = ("emu3",)
 
 
 def class_of(config: PreTrainedConfig, *, trusted: bool = False) -> Any:
@@ -54,7 +52,7 @@ def class_of(config: PreTrainedConfig, *, trusted: bool = False) -> Any:
     if not _is_model(named):
         named = None
     if named is not None and isinstance(config, named.config_class or ()):
-        alone = listed and named.can_generate() and config.model_type not in WHOLE
+        alone = listed and named.can_generate() and config.model_type not in LOADED_WHOLE
         return AutoModelForCausalLM if alone else named
     # a class of another family, as fine-tunes of a fork name it, or one that Transformers has never heard of
     for ending, kind in {**KINDS, **({BARE: AutoModel} if named is not None else {})}.items():

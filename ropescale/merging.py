@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropescale.errors import CheckpointError, shortened
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.injection.snapshot import Snapshot
 from ropescale.wrappers import bare
 

@@ -22,18 +22,10 @@ from ropescale.errors import (
     shortened,
 )
 from ropescale.extension import Extension, extended, extended_again, on_the_cpu, stated_for
-from ropescale.families import (
-    Rotary,
-    find_rotaries,
-    find_softmax,
-    layers_meant,
-    live_spectrum,
-    require_matching,
-    require_supported,
-    rotating_window,
-    saved_record,
-    text_of,
-)
+from ropescale.families.layers import layers_meant, rotating_window
+from ropescale.families.modules import Rotary, find_rotaries, find_softmax, live_spectrum, require_matching
+from ropescale.families.parts import text_of
+from ropescale.families.support import require_supported
 from ropescale.injection.alone import alone, in_turn, settled
 from ropescale.injection.claim import Claim, change_of_spectrum, change_when_read, last_position
 from ropescale.injection.late import KEPT, LAYOUT
@@ -46,7 +38,7 @@ from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
 from ropescale.limits import MAX_LENGTH
 from ropescale.methods import Method
-from ropescale.records import EXPORT_FIELD, Record
+from ropescale.records import EXPORT_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.wrappers import bare, config_of
 

@@ -179,3 +179,13 @@ def _is_entry(one: Any) -> bool:
         case ["float64" | "float32" | "bfloat16" | "float16", [*shape], [_, _, _, _] as values]:
             return all(type(size) is int for size in shape) and all(isinstance(value, float) for value in values)
     return False
+
+
+def saved_record(config: Any) -> Record | None:
+    """The record in a config of Transformers, if it holds one.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    saved = getattr(config, RECORD_FIELD, None)
+    return None if saved is None else Record.from_dict(saved)

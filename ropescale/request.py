@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ropescale.errors import InvalidArgumentError, shortened
-from ropescale.families import LAYERS, require_existing
+from ropescale.families.parts import LAYERS
+from ropescale.families.reading import require_existing
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method, get_method
 from ropescale.methods.late import LateMethod

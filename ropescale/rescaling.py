@@ -15,7 +15,7 @@ from ropescale.console import Console
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.extension import extended
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.files import read_json
 from ropescale.limits import GENERATION, LIMITS
 from ropescale.methods import Method

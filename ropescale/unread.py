@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 
 from ropescale.built import rotated_pairs
 from ropescale.errors import shortened
-from ropescale.families import head_dim_of, parts_of, rope_type_of
+from ropescale.families.parts import parts_of
+from ropescale.families.today import head_dim_of, rope_type_of
 from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.records import Record

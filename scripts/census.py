@@ -24,7 +24,8 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import ropescale
-from ropescale.families import FAMILIES, REFUSED, text_of
+from ropescale.families.catalogue import CATALOGUE, family_of
+from ropescale.families.parts import text_of
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "families.md"
@@ -68,14 +69,13 @@ def _row(name: str, model_types: list[str]) -> Row:
     classes = re.findall(r"^class (\w*Rotary\w*)\(", inspect.getsource(module), flags=re.MULTILINE)
     rotary = any(not re.search("Vision|Audio", one) for one in classes)
     texts = [*model_types, *(_text_type(one) for one in model_types)]
-    family = next((one for one in texts if one in FAMILIES or one in REFUSED), model_types[0])
+    family = next((one for one in texts if one in CATALOGUE), model_types[0])
     if name in UNBUILT:
         return Row(name=name, family=family, rotary=rotary, status="untried", reason=UNBUILT[name])
-    if family in FAMILIES:
-        return Row(name=name, family=family, rotary=rotary, status="patched")
-    if family in REFUSED:
-        return Row(name=name, family=family, rotary=rotary, status="refused", reason=REFUSED[family])
-    return Row(name=name, family=family, rotary=rotary, status="none")
+    if family not in CATALOGUE:
+        return Row(name=name, family=family, rotary=rotary, status="none")
+    reason = family_of(family).refused
+    return Row(name=name, family=family, rotary=rotary, status="refused" if reason else "patched", reason=reason)
 
 
 def _text_type(model_type: str) -> str:

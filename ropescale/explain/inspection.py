@@ -11,24 +11,14 @@ from ropescale.checkpoints import resolve
 from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortened
 from ropescale.explain import theory
 from ropescale.explain.drawing import number
-from ropescale.families import (
-    GLOBAL,
-    LATE_TYPE,
-    UNSCALED,
-    Part,
-    part_geometry,
-    parts_of,
-    read_original_length,
-    require_supported,
-    rope_type_of,
-    rotating_window,
-    saved_record,
-    scaling,
-    text_of,
-    todays_spectrum,
-    unrotated,
-)
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.layers import rotating_window, unrotated
+from ropescale.families.parts import GLOBAL, UNSCALED, Part, parts_of, text_of
+from ropescale.families.reading import part_geometry, read_original_length, scaling
+from ropescale.families.support import require_supported
+from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.records import saved_record
 from ropescale.spectrum import Spectrum
 
 ROWS = 9  # pairs shown of each part

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
-from ropescale.families import part_geometry, require_supported, rescaled_parts, text_of
+from ropescale.families.parts import rescaled_parts, text_of
+from ropescale.families.reading import part_geometry
+from ropescale.families.support import require_supported
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method, get_method
 from ropescale.request import Request

@@ -22,7 +22,8 @@ from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError,
 from ropescale.export.gguf_header import require_sound
 from ropescale.export.gguf_tokenizer import add_tokenizer
 from ropescale.export.rotation import Canonical, Rotation, is_base
-from ropescale.families import head_dim_of, parts_of
+from ropescale.families.parts import parts_of
+from ropescale.families.today import head_dim_of
 from ropescale.version import __version__
 
 OUTTYPES = {

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from ropescale.errors import ExportError
 from ropescale.export.rotation import Canonical, Rotation
 from ropescale.export.stated import Stated, by_mscale, fields_of, native_form
-from ropescale.families import RECOMPUTING
+from ropescale.families.catalogue import family_of
 
 
 def state(config: PreTrainedConfig, canonical: Canonical) -> Stated:
@@ -54,7 +54,7 @@ def spelled(rotation: Rotation, name: str) -> dict[str, Any]:
     if rotation.rope_type == "yarn" and rope.get("truncate", True):
         return by_mscale(rotation)
     pairwise = rotation.pairwise()
-    if name in RECOMPUTING:  # whose class reads no config without them
+    if family_of(name).recomputing:  # whose class reads no config without them
         pairwise |= {"short_mscale": scale, "long_mscale": scale}
     if scale == 1:
         # a scale of sqrt(1 + ln(maximum / original) / ln(original)) is 1 where both lengths are the same

@@ -16,24 +16,17 @@ from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
 from ropescale.extension import extended
-from ropescale.families import (
-    LATE_TYPE,
-    Part,
-    depends_on_length,
-    kept_layers,
-    kept_parameters,
-    parts_of,
-    read_geometry,
-    rope_type_of,
-    saved_record,
-    softmax_factor,
-    todays_spectrum,
-)
+from ropescale.families.entries import kept_parameters
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.layers import kept_layers
+from ropescale.families.parts import Part, parts_of
+from ropescale.families.reading import read_geometry
+from ropescale.families.today import depends_on_length, rope_type_of, softmax_factor, todays_spectrum
 from ropescale.geometry import Geometry
 from ropescale.methods import ABF, FixedMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
 from ropescale.methods.late import UNBOUNDED, LengthDependent
-from ropescale.records import RECORD_FIELD, Record
+from ropescale.records import RECORD_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.spectrum import Spectrum, theta_inv_freq
 

@@ -27,23 +27,17 @@ from ropescale.checkpoint import (
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
 from ropescale.extension import extended, extended_again
-from ropescale.families import (
-    LATE_TYPE,
-    parts_of,
-    require_family,
-    require_supported,
-    rope_type_of,
-    saved_record,
-    text_of,
-    todays_spectrum,
-)
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.parts import parts_of, text_of
+from ropescale.families.support import require_family, require_supported
+from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
 from ropescale.geometry import as_float
 from ropescale.heads import class_of
 from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
 from ropescale.methods import Method
 from ropescale.patching import record, repatch
-from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.shards import files_of_index
 from ropescale.wrappers import bare

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
 from ropescale.export.rotation import Canonical, Rotation, is_base
-from ropescale.families import LONGROPE_ONLY
+from ropescale.families.catalogue import family_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def by_mscale(rotation: Rotation) -> dict[str, Any]:
 
 def states_original_length_on_top(config: PreTrainedConfig) -> bool:
     """Whether the original length is an entry of its own, as in Phi-3."""
-    return config.model_type in LONGROPE_ONLY or hasattr(config, "original_max_position_embeddings")
+    return family_of(config.model_type).longrope_only or hasattr(config, "original_max_position_embeddings")
 
 
 def as_argument(values: dict[str, Any]) -> str:

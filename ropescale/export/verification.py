@@ -26,12 +26,11 @@ from ropescale.export.origin import adapter_in, source_in
 from ropescale.export.origin import read as read_origin
 from ropescale.export.rotation import read_original
 from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
-from ropescale.families import saved_record
 from ropescale.files import parsed
 from ropescale.heads import require_language_model
 from ropescale.injection.patch import patch_of
 from ropescale.patching import repatch
-from ropescale.records import EXPORT_FIELD, Record
+from ropescale.records import EXPORT_FIELD, Record, saved_record
 from ropescale.trust import takes_trust
 from ropescale.wrappers import bare
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ropescale.families import text_of
+from ropescale.families.parts import text_of
 from ropescale.injection.late import LateRotation
 from ropescale.injection.rotation import Substitution
 from ropescale.injection.softmax import Sharpening

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
-from ropescale.families import live_spectrum
+from ropescale.families.modules import live_spectrum
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.kernels import LAYOUTS, rotate
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropescale.families import LATE_TYPE, Part
+from ropescale.families.late_type import LATE_TYPE
+from ropescale.families.parts import Part
 from ropescale.spectrum import Spectrum
 
 BUFFERS = ("inv_freq", "original_inv_freq")

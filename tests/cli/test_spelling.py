@@ -40,7 +40,7 @@ OF_A_PATCH = [
     *messages("patching.py"),
     *messages("request.py"),
     *messages("extension.py"),
-    *messages("families.py"),
+    *messages("families/*.py"),
     *messages("rescaling.py"),
     *messages("injection/*.py"),
 ]

@@ -581,7 +581,10 @@ def test_a_sentencepiece_tokenizer_is_written_too(tmp_path: Path) -> None:
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special[:3], show_progress=False)
-    texts = [(Path(ropescale.__file__).parent / name).read_text() for name in ("families.py", "patching.py")]
+    texts = [
+        (Path(ropescale.__file__).parent / name).read_text()
+        for name in ("families/reading.py", "families/entries.py", "patching.py")
+    ]
     backend.train_from_iterator(texts, trainer)
     trained = json.loads(backend.to_str())
     # the trainer knows no bytes: they come after the special tokens, as SentencePiece puts them

@@ -12,7 +12,7 @@ from families import TEXT_CLASSES, WHOLES
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ropescale.families import FAMILIES, REFUSED
+from ropescale.families.catalogue import CATALOGUE, PATCHED, ROWS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,11 +54,11 @@ def test_no_class_with_a_rotary_module_is_left_out(census: ModuleType) -> None:
 
 def test_every_family_is_that_of_some_class(census: ModuleType) -> None:
     named = {row.family for row in census.rows()} | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    assert named >= FAMILIES
-    assert set(REFUSED) <= named | set(CONFIG_MAPPING)  # a text beside images has no class of its own
-    assert set(TEXT_CLASSES) <= FAMILIES
-    assert {text for text, _ in WHOLES.values()} <= FAMILIES
-    assert not FAMILIES & set(REFUSED)
+    assert named >= PATCHED
+    assert set(CATALOGUE) <= named | set(CONFIG_MAPPING)  # a text beside images has no class of its own
+    assert set(TEXT_CLASSES) <= PATCHED
+    assert {text for text, _ in WHOLES.values()} <= PATCHED
+    assert len(ROWS) == len(CATALOGUE)  # one row a family
 
 
 @pytest.mark.slow

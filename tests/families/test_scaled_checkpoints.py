@@ -12,7 +12,8 @@ from transformers import LlamaConfig, Phi3Config, PreTrainedConfig, Qwen2Config
 import ropescale
 from ropescale.errors import AlreadyScaledError
 from ropescale.extension import Extension, extended
-from ropescale.families import parts_of, todays_spectrum
+from ropescale.families.parts import parts_of
+from ropescale.families.today import todays_spectrum
 from ropescale.request import Request
 from ropescale.spectrum import theta_inv_freq
 

@@ -17,7 +17,9 @@ from families import config_of, family, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 import ropescale
-from ropescale.families import FAMILIES, parts_of, text_of, todays_spectrum
+from ropescale.families.catalogue import PATCHED
+from ropescale.families.parts import parts_of, text_of
+from ropescale.families.today import todays_spectrum
 
 SMALL = {
     "hidden_size": 64,
@@ -490,7 +492,7 @@ def agrees(config: PreTrainedConfig) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(CONFIG_MAPPING)))
+@pytest.mark.parametrize("name", sorted(PATCHED.intersection(CONFIG_MAPPING)))
 def test_a_config_of_every_family_is_clean_where_transformers_rotates_by_it(name: str, tmp_path: Path) -> None:
     """Old versions turn whole heads in families where later ones turn a share, or know one rotation for all layers."""
     config_of(name).save_pretrained(tmp_path)
@@ -506,7 +508,7 @@ def test_a_share_stated_by_its_size_is_found_where_a_version_does_not_read_it(tm
     assert (found, len(inv_freq)) in (([], 4), (["rotary_dim"], 8))
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.intersection(CONFIG_MAPPING)))
+@pytest.mark.parametrize("name", sorted(PATCHED.intersection(CONFIG_MAPPING)))
 def test_what_is_patched_saved_and_loaded_again_is_clean(name: str, tmp_path: Path) -> None:
     if not agrees(config_of(name)):
         return  # which the test above tells of

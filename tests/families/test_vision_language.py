@@ -24,7 +24,7 @@ from ropescale.evals import grid
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.families import parts_of, text_of
+from ropescale.families.parts import parts_of, text_of
 from ropescale.recipes import train, tuning
 from ropescale.recipes.options import read_recipe
 

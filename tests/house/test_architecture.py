@@ -12,6 +12,7 @@ import pytest
 
 import ropescale
 from ropescale import get_method, list_methods
+from ropescale.families.catalogue import CATALOGUE, LOADED_WHOLE
 from ropescale.methods import FixedMethod
 from ropescale.methods.late import LengthDependent
 
@@ -70,6 +71,7 @@ ROOMS = (
     "ropescale.checkpoints",
     "ropescale.explain",
     "ropescale.export",
+    "ropescale.families",
     "ropescale.injection",
     "ropescale.pages",
 )
@@ -169,6 +171,30 @@ def test_the_geometry_is_pure() -> None:
 def test_the_shared_mathematics_knows_torch_and_math_only() -> None:
     allowed = {"dataclasses", "math", "ropescale.errors", "ropescale.geometry", "torch"}
     assert imports_of(PACKAGE / "spectrum.py") <= allowed
+
+
+# Rooms that name architectures of engines, which some families share their names with
+NAMING_FAMILIES = ("ropescale.checkpoints.gguf_llama", "ropescale.export", "ropescale.families.catalogue")
+
+
+def families_named(text: str) -> set[str]:
+    """The families of the catalogue that the code of a module names in strings."""
+    strings = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    return strings & (CATALOGUE.keys() | LOADED_WHOLE)
+
+
+@shipped
+def test_what_a_family_does_otherwise_is_said_in_its_row_alone(path: Path) -> None:
+    if not module_of(path).startswith(NAMING_FAMILIES):
+        assert families_named(path.read_text(encoding="utf-8")) == set()
+
+
+def test_a_family_that_is_named_elsewhere_is_found() -> None:
+    assert families_named('fits = config.model_type in {"phi3", "granite"} or kind == "emu3"') == {
+        "emu3",
+        "granite",
+        "phi3",
+    }
 
 
 CONTRACT = {

@@ -10,11 +10,12 @@ from shapes import SHAPES, model_type_of, published
 from transformers import PreTrainedModel
 
 import ropescale
-from ropescale import families
 from ropescale.doctor import diagnose
 from ropescale.errors import AlreadyScaledError, ExportError, UnsupportedModelError
 from ropescale.export import export
-from ropescale.families import depends_on_length, parts_of, text_of
+from ropescale.families import entries
+from ropescale.families.parts import parts_of, text_of
+from ropescale.families.today import depends_on_length
 
 # Where doubled positions are more than a doubled rotation, and why
 COUNTING = {
@@ -147,7 +148,7 @@ def test_a_yarn_that_this_transformers_would_not_read_again_is_stated_pair_by_pa
 ) -> None:
     """Up to 5.8 the original length of a layer type's yarn is looked for beside the layer types."""
     expected = logits(ropescale.patch(family(name), "yarn", factor=4))
-    monkeypatch.setattr(families, "reads_yarn", lambda: False)
+    monkeypatch.setattr(entries, "reads_yarn", lambda: False)
     model = ropescale.patch(family(name), "yarn", factor=4)
     assert rope_of(model.config)["rope_type"] == "longrope"
     model.save_pretrained(tmp_path)

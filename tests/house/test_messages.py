@@ -22,7 +22,6 @@ from transformers.models.phimoe.modeling_phimoe import PhimoeRotaryEmbedding
 
 import ropescale
 from ropescale import Geometry, RopescaleError, Spectrum, get_method, list_methods
-from ropescale import families as supported_families
 from ropescale.errors import (
     AlreadyPatchedError,
     AlreadyScaledError,
@@ -33,11 +32,12 @@ from ropescale.errors import (
     UnsupportedModelError,
     VerificationError,
 )
+from ropescale.families.catalogue import CATALOGUE, PATCHED, Family, family_of
 from ropescale.methods import FixedMethod
 from ropescale.methods import base as registry
 
 METHODS = ", ".join(list_methods())
-FAMILIES = ", ".join(sorted(supported_families.FAMILIES))
+FAMILIES = ", ".join(sorted(PATCHED))
 YARN_KNOBS = "attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim, ramp, resonance, truncate"
 AT_LEAST_ONE = "(1 leaves the model as it is)"
 DEFAULTS = "`ropescale methods` lists the knobs with their defaults"
@@ -625,7 +625,7 @@ def test_a_family_that_is_not_supported_is_refused_by_its_name(name: str) -> Non
             with pytest.raises(UnsupportedModelError) as refusal:
                 call(model)
             expected = f"not a family that this version of ropescale patches, got {kind}; supported: {FAMILIES}"
-            if reason := supported_families.REFUSED.get(name):
+            if reason := family_of(name).refused:
                 expected = (
                     f"layers must rotate by frequencies that its config states once, got {reason}; take a model of "
                     f"another family"
@@ -973,7 +973,7 @@ def phimoe(monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
     class OutOfReach(PhimoeRotaryEmbedding):
         rope_init_fn = staticmethod(PhimoeRotaryEmbedding.compute_default_rope_parameters)
 
-    monkeypatch.setattr(supported_families, "RECOMPUTING", frozenset())
+    monkeypatch.setitem(CATALOGUE, "phimoe", Family("phimoe"))
     model = families.family("phimoe")
     del model.model.rotary_emb.rope_init_fn
     model.model.rotary_emb.__class__ = OutOfReach

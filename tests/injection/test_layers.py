@@ -15,11 +15,12 @@ import ropescale
 from ropescale.doctor import diagnose
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
 from ropescale.explain.inspection import inspected
-from ropescale.families import LOCAL_ROTATION, layers_of
+from ropescale.families.catalogue import ROWS
+from ropescale.families.layers import layers_of
 from ropescale.methods import FixedMethod
 
 # those that this version of Transformers has
-LOCAL = sorted(name for name in LOCAL_ROTATION if name in CONFIG_MAPPING)
+LOCAL = sorted(row.model_type for row in ROWS if row.windows_alone and row.model_type in CONFIG_MAPPING)
 BOTH = ["sliding_attention", "full_attention"]
 # Configs under which no layer has positions from a rotation
 WITHOUT: dict[str, tuple[str, dict[str, Any]]] = {

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 import ropescale
 from ropescale.doctor import diagnose
 from ropescale.errors import RopescaleError
-from ropescale.families import LONGROPE_ONLY
+from ropescale.families.catalogue import family_of
 from ropescale.injection.places import cache_keyword
 
 
@@ -92,7 +92,7 @@ def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
 def spelled(family_name: str, method: str) -> str:
     """The rope_type that states a method natively; Phi-3's have longrope alone, which states it pair by pair."""
     native = {"abf": "default", "ntk": "default", "by_parts": "llama3", "unscaled": "default"}.get(method, method)
-    return "longrope" if family_name in LONGROPE_ONLY and native != "default" else native
+    return "longrope" if family_of(family_name).longrope_only and native != "default" else native
 
 
 @pytest.mark.parametrize("journey", ["through PEFT", "after deepcopy", "after a cast", "through pickle"])

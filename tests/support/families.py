@@ -27,7 +27,9 @@ from transformers import (
 import ropescale
 from ropescale import get_method, list_methods
 from ropescale.errors import UnsupportedModelError
-from ropescale.families import FAMILIES, find_rotaries, parts_of, text_of
+from ropescale.families.catalogue import PATCHED
+from ropescale.families.modules import find_rotaries
+from ropescale.families.parts import parts_of, text_of
 from ropescale.methods import FixedMethod
 
 TINY = {
@@ -416,7 +418,7 @@ def runs(name: str) -> bool:
 # name; scripts/compat.py counts them.
 EVERY_FAMILY = Version("5.23.0")
 OLDER = Version(transformers.__version__) < EVERY_FAMILY
-NAMES = sorted(FAMILIES)
+NAMES = sorted(PATCHED)
 if OLDER:
     NAMES = [name for name in NAMES if name in CONFIG_MAPPING and runs(name)]
 
