@@ -9,27 +9,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from ropescale.evals import plan
-from ropescale.evals.plan import Options
-
-# What `--quick` asks for, where nothing else is asked for: one look, in minutes
-QUICK = {"tasks": ("position", "passkey"), "windows": 1, "samples": 2, "depths": (0.0, 0.5, 1.0)}
+from ropescale.evals.plan import Options, Plan, unread
+from ropescale.evals.tasks.base import defaults
 
 FEWER_DEPTHS = (0.0, 0.5, 1.0)
-FIRST = ("position", "passkey")  # what says most for its time
+# What `--quick` asks for, where nothing else is asked for: one look, in minutes
+QUICK = {"tasks": defaults(quick=True), "windows": 1, "samples": 2, "depths": FEWER_DEPTHS}
 
 
-def smaller(options: Options, original_length: int, own_length: int | None = None) -> Iterator[tuple[str, Options]]:
-    """Options that cost less and less, each with what it changes, as the command line writes it."""
+def smaller(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """Plans that cost less and less, each with what it changes, as the command line writes it."""
+    options = plan.options
     told: list[str] = []
 
-    def step(said: str, **changed: object) -> tuple[str, Options]:
+    def step(said: str, **changed: object) -> tuple[str, Plan]:
         nonlocal options
         options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]  # fields by their names
         told[:] = [one for one in told if one.split()[0] != said.split()[0]] + [said]
         # what the tasks that are left do not read is not said either
-        acting = [one for one in told if not plan.unread(options, {one.split()[0].removeprefix("--")})]
-        return " ".join(acting), options
+        acting = [one for one in told if not unread(options, {one.split()[0].removeprefix("--")})]
+        return " ".join(acting), plan.with_options(options)
 
     if options.windows > 1:
         yield step("--windows 1", windows=1)
@@ -38,14 +37,14 @@ def smaller(options: Options, original_length: int, own_length: int | None = Non
         yield step(f"--samples {fewer}", samples=fewer)
     if len(options.depths) > len(FEWER_DEPTHS):
         yield step(f"--depths {','.join(f'{depth:g}' for depth in FEWER_DEPTHS)}", depths=FEWER_DEPTHS)
-    kept = tuple(name for name in options.task_names if name in FIRST) or options.tasks[:1]
+    kept = tuple(task.name for task in options.asked if task.quick) or options.tasks[:1]
     for tasks in (kept, kept[:1]):
         if len(tasks) < len(options.task_names):
             yield step(f"--tasks {','.join(tasks)}", tasks=tasks)
     while len(options.methods) > 1:
         methods = options.methods[: len(options.methods) // 2]
         yield step(f"--methods {','.join(methods)}", methods=methods, knobs=_of(options, methods))
-    lengths = plan.lengths_of(options, original_length, own_length)
+    lengths = plan.lengths
     while len(lengths) > 1:
         lengths = lengths[:-1]
         yield step(f"--lengths {','.join(map(str, lengths))}", lengths=lengths)
@@ -55,16 +54,9 @@ def _of(options: Options, methods: tuple[str, ...]) -> dict[str, object]:
     return {name: knobs for name, knobs in options.knobs.items() if name in methods}
 
 
-def advice(
-    options: Options,
-    original_length: int,
-    own_length: int | None,
-    cost: Callable[[Options], float],
-    seconds: float,
-) -> str:
+def advice(plan: Plan, cost: Callable[[Plan], float], seconds: float) -> str:
     """What to add to a command so that it fits into so many seconds; empty if nothing does.
 
-    `cost` gives the seconds that options take.
+    `cost` gives the seconds that a plan takes.
     """
-    candidates = smaller(options, original_length, own_length)
-    return next((said for said, fewer in candidates if cost(fewer) <= seconds), "")
+    return next((said for said, fewer in smaller(plan) if cost(fewer) <= seconds), "")

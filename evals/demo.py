@@ -6,6 +6,7 @@ What it trains beforehand, on the embedded model alone, is the recipe `demo`.
 from __future__ import annotations
 
 from ropescale.evals.plan import Options
+from ropescale.evals.tasks.base import every
 
 
 def default_options(model: str) -> Options:
@@ -16,7 +17,7 @@ def default_options(model: str) -> Options:
         # 12,288: unpatched it breaks beyond 10,000
         return Options(
             model=model,
-            tasks=("position", "passkey", "cloze"),
+            tasks=tuple(task.name for task in every() if task.default and (task.quick or not task.has_length)),
             lengths=(4096, 12288),
             depths=(0.0, 0.5, 1.0),
             samples=1,

@@ -9,6 +9,7 @@ from typing import Any
 
 from ropescale.evals import grid, plan, report
 from ropescale.evals.results import Results
+from ropescale.evals.tasks.base import defaults
 from ropescale.trust import takes_trust
 
 
@@ -18,7 +19,7 @@ def evaluate(
     *,
     methods: Sequence[str] = ("linear", "ntk", "by_parts", "yarn"),
     factors: Sequence[float] = (2.0,),
-    tasks: Sequence[str] = ("position", "perplexity", "passkey", "cloze"),
+    tasks: Sequence[str] = defaults(),
     lengths: Sequence[int] = (),
     depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     samples: int = 10,
@@ -71,8 +72,8 @@ def evaluate(
         adapters=tuple(map(str, adapters)),
         **options,
     )
-    defaults = {field.name: field.default for field in dataclasses.fields(plan.Options)}
-    plan.require_read(chosen, {name for name in plan.PART if getattr(chosen, name) != defaults[name]})
+    unasked = {field.name: field.default for field in dataclasses.fields(plan.Options)}
+    plan.require_read(chosen, {name for name in plan.PART if getattr(chosen, name) != unasked[name]})
     folder = Path("out", f"eval-{Path(model).name}") if output is None else Path(output)
     found = grid.run(chosen, folder, f"ropescale.evaluate({str(model)!r}, ...)")
     report.write(folder)

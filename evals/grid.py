@@ -35,20 +35,22 @@ from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
 from ropescale.destinations import sole_writer, try_writer
 from ropescale.errors import CheckpointError, InvalidArgumentError
-from ropescale.evals import budget, plan, results
+from ropescale.evals import budget, results
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
-from ropescale.evals.plan import KINDS, Options, Planned
-from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.plan import Options, Plan, PlannedCell, original_length_of, scaling_text
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.tasks import base
+from ropescale.evals.tasks.base import Foreign, Loss, Task
 from ropescale.evals.texts import documents
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import text_of
 from ropescale.families.reading import scaling
 from ropescale.heads import require_language_model
 from ropescale.merging import lent, require_in_layers
+from ropescale.patching import put_in
 from ropescale.records import saved_record
 
-TASK_FOLDER = Path(__file__).parent / "tasks"
 LONG = 3600.0  # seconds, from which a dry run says what to leave out
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
 PACKAGES = ("ropescale", "torch", "transformers", "lm_eval")
@@ -71,8 +73,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
         # Patching is cheap, so every arm is tried before the first costly cell: a method that this model refuses
         # ends the run at once, and nothing is written.
         records = [bench.record(arm) for arm in options.arms]
-        cells = plan.cells(options, bench.original_length, bench.own_length)
-        bench.try_tasks(cells)
+        bench.try_tasks()
         lock: AbstractContextManager[Any] = sole_writer(folder) if first else nullcontext()
         with lock:
             found = results.start(folder, bench.settings(), _session(command, options)) if first else None
@@ -80,7 +81,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
                 for record in records:
                     if results.key_of(record) not in found.cells:
                         found.append(record, seconds=0.0, tokens=0)
-            _run_missing(bench, found, cells)
+            _run_missing(bench, found)
     return found.first_windows() if found is not None else results.read(folder)
 
 
@@ -96,36 +97,31 @@ def print_cost(options: Options, console: Console, folder: Path) -> None:
         bench = Bench(options)
         for arm in options.arms:  # what the run refuses is refused here
             bench.record(arm)
-        cells = plan.cells(options, bench.original_length, bench.own_length)
-        bench.try_tasks(cells)
+        bench.try_tasks()
         results.begun(folder, bench.settings())
         rate = bench.operations_per_second()
-    longest = bench.lengths[-1]
+    cells = bench.plan.cells
     title = f"{options.model}: {len(cells)} cells"
     table = Table("arm", "task", "length", "tokens", "estimate", box=None, title=title)
     for column in table.columns[2:]:
         column.justify = "right"
     total = 0.0
     for cell in cells:
-        read, seconds = plan.tokens(options, cell, longest), bench.operations(cell) / rate
+        seconds = bench.operations(cell) / rate
         total += seconds
         table.add_row(
             cell.arm.label,
-            cell.task,
+            cell.task.name,
             "" if cell.length is None else f"{cell.length:,}",
-            f"{read:,.0f}" if read else "?",
-            _duration(seconds) if read else "?",
+            f"{cell.tokens:,.0f}" if cell.tokens else "?",
+            _duration(seconds) if cell.tokens else "?",
         )
     console.print(table)
     console.print(
         f"about {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
     )
-    if total > LONG:
-        fewer = budget.advice(
-            options, bench.original_length, bench.own_length, lambda some: bench.seconds(some, rate), LONG
-        )
-        if fewer:
-            console.print(f"for less than {_duration(LONG)}: {fewer}", highlight=False, soft_wrap=True)
+    if total > LONG and (fewer := budget.advice(bench.plan, lambda plan: bench.seconds(plan, rate), LONG)):
+        console.print(f"for less than {_duration(LONG)}: {fewer}", highlight=False, soft_wrap=True)
 
 
 def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options]:
@@ -142,16 +138,13 @@ def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options
     with _quiet_harness():
         bench = Bench(options)
         rate = bench.operations_per_second()
-        candidates = [("", options), *budget.smaller(options, bench.original_length, bench.own_length)]
+        candidates = [("", bench.plan), *budget.smaller(bench.plan)]
         earlier = results.read(folder).settings if (folder / "run.json").exists() else None
         for said, fewer in candidates:
-            bench.options = fewer
-            bench.lengths = plan.lengths_of(fewer, bench.original_length, bench.own_length)
-            settings = bench.settings() if earlier else None
-            if earlier and settings and (settings.tasks, settings.lengths) == (earlier.tasks, earlier.lengths):
-                return said, fewer
+            if earlier and (fewer.knobs, fewer.lengths) == (earlier.tasks, earlier.lengths):
+                return said, fewer.options
             if not earlier and bench.seconds(fewer, rate) <= minutes * 60:
-                return said, fewer
+                return said, fewer.options
         if earlier:  # of another command: starting it says so
             return "", options
         least = bench.seconds(candidates[-1][1], rate) / 60
@@ -174,7 +167,7 @@ class Bench:
             require_language_model(config, options.model)
             self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             self._saved = saved_record(text_of(config))
-            self._read_lengths(config)
+            self.plan = self._planned(config)
         else:
             dtype = getattr(torch, options.dtype_name)
             self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
@@ -187,28 +180,25 @@ class Bench:
                     f"from"
                 )
             self._require_tokenizers()
-            self._read_lengths(self.model.config)
+            self.plan = self._planned(self.model.config)
             # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
-            longest = self.lengths[-1]
+            longest = self.plan.lengths[-1]
             thought: dict[str, Any] = {}
             if options.chat:
                 thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
             self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **thought)
-        self._tasks: dict[tuple[str, int | None, int], Any] = {}
-        self._names: dict[str, str] = {}
+        self._rows: dict[tuple[str, int | None, int], Any] = {}
 
-    def _read_lengths(self, config: Any) -> None:
-        """The lengths of the arms and of the checkpoint as it is, and what it is called where it is extended."""
+    def _planned(self, config: Any) -> Plan:
+        """The plan for the lengths of the checkpoint, which may be extended; then `base` says what it is called."""
         saved, text = self._saved, text_of(config)
-        self.base, self.own_length = "", None
+        self.base = ""
         if saved is not None:
-            self.original_length, self.own_length = saved.original_length, saved.target_length
             self.base = f"as saved: {saved.method} x{saved.target_length / saved.original_length:.4g}"
-        else:
-            self.original_length = plan.original_length_of(self.options, config)
-            if scaling(text):
-                self.base = f"as published: {plan.scaling_text(text)}"
-        self.lengths = plan.lengths_of(self.options, self.original_length, self.own_length)
+            return Plan.of(self.options, saved.original_length, saved.target_length)
+        if scaling(text):
+            self.base = f"as published: {scaling_text(text)}"
+        return Plan.of(self.options, original_length_of(self.options, config))
 
     def patched(self, arm: Arm) -> AbstractContextManager[Any]:
         """A context in which the model is this arm."""
@@ -217,13 +207,16 @@ class Bench:
         assert self.model is not None
         if arm.adapter:
             return self._with_adapter(arm)
-        return self._extended(arm.method, arm.factor)
+        return self._extended(arm)
 
-    def _extended(self, method: str, factor: float) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _extended(self, arm: Arm) -> Iterator[None]:
         assert self.model is not None
-        knobs = self.options.knobs.get(method, {})
-        start = {name: getattr(self.options, name) for name in ("existing", "original_length", "layers")}
-        return ropescale.patched(self.model, method=method, factor=factor, **start, **knobs)
+        put_in(self.model, self.options.request(arm))
+        try:
+            yield
+        finally:
+            ropescale.unpatch(self.model)
 
     @contextmanager
     def _with_adapter(self, arm: Arm) -> Iterator[None]:
@@ -237,7 +230,7 @@ class Bench:
                 undoing.callback(ropescale.unpatch, self.model)
             else:
                 if not arm.unextended:
-                    undoing.enter_context(self._extended(arm.method.partition("+")[0], arm.factor))
+                    undoing.enter_context(self._extended(arm))
                 wrapped = put_on(self.model, folder)
             require_in_layers(wrapped, folder)
             undoing.callback(wrapped.unload)
@@ -282,20 +275,19 @@ class Bench:
 
     def settings(self) -> Settings:
         """What the cells' figures depend on besides their axes."""
-        options = self.options
-        lengths = self.lengths
+        options, plan = self.options, self.plan
         return Settings(
             model=options.model,
             weights=_digest_of_files(Path(self.path)) if self.model is None else _digest_of_parameters(self.model),
             dtype=options.dtype_name,
-            original_length=self.original_length,
+            original_length=plan.original_length,
             existing=options.existing,
             layers=options.layers,
             base=self.base,
             notes=tuple(filter(None, [note_on(options.model)])),
             backend=options.backend,
-            tasks={name: self._knobs(name) for name in options.task_names},
-            lengths=lengths,
+            tasks=plan.knobs,
+            lengths=plan.lengths,
             seed=options.seed,
             texts=_digest([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
@@ -306,54 +298,48 @@ class Bench:
             },
         )
 
-    def _knobs(self, name: str) -> dict[str, Any]:
-        """What the rows of a task depend on besides length and seed."""
-        lengths = self.lengths
-        kind = KINDS.get(name)
-        knobs = kind.knobs(self.options, self.original_length, lengths[-1]) if kind else {"limit": self.options.limit}
-        # all that can change a row stands in the settings, so that no two runs of a folder differ unseen
-        shared = {**({"chat": True} if self.options.chat else {}), **dict(self.options.metadata)}
-        return {"version": 1, **knobs, **shared}
-
-    def depths(self, task: str) -> int:
+    def depths(self, task: Task) -> int:
         """In how many depths a task has its samples."""
-        return len(self._knobs(task).get("depths", [None]))
+        return len(self.plan.knobs[task.name].get("depths", [None]))
 
-    def task(self, name: str, length: int | None, first: int = 0) -> Any:
+    def rows(self, task: Task, length: int | None, first: int = 0) -> Any:
         """The harness's task with its rows, built once for all arms; of retrieval, from sample `first` on.
 
         Raises:
             InvalidArgumentError: no such task, or a length that it cannot be asked for.
         """
-        if (name, length, first) not in self._tasks:
-            knobs = {key: value for key, value in self._knobs(name).items() if key != "version"}
-            metadata = {**knobs, "tokenizer": self.path, "pretrained": self.path, "seed": self.options.seed}
-            if length is not None:
-                metadata["lengths"] = [length]
-            if first:
-                metadata["first_sample"] = first
-            ours = name in KINDS
-            folders = [str(TASK_FOLDER), *([self.options.include_path] if self.options.include_path else [])]
-            manager = TaskManager(include_path=folders, include_defaults=not ours, metadata=metadata)
-            known = f"ropescale_{name}" if ours else name
-            if known not in manager.all_tasks:
-                raise plan.unknown_task(name, manager.all_tasks)
-            loaded = self._loaded(manager, known)
-            if len(loaded) != 1:
-                raise InvalidArgumentError(
-                    f"eval: tasks of the harness must be single tasks, got the group {name!r} of {len(loaded)}; "
-                    f"name its tasks"
-                )
-            task = next(iter(loaded.values()))
-            if task.get_config("num_fewshot") is None:
-                task.set_config(key="num_fewshot", value=0)
-            task.set_fewshot_seed(seed=self.options.seed)
-            if ours and self.frame.room and task.config.output_type == "generate_until":
-                # a reply that the model begins itself has lines of its own, and ends where the model ends it
-                room = int(task.config.generation_kwargs["max_gen_toks"]) + self.frame.room
-                task.set_config(key="generation_kwargs", value={"max_gen_toks": room, "until": []}, update=True)
-            self._tasks[name, length, first] = task
-        return self._tasks[name, length, first]
+        if (task.name, length, first) not in self._rows:
+            self._rows[task.name, length, first] = self._built(task, length, first)
+        return self._rows[task.name, length, first]
+
+    def _built(self, task: Task, length: int | None, first: int) -> Any:
+        knobs = {key: value for key, value in self.plan.knobs[task.name].items() if key != "version"}
+        metadata = {**knobs, "tokenizer": self.path, "pretrained": self.path, "seed": self.options.seed}
+        if length is not None:
+            metadata["lengths"] = [length]
+        if first:
+            metadata["first_sample"] = first
+        folder = base.folder_of(task)
+        folders = filter(None, [base.FOLDER, self.options.include_path]) if folder is None else [folder]
+        manager = TaskManager(include_path=[*map(str, folders)], include_defaults=folder is None, metadata=metadata)
+        known = task.name if folder is None else f"ropescale_{task.name}"
+        if known not in manager.all_tasks:
+            raise base.unknown(task.name, manager.all_tasks)
+        loaded = self._loaded(manager, known)
+        if len(loaded) != 1:
+            raise InvalidArgumentError(
+                f"eval: tasks of the harness must be single tasks, got the group {task.name!r} of {len(loaded)}; "
+                f"name its tasks"
+            )
+        built = next(iter(loaded.values()))
+        if built.get_config("num_fewshot") is None:
+            built.set_config(key="num_fewshot", value=0)
+        built.set_fewshot_seed(seed=self.options.seed)
+        if folder is not None and self.frame.room and built.config.output_type == "generate_until":
+            # a reply that the model begins itself has lines of its own, and ends where the model ends it
+            room = int(built.config.generation_kwargs["max_gen_toks"]) + self.frame.room
+            built.set_config(key="generation_kwargs", value={"max_gen_toks": room, "until": []}, update=True)
+        return built
 
     def _loaded(self, manager: TaskManager, name: str) -> dict[str, Any]:
         """The harness's tasks of that name, with their data.
@@ -367,35 +353,41 @@ class Bench:
             raise CheckpointError(
                 f"eval: tasks must have their data here or on a hub that is reached, got {name!r} "
                 f"({type(error).__name__}: {first_line(error)}); run it once where the hub is reached, or name tasks "
-                f"that need no download: {', '.join((*KINDS,)[:5])}"
+                f"that need no download: {', '.join(task.name for task in base.every()[:5])}"
             ) from error
         return found
 
-    def try_tasks(self, cells: Iterable[Planned]) -> None:
+    def try_tasks(self) -> None:
         """Build the rows of every task, so that what cannot be asked for is known before the first costly cell."""
-        for name, length in dict.fromkeys((cell.task, cell.length) for cell in cells):
-            self.task(name, length)
+        for task, length in dict.fromkeys((cell.task, cell.length) for cell in self.plan.cells):
+            self.rows(task, length)
 
-    def cell(self, planned: Planned, first: int = 0) -> Cell | None:
+    def cell(self, planned: PlannedCell, first: int = 0) -> Cell | None:
         """Run one cell on a model that is its arm, from sample or row `first` on; None in all processes but the first.
 
         Raises:
             RopescaleError: the model returned something that is not a number.
         """
-        texts = planned.task in LOSS_TASKS
-        task = self.task(planned.task, planned.length, 0 if texts else first)
-        rows = [*range(first, len(task.eval_docs))] if texts and first else []
-        name = task.config.task
-        limit = self.options.limit if plan.limited(planned.task) else None
+        task = planned.task
+        texts = isinstance(task, Loss)
+        built = self.rows(task, planned.length, 0 if texts else first)
+        rows = [*range(first, len(built.eval_docs))] if texts and first else []
+        name = built.config.task
+        limit = self.options.limit if task.scoring == "short" else None
         reach = self._limited_to(planned.arm)
-        left_out, fitting = self._measured(task, limit, reach) if planned.task not in KINDS else ({}, [])
+        left_out, fitting = self._measured(built, limit, reach) if isinstance(task, Foreign) else ({}, [])
+        axes = {
+            "task": task.name,
+            "method": planned.arm.method,
+            "factor": planned.arm.factor,
+            "length": planned.length,
+        }
         if left_out and not fitting:
-            axes = {"task": planned.task, "method": planned.arm.method, "factor": planned.arm.factor, "length": None}
             samples = [{"id": i, "score": None, "left_out": size} for i, size in left_out.items()]
             return {**axes, "limit": reach, "scores": {}, "samples": samples} if self.lm.rank == 0 else None
         found = evaluator.evaluate(
             self.lm,
-            {"tasks": {name: task}, "groups": {}, "group_map": {}},
+            {"tasks": {name: built}, "groups": {}, "group_map": {}},
             limit=None if left_out else limit,
             samples={name: chosen} if (chosen := rows or (fitting if left_out else None)) else None,
             bootstrap_iters=0,
@@ -405,15 +397,10 @@ class Bench:
         if found is None:
             return None
         samples = found["samples"][name]
-        axes = {
-            "task": planned.task,
-            "method": planned.arm.method,
-            "factor": planned.arm.factor,
-            "length": planned.length,
-        }
-        if planned.task in LOSS_TASKS:
+        if isinstance(task, Loss):
             in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
-            return {**axes, **self._stated(planned), "samples": [_losses(planned.task, one) for one in in_order]}
+            stated = task.stated(self.options, planned.length or 0)
+            return {**axes, **stated, "samples": [task.sample(one["doc"], _nats(one)) for one in in_order]}
         scores = {
             key.partition(",")[0]: value
             for key, value in found["results"][name].items()
@@ -432,17 +419,19 @@ class Bench:
 
         The model as it is, with an adapter or without, is read beyond its length on purpose: as far as any arm.
         """
-        reaches = {one: int(one.factor * self.original_length) for one in self.options.arms}
-        reach = max(*self.lengths, self.own_length or 0, max(reaches.values()) if arm.unextended else reaches[arm])
+        reaches = {one: int(one.factor * self.plan.original_length) for one in self.options.arms}
+        reach = max(
+            *self.plan.lengths, self.plan.own_length or 0, max(reaches.values()) if arm.unextended else reaches[arm]
+        )
         if isinstance(self.lm, RopescaleLM):
             self.lm.limit(reach)
         return reach
 
-    def _measured(self, task: Any, limit: int | None, reach: int) -> tuple[dict[int, int], list[int]]:
+    def _measured(self, built: Any, limit: int | None, reach: int) -> tuple[dict[int, int], list[int]]:
         """Rows of a task of the harness: those too long for the arm, by number, with their tokens; and the others."""
         if not isinstance(self.lm, RopescaleLM):
             return {}, []
-        task.build_all_requests(
+        built.build_all_requests(
             limit=limit,
             rank=0,
             world_size=1,
@@ -451,31 +440,18 @@ class Bench:
             tokenizer_name=self.lm.tokenizer_name if self.options.chat else "",
         )
         sizes: dict[int, int] = {}
-        for request in task.instances:
+        for request in built.instances:
             sizes[request.doc_id] = max(sizes.get(request.doc_id, 0), self.lm.tokens_of(request))
         left_out = {number: size for number, size in sizes.items() if size > reach}
         return left_out, [number for number in sizes if number not in left_out]
 
-    def _stated(self, planned: Planned) -> dict[str, Any]:
-        """What a perplexity has to say of itself."""
-        if planned.task == "perplexity":
-            assert planned.length is not None
-            return {"window": planned.length, "stride": max(1, round(self.options.stride * planned.length))}
-        return {"evaluator": self.options.evaluator or self.options.model} if planned.task == "longppl" else {}
+    def seconds(self, plan: Plan, rate: float) -> float:
+        """How long a plan takes on this model at so many operations per second, roughly."""
+        return sum(map(self.operations, plan.cells)) / max(rate, 1.0)
 
-    def seconds(self, options: Options, rate: float) -> float:
-        """How long options take on this model at so many operations per second, roughly."""
-        longest = plan.lengths_of(options, self.original_length, self.own_length)[-1]
-        cells = plan.cells(options, self.original_length, self.own_length)
-        return sum(
-            plan.tokens(options, cell, longest) * self._operations_per_token(cell.length or 32) for cell in cells
-        ) / max(rate, 1.0)
-
-    def operations(self, cell: Planned) -> float:
+    def operations(self, cell: PlannedCell) -> float:
         """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""
-        longest = self.lengths[-1]
-        read = plan.tokens(self.options, cell, longest)
-        return read * self._operations_per_token(cell.length or 32)
+        return cell.tokens * self._operations_per_token(cell.length or 32)
 
     def _operations_per_token(self, length: int) -> float:
         if self.model is None:
@@ -497,15 +473,9 @@ class Bench:
         return self._operations_per_token(PROBE_LENGTH) * PROBE_LENGTH / min(seconds)
 
 
-def _losses(task: str, sample: dict[str, Any]) -> Cell:
-    """One row of a perplexity task."""
-    row = sample["doc"]
-    nats = [-float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]]
-    named = {"document": row["document"], "window": row["window"]}
-    if task == "position":
-        return {**named, "edges": list(row["edges"]), "nll": nats, "tokens": list(row["tokens"])}
-    summed = {**named, "nll": sum(nats), "tokens": sum(row["tokens"])}
-    return {**summed, "of": row["of"], "place": row["place"]} if task == "longppl" else summed
+def _nats(sample: dict[str, Any]) -> list[float]:
+    """The losses of a row's spans."""
+    return [-float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]]
 
 
 def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
@@ -522,9 +492,9 @@ def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
     return kept
 
 
-def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> None:
+def _run_missing(bench: Bench, found: Results | None) -> None:
     """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
-    console = Console(stderr=True, quiet=found is None)
+    console, cells = Console(stderr=True, quiet=found is None), bench.plan.cells
     finished = [None if found is None else _finished_samples(bench, found, cell) for cell in cells]
     if bench.lm.world_size > 1:
         torch.distributed.broadcast_object_list(finished, src=0)
@@ -556,7 +526,7 @@ def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> N
                 for cell in (cell for cell in missing if cell.arm == arm):
                     progress.update(bar, description=cell.label)
                     share = bench.operations(cell)
-                    expected = max(1.0, plan.tokens(bench.options, cell, max(found.settings.lengths) if found else 0))
+                    expected = max(1.0, cell.tokens)
                     seen = [0]
 
                     def advance(tokens: int, at: float = before, of: float = share / expected, up_to: float = share,
@@ -578,18 +548,18 @@ def _run_missing(bench: Bench, found: Results | None, cells: list[Planned]) -> N
                 progress.console.print(f"{arm.label}: finished", highlight=False)
 
 
-def _finished_samples(bench: Bench, found: Results, cell: Planned) -> int | None:
+def _finished_samples(bench: Bench, found: Results, cell: PlannedCell) -> int | None:
     """From which sample on a cell has to be run, or row of text; None where it is finished."""
-    earlier = found.cell(cell.arm, cell.task, cell.length)
+    earlier = found.cell(cell.arm, cell.task.name, cell.length)
     if earlier is None:
         return 0
-    if cell.task in LOSS_TASKS:
-        rows = [*map(_window, bench.task(cell.task, cell.length).eval_docs)]
+    if isinstance(cell.task, Loss):
+        rows = [*map(_window, bench.rows(cell.task, cell.length).eval_docs)]
         had = [*map(_window, earlier["samples"])]
         if had == rows[: len(had)]:
             return len(had) if len(had) < len(rows) else None
         return None if rows == had[: len(rows)] else 0  # more windows may be other ones, of longer documents
-    wanted = found.settings.tasks[cell.task].get("samples")
+    wanted = found.settings.tasks[cell.task.name].get("samples")
     depths = bench.depths(cell.task)
     done, rest = divmod(len(earlier["samples"]), depths)
     return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
@@ -604,7 +574,7 @@ def _window(row: dict[str, Any]) -> tuple[str, int, int]:
 def _topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
     """A cell with more rows of text, or more samples of every depth, numbered as if all had been run at once."""
     old, new = earlier["samples"], more["samples"]
-    if more["task"] in LOSS_TASKS:
+    if isinstance(base.find(more["task"]), Loss):
         return {**more, "samples": [*old, *new]}
     before, after = len(old) // depths, len(new) // depths
     samples = [

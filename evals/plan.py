@@ -6,11 +6,9 @@ Everything that can be wrong with a command is found here, before a model is loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,23 +19,14 @@ from ropescale.adapters import record_of
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.tasks import base
+from ropescale.evals.tasks.base import Task
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.reading import read_geometry, scaling
-from ropescale.request import require_knobs
+from ropescale.request import Request, require_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
-RULER = (
-    *(f"niah_single_{i}" for i in (1, 2, 3)),
-    *(f"niah_multikey_{i}" for i in (1, 2, 3)),
-    "niah_multivalue",
-    "niah_multiquery",
-    "vt",
-    "cwe",
-    "fwe",
-)
-QUESTIONS = ("qa_1", "qa_2")  # RULER's tasks that need a download or a file
-GROUPS = {"ruler": RULER, "ruler_full": (*RULER, *QUESTIONS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +41,7 @@ class Options:
     model: str  # a short name, a path or a hub id
     methods: tuple[str, ...] = ("linear", "ntk", "by_parts", "yarn")  # the unpatched model always runs too
     factors: tuple[float, ...] = (2.0,)
-    tasks: tuple[str, ...] = ("position", "perplexity", "passkey", "cloze")
+    tasks: tuple[str, ...] = base.defaults()
     lengths: tuple[int, ...] = ()  # tokens; empty stands for the original length and every factor times it
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     samples: int = 10  # of a retrieval task: per length, and per depth where the task has depths
@@ -66,7 +55,7 @@ class Options:
     device: str = "auto"  # the accelerator if torch sees one, else the CPU
     backend: str = "transformers"
     chat: bool = False  # put prompts into the tokenizer's chat template
-    include_path: str | None = None  # a folder with further tasks for the harness
+    include_path: str | None = None  # a folder with further tasks: of the harness, and with a task.py like ours
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
     knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
     adapters: tuple[str, ...] = ()  # folders: with its record an arm each; a plain one alone, and with every method
@@ -135,9 +124,12 @@ class Options:
             )
         for folder in self.adapters:
             record_of(folder)
-        if self.limit is not None and not any(limited(name) for name in self.task_names):
+        if self.include_path is not None:
+            base.load(self.include_path)
+        if self.limit is not None and not any(task.scoring == "short" for task in self.asked):
+            short = ", ".join(task.name for task in base.every() if task.scoring == "short")
             raise InvalidArgumentError(
-                f"eval: limit is about cloze and tasks of the harness, got {self.limit} with "
+                f"eval: limit is about {short} and tasks of the harness, got {self.limit} with "
                 f"{', '.join(self.task_names)}; give samples for tasks of retrieval, windows for perplexity"
             )
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
@@ -177,6 +169,18 @@ class Options:
         factors = sorted({float(factor) for factor in self.factors})
         return [Arm(method=method, factor=factor) for factor in factors for method in methods]
 
+    def request(self, arm: Arm) -> Request:
+        """What is asked of `patch` for an arm: its method, beneath an adapter where it has one."""
+        method = arm.method.partition("+")[0]
+        return Request(
+            method=method,
+            factor=arm.factor,
+            original_length=self.original_length,
+            existing=self.existing,
+            layers=self.layers,
+            knobs=self.knobs.get(method, {}),
+        )
+
     @property
     def trained(self) -> dict[Arm, str]:
         """The arms of adapters, with their folders: named after the method and the folder.
@@ -197,7 +201,12 @@ class Options:
     @property
     def task_names(self) -> list[str]:
         """The tasks, with groups spelled out; twice the same counts once."""
-        return list(dict.fromkeys(one for name in self.tasks for one in GROUPS.get(name, (name,))))
+        return base.spelled_out(self.tasks)
+
+    @property
+    def asked(self) -> list[Task]:
+        """What these are."""
+        return [*map(base.find, self.task_names)]
 
 
 def _name_of(folder: str) -> str:
@@ -205,95 +214,30 @@ def _name_of(folder: str) -> str:
     return Path(folder).resolve().name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What the plan has to know of a task of ours."""
-
-    # options, original length, longest length -> what the task's rows depend on, as its metadata
-    knobs: Callable[[Options, int, int], dict[str, Any]]
-    # options, length, longest length -> tokens that one cell reads, roughly
-    tokens: Callable[[Options, int, int], float]
-    lengths: bool = True  # whether its result has a length
-    reads_all: bool = False  # whether its result at one length holds those of all shorter ones
-
-
-def _grid(options: Options, length: int, longest: int) -> float:
-    return options.samples * len(options.depths) * length
-
-
-def _one_by_one(options: Options, length: int, longest: int) -> float:
-    return options.samples * length
-
-
-_DEPTHS = Kind(knobs=lambda o, original, longest: {"samples": o.samples, "depths": list(o.depths)}, tokens=_grid)
-_SAMPLES = Kind(knobs=lambda o, original, longest: {"samples": o.samples}, tokens=_one_by_one)
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "position": Kind(
-            knobs=lambda o, original, longest: {
-                "windows": o.windows,
-                "bucket": max(1, original // 8),
-                "texts": o.source,
-            },
-            tokens=lambda o, length, longest: o.windows * length,
-            reads_all=True,
-        ),
-        "perplexity": Kind(
-            knobs=lambda o, original, longest: {
-                "windows": o.windows,
-                "stride": o.stride,
-                "tokens": longest,
-                "texts": o.source,
-            },
-            tokens=lambda o, length, longest: (
-                o.windows * (1 + math.ceil((longest - length) / max(1, o.stride * length))) * length
-            ),
-        ),
-        "longppl": Kind(
-            knobs=lambda o, original, longest: {
-                "windows": o.windows,
-                "texts": o.source,
-                "evaluator": o.evaluator or o.model,
-            },
-            tokens=lambda o, length, longest: o.windows * length,
-        ),
-        "passkey": _DEPTHS,
-        "needle": _DEPTHS,
-        **dict.fromkeys((*RULER, *QUESTIONS), _SAMPLES),
-        "cloze": Kind(
-            knobs=lambda o, original, longest: {"limit": o.limit} if o.limit else {},
-            tokens=lambda o, length, longest: 2000,
-            lengths=False,
-        ),
-    }
-)
-
-
-def limited(name: str) -> bool:
-    """Whether the rows of a task are bounded by `limit`: cloze's and the harness's."""
-    return name == "cloze" or name not in KINDS
-
-
-# Options that some tasks read and others do not, and whose they are
+# Options that some tasks read and others do not, and whose they are; those of few are named
 PART = {
-    "depths": "passkey and needle",
+    "depths": "",
     "samples": "tasks of retrieval",
     "seed": "tasks of retrieval and of the harness",
-    "windows": "perplexity",
-    "stride": "perplexity",
-    "texts": "perplexity",
-    "evaluator": "longppl",
-    "include_path": "tasks of the harness",
+    "windows": "tasks of perplexity",
+    "stride": "",
+    "texts": "tasks of perplexity",
+    "evaluator": "",
+    "include_path": "tasks of your own and of the harness",
 }
 
 
 def unread(options: Options, names: Iterable[str]) -> list[str]:
     """Of these options, in the order of `PART`, those that none of the tasks reads."""
-    read: set[str] = set()
-    for task in options.task_names:
-        knobs = set(KINDS[task].knobs(options, 1, 1)) if task in KINDS else {"include_path", "seed"}
-        read |= knobs | ({"seed"} if "samples" in knobs else set())
+    read = set().union(*(task.reads(options) for task in options.asked))
+    if options.include_path is not None and {*base.load(options.include_path)} & {*options.task_names}:
+        read.add("include_path")
     return [name for name in PART if name in {*names} - read]
+
+
+def _part(options: Options, name: str) -> str:
+    """Whose an option is."""
+    return PART[name] or " and ".join(task.name for task in base.every() if name in task.reads(options))
 
 
 def require_read(options: Options, names: Iterable[str]) -> None:
@@ -305,27 +249,13 @@ def require_read(options: Options, names: Iterable[str]) -> None:
     for name in unread(options, names):
         raise InvalidArgumentError(
             f"eval: {name} must be left out where no task reads it, got {getattr(options, name)!r} with tasks "
-            f"{', '.join(options.task_names)}; it is about {PART[name]}"
+            f"{', '.join(options.task_names)}; it is about {_part(options, name)}"
         )
     if options.layers != "global" and {*options.methods} == {UNPATCHED.method}:
         raise InvalidArgumentError(
             f"eval: layers must be left out where no method rescales any, got {options.layers!r} with methods "
             f"{UNPATCHED.method}; name a method, or leave it out"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One cell to run."""
-
-    arm: Arm
-    task: str
-    length: int | None
-
-    @property
-    def label(self) -> str:
-        """How progress names it."""
-        return f"{self.arm.label} {self.task}" + ("" if self.length is None else f" {self.length:,}")
 
 
 def original_length_of(options: Options, config: PreTrainedConfig) -> int:
@@ -352,14 +282,59 @@ def scaling_text(text: PreTrainedConfig) -> str:
     return f"{part.get('rope_type')} x{factor:g}" if isinstance(factor, (int, float)) else str(part.get("rope_type"))
 
 
-def lengths_of(options: Options, original_length: int, own_length: int | None = None) -> tuple[int, ...]:
-    """The lengths in tokens, ascending.
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """One cell to run."""
 
-    `own_length` is what the checkpoint was extended to already, if it was: it is then tested to factors of that.
+    arm: Arm
+    task: Task
+    length: int | None  # tokens
+    tokens: float = 0.0  # that it reads, roughly; 0 where nobody can know without the rows (tasks of the harness)
 
-    Raises:
-        InvalidArgumentError: a length beyond what any arm is made for.
-    """
+    @property
+    def label(self) -> str:
+        """How progress names it."""
+        return f"{self.arm.label} {self.task.name}" + ("" if self.length is None else f" {self.length:,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What options come to on a model: the lengths, the cells with what each reads, and what the rows depend on."""
+
+    options: Options
+    original_length: int  # tokens
+    own_length: int | None  # tokens that the checkpoint was extended to already, if it was
+    lengths: tuple[int, ...]  # tokens, ascending
+    cells: tuple[PlannedCell, ...]  # arm by arm
+    knobs: Mapping[str, Mapping[str, Any]]  # task -> its version and what its rows depend on besides length and seed
+
+    @classmethod
+    def of(cls, options: Options, original_length: int, own_length: int | None = None) -> Plan:
+        """The plan of options for a model of these lengths.
+
+        Raises:
+            InvalidArgumentError: a length beyond what any arm is made for.
+        """
+        lengths = _lengths(options, original_length, own_length)
+        # all that can change a row stands in the settings, so that no two runs of a folder differ unseen
+        shared = {**({"chat": True} if options.chat else {}), **dict(options.metadata)}
+        knobs = {task.name: task.knobs(options, original_length, lengths[-1]) for task in options.asked}
+        return cls(
+            options=options,
+            original_length=original_length,
+            own_length=own_length,
+            lengths=lengths,
+            cells=tuple(_cells(options, original_length, lengths)),
+            knobs={name: {"version": 1, **own, **shared} for name, own in knobs.items()},
+        )
+
+    def with_options(self, options: Options) -> Plan:
+        """The plan of other options for the same model."""
+        return Plan.of(options, self.original_length, self.own_length)
+
+
+def _lengths(options: Options, original_length: int, own_length: int | None) -> tuple[int, ...]:
+    """The lengths in tokens; a checkpoint that is extended already is tested to factors of its own length."""
     factors = [*options.factors, *(arm.factor for arm in options.trained)]
     reach = int(max(factors) * original_length)
     own = own_length or original_length
@@ -373,40 +348,24 @@ def lengths_of(options: Options, original_length: int, own_length: int | None = 
     return tuple(lengths)
 
 
-def cells(options: Options, original_length: int, own_length: int | None = None) -> list[Planned]:
+def _cells(options: Options, original_length: int, lengths: Sequence[int]) -> Iterator[PlannedCell]:
     """Every cell, arm by arm: the model as it is at all lengths, the others up to factor x the original length.
 
     A task whose result at one length holds all shorter ones runs at an arm's largest length alone, and on the
     unpatched model at each of these, so that every comparison is of the same tokens.
     """
-    lengths = lengths_of(options, original_length, own_length)
     reaches = {
         arm: [n for n in lengths if arm.unextended or n <= arm.factor * original_length] for arm in options.arms
     }
     whole = sorted({fitting[-1] for arm, fitting in reaches.items() if fitting and arm != UNPATCHED} | {lengths[-1]})
-    planned = []
     for arm, fitting in reaches.items():
-        for task in options.task_names:
-            kind = KINDS.get(task)
-            if kind is None or not kind.lengths:
+        for task in options.asked:
+            if not task.has_length:
                 chosen: list[int | None] = [None]
-            elif kind.reads_all:
+            elif task.reads_all:
                 chosen = [*(whole if arm == UNPATCHED else fitting[-1:])]
             else:
                 chosen = [*fitting]
-            planned += [Planned(arm=arm, task=task, length=length) for length in chosen]
-    return planned
-
-
-def tokens(options: Options, cell: Planned, longest: int) -> float:
-    """Tokens that a cell reads, roughly; 0 where nobody can know without the rows (tasks of the harness)."""
-    kind = KINDS.get(cell.task)
-    return kind.tokens(options, cell.length or 0, longest) if kind else 0.0
-
-
-def unknown_task(name: str, known: list[str]) -> InvalidArgumentError:
-    """The error for a task that neither this package nor the harness has."""
-    ours = sorted({*KINDS, *GROUPS})
-    near = get_close_matches(name, [*ours, *known], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(ours)}"
-    return InvalidArgumentError(f"eval: tasks must be ours or the harness's, got {name!r}; {hint}")
+            for length in chosen:
+                read = task.tokens(options, length or 0, lengths[-1])
+                yield PlannedCell(arm=arm, task=task, length=length, tokens=read)

@@ -27,28 +27,35 @@ def run_files(paths: Iterable[str]) -> None:
         path = Path(given)
         if path.suffix != ".py" or not path.is_file():
             raise InvalidArgumentError(
-                f"file to import: must be a Python file that defines methods, got {str(path)!r}; give the path of a "
-                f".py file"
+                f"file to import: must be a Python file that defines methods, tasks or engines, got "
+                f"{str(path)!r}; give the path of a .py file"
             )
-        if (there := sys.modules.get(path.stem)) is not None:
-            if Path(getattr(there, "__file__", None) or "").absolute() == path.absolute():
-                _RUN.append(given)
-                continue
-            raise InvalidArgumentError(
-                f"file to import: must have a name that no module has, got {str(path)!r}; rename the file"
-            )
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[path.stem]
-            if isinstance(error, RopescaleError):
-                raise
-            raise InvalidArgumentError(
-                f"file to import: must be a Python file that runs, got {str(path)!r}, which ends with "
-                f"{type(error).__name__}: {error}; correct it, python {path} shows where"
-            ) from error
+        run_file(path, name=path.stem)
         _RUN.append(given)
+
+
+def run_file(path: Path, *, name: str, what: str = "file to import") -> None:
+    """Run a file as a module of that name, unless it is there already; `what` begins the sentence where that fails.
+
+    Raises:
+        InvalidArgumentError: the name of another module, or a file that fails.
+        RopescaleError: whatever defining a method or a task raises.
+    """
+    if (there := sys.modules.get(name)) is not None:
+        if Path(getattr(there, "__file__", None) or "").absolute() == path.absolute():
+            return
+        raise InvalidArgumentError(f"{what}: must have a name that no module has, got {str(path)!r}; rename the file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        if isinstance(error, RopescaleError):
+            raise
+        raise InvalidArgumentError(
+            f"{what}: must be a Python file that runs, got {str(path)!r}, which ends with "
+            f"{type(error).__name__}: {error}; correct it, python {path} shows where"
+        ) from error

@@ -103,8 +103,16 @@ def test_a_method_of_a_file_is_known_to_every_verb_and_named_by_what_comes_next(
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
-        (None, "absent.py", "file to import: must be a Python file that defines methods, got 'absent.py'"),
-        ("", "notes.txt", "file to import: must be a Python file that defines methods, got 'notes.txt'"),
+        (
+            None,
+            "absent.py",
+            "file to import: must be a Python file that defines methods, tasks or engines, got 'absent.py'",
+        ),
+        (
+            "",
+            "notes.txt",
+            "file to import: must be a Python file that defines methods, tasks or engines, got 'notes.txt'",
+        ),
         ("", "json.py", "file to import: must have a name that no module has, got 'json.py'; rename the file"),
         ("1 / 0", "broken.py", "got 'broken.py', which ends with ZeroDivisionError: division by zero; correct it"),
     ],

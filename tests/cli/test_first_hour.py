@@ -18,7 +18,7 @@ import ropescale
 from ropescale import cli, memory
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import budget, grid
-from ropescale.evals.plan import Options
+from ropescale.evals.plan import Options, Plan
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "ropescale" / "checkpoints" / "tiny"
@@ -132,8 +132,8 @@ def test_quick_is_one_look_and_what_is_asked_for_wins(monkeypatch: pytest.Monkey
 
 def test_smaller_evaluations_cost_ever_less_and_end_at_one_cell_an_arm() -> None:
     options = Options(model="tiny", factors=(2.0, 4.0), tasks=("position", "perplexity", "passkey", "cloze"))
-    steps = list(budget.smaller(options, 128))
-    said, last = steps[-1]
+    steps = list(budget.smaller(Plan.of(options, 128)))
+    said, last = steps[-1][0], steps[-1][1].options
     assert (last.windows, last.samples, last.tasks, last.methods) == (1, 1, ("position",), ("linear",))
     assert last.lengths == (128,)
     # what is said is what was done: the same options, read from the command line
@@ -142,7 +142,8 @@ def test_smaller_evaluations_cost_ever_less_and_end_at_one_cell_an_arm() -> None
     assert "--depths" not in said, "position reads neither"
     for name in ("windows", "tasks", "methods", "lengths"):
         assert getattr(parsed, name) == getattr(last, name)
-    kept = list(budget.smaller(Options(model="tiny", methods=("yarn",), windows=1, samples=1, depths=(0.5,)), 128))
+    fewest = Options(model="tiny", methods=("yarn",), windows=1, samples=1, depths=(0.5,))
+    kept = list(budget.smaller(Plan.of(fewest, 128)))
     assert not any("--windows" in one or "--samples" in one or "--methods" in one for one, _ in kept)
 
 

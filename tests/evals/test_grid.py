@@ -29,6 +29,7 @@ from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.terminal import print_summary
 from ropescale.evals.report.wording import command_text
 from ropescale.evals.results import UNPATCHED, Arm, key_of, read
+from ropescale.evals.tasks import base
 
 YARN = Arm(method="yarn", factor=2.0)
 
@@ -614,7 +615,7 @@ def test_the_stock_harness_answers_smollm2_s_passkeys_as_this_evaluation_does(tm
     cell = run(options, tmp_path / "ours").cell(YARN, "passkey", 1024)
     metadata = {"lengths": [1024], "depths": [0.0, 0.5, 1.0], "samples": 2}
     command = [Path(sys.executable).with_name("lm_eval"), "run", "--model", "hf", "--device", "cpu", "--log_samples"]
-    given = ["--model_args", f"pretrained={saved},dtype=float32", "--include_path", str(grid.TASK_FOLDER)]
+    given = ["--model_args", f"pretrained={saved},dtype=float32", "--include_path", str(base.FOLDER)]
     chosen = [
         "--tasks",
         "ropescale_passkey",

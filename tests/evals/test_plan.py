@@ -7,8 +7,10 @@ import ropescale
 from ropescale.cli import main
 from ropescale.errors import InvalidArgumentError, UnknownMethodError
 from ropescale.evals import budget, grid, plan
-from ropescale.evals.plan import Options
+from ropescale.evals.plan import Options, Plan
 from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.tasks import base
+from ropescale.evals.tasks.ruler.task import QUESTIONS
 
 CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count()))
 
@@ -84,7 +86,7 @@ def test_an_unknown_method_is_refused_before_the_model_is_loaded():
 
 def test_lengths_beyond_the_largest_factor_are_refused():
     with pytest.raises(InvalidArgumentError) as caught:
-        plan.lengths_of(Options(model="m", lengths=(512,)), 128)
+        Plan.of(Options(model="m", lengths=(512,)), 128)
     assert str(caught.value) == (
         "eval: lengths must be at most the largest factor x the original length (256), got 512; "
         "ask for a larger factor or for shorter lengths"
@@ -92,17 +94,17 @@ def test_lengths_beyond_the_largest_factor_are_refused():
 
 
 def test_the_unpatched_model_alone_may_be_read_at_any_length():
-    assert plan.lengths_of(Options(model="m", methods=("none",), lengths=(512,)), 128) == (512,)
+    assert Plan.of(Options(model="m", methods=("none",), lengths=(512,)), 128).lengths == (512,)
 
 
 def test_lengths_are_the_original_one_and_its_products_if_none_are_given():
-    assert plan.lengths_of(Options(model="m", factors=(4.0, 2.0)), 128) == (128, 256, 512)
+    assert Plan.of(Options(model="m", factors=(4.0, 2.0)), 128).lengths == (128, 256, 512)
 
 
 def test_a_checkpoint_that_was_extended_already_is_tested_to_factors_of_that():
-    options = Options(model="m", methods=("none",))
-    assert plan.lengths_of(options, 128, 512) == (128, 512, 1024)
-    assert [cell.length for cell in plan.cells(options, 128, 512) if cell.task == "passkey"] == [128, 512, 1024]
+    made = Plan.of(Options(model="m", methods=("none",)), 128, 512)
+    assert made.lengths == (128, 512, 1024)
+    assert [cell.length for cell in made.cells if cell.task.name == "passkey"] == [128, 512, 1024]
 
 
 def test_arms_are_unpatched_first_and_nothing_twice():
@@ -114,12 +116,12 @@ def test_groups_of_tasks_are_spelled_out_once():
     options = Options(model="m", tasks=("vt", "ruler", "passkey", "vt"))
     assert options.task_names[0] == "vt"
     assert len(options.task_names) == 12
-    assert set(plan.QUESTIONS) < set(Options(model="m", tasks=("ruler_full",)).task_names)
+    assert set(QUESTIONS) < set(Options(model="m", tasks=("ruler_full",)).task_names)
 
 
 def test_every_arm_runs_up_to_its_own_reach_and_the_unpatched_one_everywhere():
     options = Options(model="m", methods=("yarn",), factors=(2.0, 4.0), tasks=("passkey", "cloze"))
-    cells = [(cell.arm.label, cell.task, cell.length) for cell in plan.cells(options, 128)]
+    cells = [(cell.arm.label, cell.task.name, cell.length) for cell in Plan.of(options, 128).cells]
     assert cells == [
         *(("none", "passkey", n) for n in (128, 256, 512)),
         ("none", "cloze", None),
@@ -132,24 +134,25 @@ def test_every_arm_runs_up_to_its_own_reach_and_the_unpatched_one_everywhere():
 
 def test_perplexity_by_position_is_read_once_per_arm_and_paired_with_the_unpatched_model():
     options = Options(model="m", methods=("yarn",), factors=(2.0, 4.0), tasks=("position",), lengths=(64, 256, 512))
-    cells = [(cell.arm, cell.length) for cell in plan.cells(options, 128)]
+    cells = [(cell.arm, cell.length) for cell in Plan.of(options, 128).cells]
     yarn = [Arm(method="yarn", factor=factor) for factor in (2.0, 4.0)]
     assert cells == [(UNPATCHED, 256), (UNPATCHED, 512), (yarn[0], 256), (yarn[1], 512)]
 
 
 def test_the_cost_of_strided_perplexity_counts_every_window():
-    options = Options(model="m", tasks=("perplexity",), windows=2)
-    cell = plan.Planned(arm=UNPATCHED, task="perplexity", length=128)
-    assert plan.tokens(options, cell, 512) == 2 * 7 * 128  # ends at 128, 192, 256 ... 512
-    assert plan.tokens(options, plan.Planned(arm=UNPATCHED, task="perplexity", length=512), 512) == 2 * 512
+    options = Options(model="m", methods=("none",), tasks=("perplexity",), windows=2, lengths=(128, 512))
+    assert {cell.length: cell.tokens for cell in Plan.of(options, 128).cells} == {
+        128: 2 * 7 * 128,  # ends at 128, 192, 256 ... 512
+        512: 2 * 512,
+    }
 
 
 def test_an_unknown_task_is_named_with_the_nearest_one():
-    assert str(plan.unknown_task("paskey", ["hellaswag"])) == (
+    assert str(base.unknown("paskey", ["hellaswag"])) == (
         "eval: tasks must be ours or the harness's, got 'paskey'; did you mean 'passkey'?"
     )
-    assert str(plan.unknown_task("hellaswg", ["hellaswag"])).endswith("did you mean 'hellaswag'?")
-    assert "ours are cloze, cwe, fwe, longppl, needle," in str(plan.unknown_task("xxxxxxxx", []))
+    assert str(base.unknown("hellaswg", ["hellaswag"])).endswith("did you mean 'hellaswag'?")
+    assert "ours are cloze, cwe, fwe, longppl, needle," in str(base.unknown("xxxxxxxx", []))
 
 
 # ---- options that no task reads
@@ -192,6 +195,6 @@ def test_layers_without_a_method_that_rescales_them_are_refused(capsys: pytest.C
 
 def test_what_a_budget_leaves_out_is_what_the_tasks_left_read() -> None:
     """The last steps keep one task, and say nothing of what it does not read, because eval would refuse that."""
-    for said, fewer in budget.smaller(Options(model="tiny", tasks=("position", "passkey")), 128):
+    for said, fewer in budget.smaller(Plan.of(Options(model="tiny", tasks=("position", "passkey")), 128)):
         asked = {one.removeprefix("--") for one in said.split() if one.startswith("--")}
-        assert plan.unread(fewer, asked) == []
+        assert plan.unread(fewer.options, asked) == []

@@ -179,7 +179,7 @@ def test_a_saved_one_is_evaluated_by_vllm_to_its_own_length(tmp_path: Path, monk
     whole.save_pretrained(tmp_path)
     monkeypatch.setattr(grid, "vllm_model", lambda path, **_: None)
     bench = grid.Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
-    assert bench.original_length == 64
+    assert bench.plan.original_length == 64
     assert bench.record(bench.options.arms[0])["record"] == ropescale.record(whole).to_dict()
 
 
