@@ -53,6 +53,13 @@ def evaluate(
         options: any other field of `ropescale.evals.plan.Options`: stride, texts, evaluator, limit, seed, dtype,
             device, backend, chat, include_path, metadata, existing, original_length ...
 
+    Example:
+        >>> import ropescale
+        >>> from pathlib import Path
+        >>> results = ropescale.evaluate("tiny", methods=["yarn"], tasks=["passkey"], samples=1, output="results")
+        >>> Path("results", "report.html").is_file()
+        True
+
     Raises:
         InvalidArgumentError: options that do not fit the model or one another, or a folder of other settings.
         CheckpointError: no checkpoint there, or results that cannot be written.

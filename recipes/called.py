@@ -34,6 +34,13 @@ def train(
         options: of the recipe, as `ropescale train RECIPE --help` lists them, with underscores: method, factor,
             schedule, data, max_steps, learning_rate ... None leaves the recipe's own value.
 
+    Example:
+        >>> import ropescale
+        >>> from pathlib import Path
+        >>> run = ropescale.train("lora", model="tiny", factor=2, max_steps=2, output="run")
+        >>> Path("run", "training.html").is_file()
+        True
+
     Raises:
         InvalidArgumentError: a recipe that does not fit the model or the data, or a folder of another run.
         CheckpointError: something that cannot be read or written.

@@ -141,6 +141,15 @@ def load_adapter(
         trainable: go on training it; else it is frozen and in evaluation mode.
         **from_pretrained: of `ropescale.load`, where `base` is not a model.
 
+    Example:
+        >>> import ropescale
+        >>> from peft import LoraConfig, get_peft_model
+        >>> from ropescale.adapters import save_adapter
+        >>> model = ropescale.patch(ropescale.load("tiny"), factor=2)
+        >>> folder = save_adapter(get_peft_model(model, LoraConfig(target_modules=["q_proj"])), "adapter")
+        >>> ropescale.record(ropescale.load_adapter("tiny", folder)).target_length
+        256
+
     Raises:
         CheckpointError: no adapter that carries a record there, or a damaged one.
         InvalidArgumentError: a base whose rotary facts are not those of training.

@@ -59,6 +59,13 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
     `from_pretrained` of that class; Python code that lies in a checkpoint runs only with `trust_remote_code=True`.
     Weights of a head that are missing or that the class has no place for are named in a warning.
 
+    Example:
+        >>> import ropescale
+        >>> model = ropescale.patch(ropescale.load("tiny"), method="yarn", factor=4)
+        >>> model.save_pretrained("longer")
+        >>> ropescale.record(ropescale.load("longer")).method
+        'yarn'
+
     Raises:
         CheckpointError: no checkpoint there, weights that are not there, damaged or missing below the head, a class
             that Transformers does not have, a damaged record, or one that the rest of the config contradicts.

@@ -112,6 +112,11 @@ def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
     Nothing is changed and no weight is loaded. A checkpoint scaled by whatever method is not a fault in itself: only
     what contradicts itself, is ignored, lost or too short.
 
+    Example:
+        >>> import ropescale
+        >>> ropescale.diagnose("tiny")
+        []
+
     Raises:
         CheckpointError: no checkpoint there, or files that cannot be read at all.
         UnsupportedModelError: not a family of this version.

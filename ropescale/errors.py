@@ -28,6 +28,14 @@ class RopescaleError(Exception):
     """The root of every error that ropescale raises on purpose. Its text is of one line, and nothing a terminal obeys.
 
     Texts quote what stands in configs and other files, which somebody else may have written.
+
+    Example:
+        >>> import ropescale
+        >>> try:
+        ...     ropescale.get_method("yarm")
+        ... except ropescale.RopescaleError as error:
+        ...     print(type(error).__name__)
+        UnknownMethodError
     """
 
     def __init__(self, text: str = "") -> None:

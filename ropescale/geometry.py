@@ -27,6 +27,11 @@ class Geometry:
     theta's own: a checkpoint that is scaled already and is to be scaled further. It comes with the attention
     factor of that base.
 
+    Example:
+        >>> import ropescale
+        >>> ropescale.Geometry(rotary_dim=64, theta=10_000, original_length=2048).head_dim
+        64
+
     Raises:
         InvalidArgumentError: a fact that no rotary embedding can have.
     """

@@ -96,6 +96,13 @@ def patch(
     Forward passes and generations of other threads that have begun are waited for, and those that begin meanwhile
     wait: each sees the model as it was before or as it is after.
 
+    Example:
+        >>> import ropescale
+        >>> model = ropescale.load("tiny")
+        >>> model = ropescale.patch(model, method="yarn", factor=4)
+        >>> model.config.max_position_embeddings
+        512
+
     Raises:
         InvalidArgumentError: an argument that breaks its rule; the message names it and the remedy.
         UnknownMethodError: a name that is not in the registry.
@@ -135,6 +142,12 @@ def unpatch(model: AnyModel) -> AnyModel:
 
     What was done to the model meanwhile (moved, cast) has been done to the original tensors too: the model is as
     it would be had it never been patched. Other threads wait, and are waited for, as with `patch`.
+
+    Example:
+        >>> import ropescale
+        >>> model = ropescale.patch(ropescale.load("tiny"), method="linear", factor=2)
+        >>> ropescale.unpatch(model).config.max_position_embeddings
+        128
 
     Raises:
         NotPatchedError: nothing to take out.
@@ -191,6 +204,15 @@ def patched(model: AnyModel, method: str | Method = "yarn", **arguments: Any) ->
 
     The arguments and errors are those of `patch`. Where a pass of another thread goes on at the end of the block, that
     raises BusyModelError, and the model is still patched.
+
+    Example:
+        >>> import ropescale
+        >>> model = ropescale.load("tiny")
+        >>> with ropescale.patched(model, "yarn", factor=2):
+        ...     model.config.max_position_embeddings
+        256
+        >>> model.config.max_position_embeddings
+        128
     """
     patch(model, method, **arguments)
     try:
@@ -201,6 +223,13 @@ def patched(model: AnyModel, method: str | Method = "yarn", **arguments: Any) ->
 
 def record(model: nn.Module) -> Record | None:
     """What was done to this model, or None; also of a saved patched model that was loaded without ropescale.
+
+    Example:
+        >>> import ropescale
+        >>> model = ropescale.patch(ropescale.load("tiny"), method="yarn", factor=4)
+        >>> done = ropescale.record(model)
+        >>> done.method, done.original_length, done.target_length
+        ('yarn', 128, 512)
 
     Raises:
         CheckpointError: the config's record is damaged.

@@ -68,6 +68,12 @@ def rescale_checkpoint(
             is copied, because it may be edited later.
         **knobs: fields of the method, such as `beta_fast=16`.
 
+    Example:
+        >>> import ropescale
+        >>> folder = ropescale.rescale_checkpoint("tiny", "tiny-512", method="yarn", target_length=512)
+        >>> ropescale.load(folder).config.max_position_embeddings
+        512
+
     Raises:
         CheckpointError: no checkpoint at the source, or the destination cannot be written.
         InvalidArgumentError: an argument that breaks its rule, or a method that acts in attention: how a family's

@@ -28,6 +28,12 @@ class Spectrum:
     """What a method makes of a geometry.
 
     `inv_freq` is [pairs], float32, in radians per token; a zero is a pair without position.
+
+    Example:
+        >>> import ropescale
+        >>> geometry = ropescale.Geometry(rotary_dim=4, theta=10_000, original_length=128)
+        >>> ropescale.get_method("linear")(factor=2).spectrum(geometry)
+        Spectrum(inv_freq=tensor([0.5000, 0.0050]), attention_factor=1.0)
     """
 
     inv_freq: Tensor

@@ -112,6 +112,12 @@ def read_geometry(
     take it: "replace" starts from theta and the true original length, "compose" takes today's spectrum and
     today's maximum for the base.
 
+    Example:
+        >>> import ropescale
+        >>> geometry = ropescale.read_geometry(ropescale.load("tiny").config)
+        >>> geometry.original_length, geometry.pairs
+        (128, 16)
+
     Raises:
         UnsupportedModelError: not a family of this version.
         AlreadyScaledError: scaled, and `existing` is "error"; or "replace", and the config does not say from what.

@@ -39,6 +39,16 @@ class Method(metaclass=_OfItsKind):
     A subclass is a frozen dataclass; defining it registers it. There are two kinds: `FixedMethod`, for frequencies
     that are fixed, and `ropescale.methods.late.LateMethod`, for all that acts when attention reads. A class that names
     this root alone is of the kind that its definition belongs to: `inv_freq` or `spectrum`, or `distance`.
+
+    Example:
+        >>> import dataclasses, ropescale
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class HalfAsFast(ropescale.Method, name="half_as_fast"):
+        ...     def inv_freq(self, base, geometry):
+        ...         return base / 2
+        >>> model = ropescale.patch(ropescale.load("tiny"), method="half_as_fast", factor=2)
+        >>> ropescale.record(model).method
+        'half_as_fast'
     """
 
     name: ClassVar[str]
@@ -283,6 +293,11 @@ def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:
 def get_method(name: str) -> type[Method]:
     """The method class of that registry name.
 
+    Example:
+        >>> import ropescale
+        >>> ropescale.get_method("yarn")(factor=4, beta_fast=16).beta_fast
+        16.0
+
     Raises:
         UnknownMethodError: not in the registry; the message names what is near and what there is.
     """
@@ -292,5 +307,11 @@ def get_method(name: str) -> type[Method]:
 
 
 def list_methods() -> list[str]:
-    """The registry names, sorted."""
+    """The registry names, sorted.
+
+    Example:
+        >>> import ropescale
+        >>> "yarn" in ropescale.list_methods()
+        True
+    """
     return sorted(_METHODS)
