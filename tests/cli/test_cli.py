@@ -275,7 +275,7 @@ def test_flags_reach_the_run_and_the_rest_is_the_default(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(grid, "run", stop)
-    monkeypatch.setattr(cli, "_trained_for_demo", lambda *arguments: ())
+    monkeypatch.setattr("ropescale.cli.demo._trained", lambda *arguments: ())
     shared = ["--methods", "yarn, ntk", "--factors", "2,4.5", "--lengths", "128", "--depths", "0,1", "--seed", "7"]
     own = [
         "--tasks",

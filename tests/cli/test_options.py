@@ -315,7 +315,7 @@ class Walk:
         patched(grid, "run", lambda *arguments: seen.append(arguments[:2]) or stop())
         patched(grid, "print_cost", lambda options, console, folder: seen.append("a dry run"))
         patched(grid, "fitted", lambda options, minutes, folder: seen.append(minutes) or ("", options))
-        patched(cli, "_trained_for_demo", lambda *arguments: ())
+        patched("ropescale.cli.demo._trained", lambda *arguments: ())
         from ropescale.recipes import dry_run, train
 
         patched(train, "run", lambda recipe, command: seen.append(recipe) or stop())

@@ -69,6 +69,7 @@ ROOMS = (
     "evals",
     "recipes",
     "ropescale.checkpoints",
+    "ropescale.cli",
     "ropescale.explain",
     "ropescale.export",
     "ropescale.families",

@@ -37,6 +37,7 @@ from ropescale.recipes import options as recipe
 from ropescale.recipes.data import DataOptions
 from ropescale.spelling import Names, spelled
 
+COMMAND_LINE = "ropescale/cli/"
 TINY = ROOT / "ropescale" / "checkpoints" / "tiny"
 
 # ---------------------------------------------------------------------------------------------------- the sweep
@@ -118,7 +119,7 @@ def options_of_the_command_line(found: list[Message]) -> Iterator[str]:
     """A `--option` in a message of the library, which Python has none of; in code it belongs to its command."""
     for one in found:
         told = "; " in one.text or one.text.startswith(("give ", "pass ", "set ", "use "))
-        if told and one.file != "ropescale/cli.py":
+        if told and not one.file.startswith(COMMAND_LINE):
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", uncoded(one.text)):
                 yield f"{one.file}:{one.line} names {option}"
 
@@ -168,7 +169,8 @@ def options_that_a_verb_lacks(found: list[Message]) -> Iterator[str]:
     known = "|".join(sorted({name for verb in verbs() for name in names(verb).written}, key=len, reverse=True))
     telling = re.compile(rf"\b(?:{known})(?:=|:| or )|(?<![\w.])[a-z]+_[a-z_]+|option '|--[a-z]")
     for one in found:
-        if one.file == "ropescale/cli.py" or one.text.startswith(("-", "ropescale ")) or not telling.search(one.text):
+        ours = one.file.startswith(COMMAND_LINE) or one.text.startswith(("-", "ropescale "))
+        if ours or not telling.search(one.text):
             continue
         text = one.text.replace("{}", "'x'")
         for verb in verbs():
@@ -188,16 +190,10 @@ def options_that_a_verb_lacks(found: list[Message]) -> Iterator[str]:
 
 
 def options_of_another_verb(found: list[Message]) -> Iterator[str]:
-    """An option in a message of the command line's own, within the function of a verb that does not take it."""
-    tree = ast.parse((ROOT / "ropescale" / "cli.py").read_text(encoding="utf-8"))
-    places = {
-        node.name[1:].replace("_", "-"): (node.lineno, node.end_lineno or node.lineno)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-    }
+    """An option in a message of the command line's own, in the file of a verb that does not take it."""
     for one in found:
-        if one.file == "ropescale/cli.py" and ", got " in one.text:
-            verb = next((name for name, (first, last) in places.items() if first <= one.line <= last), "")
+        if one.file.startswith(COMMAND_LINE) and ", got " in one.text:
+            verb = Path(one.file).stem.replace("_", "-")
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", one.text) if verb in verbs() else ():
                 if option not in options_of(verb):
                     yield f"{one.file}:{one.line} names {option}, on {verb}"
@@ -260,8 +256,8 @@ def test_every_remedy_that_a_message_names_is_there(rule: str, found: list[Messa
 
 def test_every_option_that_the_command_line_itself_names_is_the_verbs(found: list[Message]) -> None:
     assert list(options_of_another_verb(found)) == []
-    line = inspect.getsourcelines(cli._memory)[1]
-    assert list(options_of_another_verb([Message("ropescale/cli.py", line, "--steps: must be 1, got 2; correct it")]))
+    planted = Message(f"{COMMAND_LINE}memory.py", 1, "--steps: must be 1, got 2; correct it")
+    assert list(options_of_another_verb([planted]))
 
 
 # ---------------------------------------------------------------------------------------------------- the table

@@ -1,0 +1,158 @@
+"""Options that several verbs take, and the parsers of values."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from ropescale.spelling import OneSpelling
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+DRY = "--dry-run"
+TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
+MODEL = "tiny (embedded), smollm2, a path or a hub id"
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def add_verb(
+    verbs: Verbs,
+    name: str,
+    call: Callable[[argparse.Namespace], int],
+    *,
+    doing: str,
+    extras: Sequence[str] = (),
+    **said: Any,
+) -> argparse.ArgumentParser:
+    """The parser of a new verb.
+
+    Args:
+        verbs: where it is added.
+        name: as it is typed.
+        call: what it does, which returns the exit code.
+        doing: the same as a piece of a sentence, for what nobody foresaw, as in "evaluating {model}".
+        extras: what it needs besides the core.
+        said: its help, description, epilog and usage.
+    """
+    parser = verbs.add_parser(name, formatter_class=OneSpelling, allow_abbrev=False, **said)
+    parser.set_defaults(verb=call, doing=doing, extras=extras)
+    return parser
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Whether the code of a checkpoint may run."""
+    parser.add_argument(TRUST, action="store_true", help="run Python code that lies in the checkpoint")
+
+
+def add_original_length(parser: argparse.ArgumentParser) -> None:
+    """What pretraining saw."""
+    parser.add_argument(
+        "--original-length", type=int, metavar="N", help="tokens of pretraining (default: from the config)"
+    )
+
+
+def add_extension(parser: argparse.ArgumentParser, *, method: str | None, told: str) -> None:
+    """One method, and how far it extends."""
+    add = parser.add_argument
+    add("--method", "--methods", default=method, metavar="NAME", help=told)
+    add("--factor", "--factors", type=one_of(float), metavar="X", help="target / original length")
+    add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
+
+
+def add_knobs(parser: argparse.ArgumentParser) -> None:
+    """Those of one method."""
+    parser.add_argument(
+        "--knobs", type=json_object, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'"""
+    )
+
+
+def add_methods(parser: argparse.ArgumentParser, default: str) -> None:
+    """Several methods."""
+    parser.add_argument(
+        "--methods", "--method", type=list_of(str), metavar="A,B", help=f"registry names (default: {default})"
+    )
+
+
+def add_start(parser: argparse.ArgumentParser, *, existing: str) -> None:
+    """From what a method starts, where a checkpoint may be scaled already."""
+    add_original_length(parser)
+    choices = ["error", "replace", "compose"] if "error" in existing else ["replace", "compose"]
+    parser.add_argument(
+        "--existing", default=choices[0], choices=choices, metavar="HOW", help=f"of a scaled checkpoint: {existing}"
+    )
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Which layers a patch rescales."""
+    parser.add_argument(
+        "--layers",
+        default="global",
+        choices=("global", "full", "all"),
+        metavar="WHICH",
+        help="global (default): those that read the whole context; full or all: where layer types differ",
+    )
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """What is compared, at which lengths and with how many prompts."""
+    add_methods(parser, "linear,ntk,by_parts,yarn")
+    add = parser.add_argument
+    add(
+        "--factors",
+        "--factor",
+        type=list_of(float),
+        metavar="N,N",
+        help="target / original length (default: 2; demo: 2,4,8)",
+    )
+    add(
+        "--lengths",
+        "--length",
+        type=list_of(int),
+        metavar="N,N",
+        help="context lengths in tokens (default: the original length and every factor times it)",
+    )
+    add("--depths", type=list_of(float), metavar="X,X", help="of needles, 0 to 1 (default: 0,0.25,0.5,0.75,1)")
+    add("--samples", type=int, metavar="N", help="prompts per length, and per depth where there are any (default: 10)")
+    add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add("--dtype", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16 or float16")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+
+
+def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    """A parser of comma-separated values."""
+    names = {str: "names", int: "whole numbers", float: "numbers"}
+
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(kind(part.strip()) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if not values or "" in values or any(value != value for value in values):
+            raise argparse.ArgumentTypeError(f"must be {names[kind]} separated by commas, got {text!r}")
+        return values
+
+    return parse
+
+
+def one_of(kind: type) -> Callable[[str], Any]:
+    """A parser of one number, for an option that takes several elsewhere."""
+    names = {int: "one whole number", float: "one number"}
+
+    def parse(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be {names[kind]}, got {text!r}") from error
+
+    return parse
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A parser of one JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value

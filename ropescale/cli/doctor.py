@@ -1,0 +1,49 @@
+"""Look for what is wrong with the positions of a checkpoint or an adapter: a lost theta, scaling done twice, an
+original length that is missing or contradicted, entries that are ignored, frequencies of low precision among the
+weights, limits of tokenizer and generation that are too short, a record that the config contradicts, an adapter that
+was trained under another scaling; and for a tokenizer that is missing beside weights. Every fault comes with its
+remedy. Loads no weights and changes nothing.
+
+exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
+"""
+
+import argparse
+
+from ropescale.cli.arguments import Verbs, add_verb
+from ropescale.cli.next_line import say_next
+
+
+def add_to(verbs: Verbs) -> None:
+    """Its parser, among those of the other verbs."""
+    parser = add_verb(
+        verbs,
+        "doctor",
+        _run,
+        doing="examining {path}",
+        help="what is wrong with a checkpoint or an adapter, and the remedy",
+        description=__doc__,
+        epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
+    )
+    parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ropescale.doctor import BESIDE, adapter_in, diagnose, unserved
+
+    found = [*diagnose(arguments.path), *unserved(arguments.path)]
+    if (adapter := adapter_in(arguments.path)) is not None:
+        print(f"{arguments.path}: {adapter}")
+    for finding in found:
+        print(f"{finding.check}: {finding}")
+    if not found:
+        print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
+    if adapter is None:
+        say_next("inspect", arguments.path)
+    elif any(one.check == "adapter-base" for one in found):
+        say_next("merge", arguments.path, "out/merged", "--base", "path/to/its-base")
+    elif adapter.kind in BESIDE:
+        say_next("inspect", adapter.base)
+    else:
+        methods = "none" if adapter.record is not None else "yarn"
+        say_next("eval", adapter.base, "--methods", methods, "--adapters", arguments.path, "--quick")
+    return 1 if found else 0

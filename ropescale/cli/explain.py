@@ -1,0 +1,56 @@
+"""Explain what positions do to a score in a model, and what methods make of it: wavelengths against the original
+length, score against relative distance, the first distance at which like scores below unlike, the pairs that never
+complete a turn, the distances that late methods show to the rotation, and addition against rotation. Reads the config
+alone, no weights; prints the numbers, and writes one page that opens from disk.
+"""
+
+import argparse
+from pathlib import Path
+
+from ropescale.cli.arguments import Verbs, add_verb
+from ropescale.cli.next_line import say_next
+from ropescale.cli.pictures import add_picture, pictured
+
+EXAMPLES = """\
+examples:
+  ropescale explain tiny
+  ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
+  ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+"""
+
+
+def add_to(verbs: Verbs) -> None:
+    """Its parser, among those of the other verbs."""
+    parser = add_verb(
+        verbs,
+        "explain",
+        _run,
+        doing="explaining {model}",
+        help="what positions do to a score, in pictures",
+        description=__doc__,
+        epilog=EXAMPLES,
+    )
+    add_picture(parser, "page", methods="some of every kind", output="the page (default: out/explain-MODEL.html)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.table import Column, Table
+
+    from ropescale.console import Console
+    from ropescale.explain import page, readings, subject
+
+    names = arguments.methods or subject.METHODS
+    path = arguments.output or Path("out", f"explain-{Path(arguments.model).name}.html")
+    for place, what, (_, geometry, heads) in pictured(arguments, path):
+        methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
+        found = readings.readings(geometry, methods, length=length, heads=heads)
+        page.write(place, page.page(what, geometry, found))
+        table = Table("", "", "", title=f"rotary facts of {what}", show_header=False)
+        for fact, (value, said) in readings.facts(geometry, found[0]).items():
+            table.add_row(fact, value, said)
+        effects = Table(Column(no_wrap=True), *readings.EFFECTS, title=f"the query at position {length - 1:,}")
+        for one in found:
+            effects.add_row(one.name, *readings.effects(one, found[0]))
+        Console().print(table, effects, markup=False)
+        print(f"page: {place}")
+    return say_next("plot", arguments.model, "--length", length)
