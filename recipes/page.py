@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropescale.evals.report.drawing import Curve, legend, plotted
-from ropescale.evals.report.wording import NOTHING
+from ropescale.evals.report.wording import NOTHING, rate_text
+from ropescale.pages.chart import Axis, Chart, Curve, drawn, legend
 from ropescale.pages.document import document
 from ropescale.pages.elements import Line, Value, details, facts, paragraph, table
 
 POINTS = 400  # of a loss curve at most
+SHARES = (0, 0.2, 0.4, 0.6, 0.8, 1)  # ticks
 
 
 def page(told: Mapping[str, Any]) -> str:
@@ -93,22 +94,22 @@ def _change(told: Mapping[str, Any]) -> str:
 
 
 def _by_position(told: Mapping[str, Any]) -> str:
-    names = ["unpatched", "patched", "trained"]
-    curves = []
-    for series, key in enumerate(("unpatched", "before", "after")):
-        buckets = told[key]["perplexity_by_position"]
-        if not buckets:  # not measured within the original length
-            continue
-        middles = [sum(map(int, name.split("-"))) / 2 for name in buckets]
-        curves.append(Curve(series=series, x=middles, y=list(buckets.values())))
-    drawn = plotted(
-        "position",
-        "Perplexity by position, before and after training",
-        curves,
-        x_label="position (tokens)",
-        y_label="perplexity",
+    curves = {}
+    for series, (name, key) in enumerate({"unpatched": "unpatched", "patched": "before", "trained": "after"}.items()):
+        buckets = told[key]["perplexity_by_position"]  # empty where it was not measured
+        middles = [sum(map(int, ends.split("-"))) / 2 for ends in buckets]
+        curves[name] = Curve(series=series, x=middles, y=list(buckets.values()))
+    figure = _figure(
+        "Perplexity by position, before and after training", curves, "position (tokens)", Axis(label="perplexity")
     )
-    return legend({name: i for i, name in enumerate(names)}) + f'<div class="grid"><figure>{drawn}</figure></div>'
+    return f'{legend(curves)}<div class="grid">{figure}</div>'
+
+
+def _figure(label: str, curves: Mapping[str, Curve], x: str, y: Axis, under: str = "") -> str:
+    """A chart whose x axis begins at 0 and ends at the last point, and what stands beneath it."""
+    reach = max((value for curve in curves.values() for value in curve.x), default=1)
+    chart = Chart(label=label, curves=[*curves.values()], x=Axis(label=x, limits=(0, reach)), y=y)
+    return f"<figure>{drawn(chart)}{under}</figure>"
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> str:
@@ -118,14 +119,8 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     figures = []
     if loss:
         steps, values = zip(*loss, strict=True)
-        drawn = plotted(
-            "loss",
-            "Training loss by step",
-            [Curve(series=1, x=steps, y=values)],
-            x_label="step",
-            y_label="loss (nats)",
-        )
-        figures.append(f"<figure>{drawn}</figure>")
+        curve = Curve(series=1, x=steps, y=values)
+        figures.append(_figure("Training loss by step", {"loss": curve}, "step", Axis(label="loss (nats)")))
     for name in ("perplexity", "passkey"):
         prefix = f"eval_{name}_"
         found: dict[str, list[tuple[int, float]]] = {}
@@ -135,39 +130,33 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
                     found.setdefault(f"{int(key.removeprefix(prefix)):,} tokens", []).append((entry["step"], value))
         if not found:
             continue
-        series = {label: 1 + i % 7 for i, label in enumerate(found)}
-        curves = [
-            Curve(series=series[label], x=[step for step, _ in points], y=[value for _, value in points])
-            for label, points in found.items()
-        ]
-        drawn = plotted(
-            f"eval-{name}", f"{name} by step", curves, x_label="step", y_label=name, shares=name == "passkey"
-        )
-        figures.append(f"<figure>{drawn}{legend(series)}</figure>")
+        curves = {
+            label: Curve(series=1 + i, x=[step for step, _ in points], y=[value for _, value in points])
+            for i, (label, points) in enumerate(found.items())
+        }
+        y = Axis(label=name)
+        if name == "passkey":
+            y = Axis(label=name, limits=(0, 1.03), ticks=SHARES, written=rate_text)  # room for symbols at 100 %
+        figures.append(_figure(f"{name} by step", curves, "step", y, legend(curves)))
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
 def _logit_scale(fitted: Mapping[str, Any] | None) -> str:
     if fitted is None:
         return ""
-    drawn = plotted(
-        "scale",
+    tried = fitted["tried"]
+    curve = Curve(series=1, x=[one["coefficient"] for one in tried], y=[one["perplexity"] for one in tried])
+    figure = _figure(
         "Perplexity by coefficient of the logit scale",
-        [
-            Curve(
-                series=1,
-                x=[one["coefficient"] for one in fitted["tried"]],
-                y=[one["perplexity"] for one in fitted["tried"]],
-            )
-        ],
-        x_label="coefficient of ln(factor)",
-        y_label=f"perplexity at {fitted['length']:,}",
+        {"scale": curve},
+        "coefficient of ln(factor)",
+        Axis(label=f"perplexity at {fitted['length']:,}"),
     )
     said = (
         f"Logits are multiplied by 1 + {fitted['coefficient']:.4f} x ln({fitted['factor']:g}), which gave the least "
-        f"perplexity at {fitted['length']:,} tokens of {len(fitted['tried'])} coefficients tried."
+        f"perplexity at {fitted['length']:,} tokens of {len(tried)} coefficients tried."
     )
-    return paragraph([said]) + f'<div class="grid"><figure>{drawn}</figure></div>'
+    return paragraph([said]) + f'<div class="grid">{figure}</div>'
 
 
 def _data(account: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from ropescale.version import __version__
 UNFORESEEN, USAGE, STOPPED = 1, 2, 130
 # What each extra of the package brings, as Python imports it
 EXTRAS = {
-    "train": ("accelerate", "peft", "datasets", "matplotlib"),
+    "train": ("accelerate", "peft", "datasets"),
     "eval": ("lm_eval", "datasets", "accelerate", "matplotlib", "wonderwords"),
     "export": ("gguf", "xllamacpp"),
     "qlora": ("bitsandbytes",),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from ropescale.evals.report import drawing
-from ropescale.evals.report.drawing import Curve, Panel
 from ropescale.evals.report.elements import Heat, heat_map, reach_cell
 from ropescale.evals.report.findings import (
     Findings,
@@ -56,6 +56,7 @@ from ropescale.evals.report.wording import (
 )
 from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import stretch_edges
+from ropescale.pages.chart import Axis, Chart, Curve, Mark, bounds, drawn, legend
 from ropescale.pages.document import document
 from ropescale.pages.elements import (
     Line,
@@ -71,6 +72,7 @@ from ropescale.pages.elements import (
 )
 
 POINTS = 16  # of a curve at most: more would show the texts' own ups and downs
+HIGHEST = 1e6  # perplexity at which an axis ends: a curve beyond it leaves the frame, and the others stay legible
 FAILURES = 3  # shown per arm and task
 FAILURES_IN_ALL = 400  # keeps the page below 3 MB whatever a model says
 REPLY = 240  # characters of a reply that are shown
@@ -243,7 +245,8 @@ def _comparison_table(caption: str, made: Comparison, findings: Findings, best: 
 
 
 def _series(findings: Findings) -> dict[str, int]:
-    return drawing.series_of([method_text(arm, findings) for arm in findings.arms])
+    """Method -> number of its colour and symbol, the same in every figure; the first one is the unpatched model."""
+    return {name: i for i, name in enumerate(dict.fromkeys(method_text(arm, findings) for arm in findings.arms))}
 
 
 def _panel_arms(findings: Findings) -> dict[float, list[Arm]]:
@@ -256,13 +259,39 @@ def _panel_title(findings: Findings, factor: float) -> str:
     return said[:1].upper() + said[1:]
 
 
-def _figures(findings: Findings, panels: dict[float, Panel]) -> str:
-    limits = drawing.bounds([panel.curves for panel in panels.values()])
+def _figures(findings: Findings, panels: dict[float, Chart]) -> str:
+    limits = bounds([*panels.values()], HIGHEST)
     figures = "".join(
-        f"<figure><h3>{text(_panel_title(findings, factor))}</h3>{drawing.drawn(one, limits)}</figure>"
-        for factor, one in panels.items()
+        f"<figure><h3>{text(_panel_title(findings, factor))}</h3>"
+        f"{drawn(replace(panel, y=replace(panel.y, limits=limits)))}</figure>"
+        for factor, panel in panels.items()
     )
-    return f'{drawing.legend(_series(findings))}<div class="grid">{figures}</div>'
+    keys = {name: Curve(series=number) for name, number in _series(findings).items()}
+    return f'{legend(keys)}<div class="grid">{figures}</div>'
+
+
+def _panel(findings: Findings, label: str, curves: list[Curve], x: Axis) -> Chart:
+    return Chart(
+        label=label,
+        curves=curves,
+        x=replace(x, written=lambda value: length_text(round(value))),
+        y=Axis(label="perplexity", logarithmic=True),
+        marks=[Mark(at=findings.settings.original_length)],
+    )
+
+
+def _thinned(lengths: Sequence[int]) -> list[int]:
+    """Every length, or every second, third ... so that at most six stand beside one another; the last one stays."""
+    step = math.ceil(len(lengths) / 6)
+    return list(reversed(lengths[::-1][::step]))
+
+
+def _position_ticks(original: int, reach: int) -> list[int]:
+    """0, the original length and its multiples, thinned to what fits."""
+    step = original if reach >= 2 * original else max(1, original // 2)
+    while reach // step > 5:
+        step *= 2
+    return sorted({0, original, *range(step, reach + 1, step)} - ({original} if step > 2 * original else set()))
 
 
 def _by_length(findings: Findings) -> str:
@@ -287,14 +316,17 @@ def _by_length(findings: Findings) -> str:
                 Curve(series=series[method_text(arm, findings)], x=[n for n, _ in points], y=[y for _, y in points])
             )
             said.append(f"{arm_text(arm, findings)} " + ", ".join(f"{perplexity_text(y)} at {n:,}" for n, y in points))
-        panels[factor] = Panel(
-            identifier=f"length-{factor:g}",
-            label=f"Strided perplexity by context length, {group_text(arms, factor)}: " + "; ".join(said),
-            curves=curves,
-            original_length=findings.settings.original_length,
-            reach=reach,
-            x_label="context length (tokens)",
-            lengths=within,
+        ends = sorted([*within, findings.settings.original_length])
+        panels[factor] = _panel(
+            findings,
+            f"Strided perplexity by context length, {group_text(arms, factor)}: " + "; ".join(said),
+            curves,
+            Axis(
+                label="context length (tokens)",
+                logarithmic=True,
+                limits=(ends[0] / 1.1, ends[-1] * 1.1),
+                ticks=_thinned(within),
+            ),
         )
     body = (
         f"What a reader gets who always feeds a context of this length: a window slides over {count} held-out "
@@ -339,13 +371,15 @@ def _by_position(findings: Findings) -> str:
             said.append(
                 f"{arm_text(arm, findings)} {perplexity_text(values[0])} first, {perplexity_text(values[-1])} last"
             )
-        panels[factor] = Panel(
-            identifier=f"position-{factor:g}",
-            label=f"Perplexity by position, {group_text(arms, factor)}: " + "; ".join(said),
-            curves=curves,
-            original_length=findings.settings.original_length,
-            reach=length,
-            x_label="position (tokens)",
+        panels[factor] = _panel(
+            findings,
+            f"Perplexity by position, {group_text(arms, factor)}: " + "; ".join(said),
+            curves,
+            Axis(
+                label="position (tokens)",
+                limits=(0, length),
+                ticks=_position_ticks(findings.settings.original_length, length),
+            ),
         )
         name = group_text(arms, factor) if findings.groups else base_model(findings)
         tables.append(details(f"The figures of {name}", _position_table(findings, arms, length), long=True))

@@ -166,7 +166,7 @@ def asked_options(arguments: argparse.Namespace, base: "Options", quick: Mapping
 
 def reported(options: "Options", folder: Path, command: str) -> "Results | None":
     """Evaluate, print the results and write their report; None on all but the first of several processes."""
-    # the report comes last, but a missing matplotlib should be known before the hours of a real model
+    # the report comes last, but what it misses should be known before the hours of a real model
     from ropescale.console import Console
     from ropescale.evals import grid, report
     from ropescale.evals.report.terminal import print_summary

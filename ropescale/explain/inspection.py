@@ -10,7 +10,6 @@ from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortened
 from ropescale.explain import theory
-from ropescale.explain.drawing import number
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.layers import rotating_window, unrotated
 from ropescale.families.parts import GLOBAL, UNSCALED, Part, parts_of, text_of
@@ -18,6 +17,7 @@ from ropescale.families.reading import part_geometry, read_original_length, scal
 from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.pages.elements import number
 from ropescale.records import saved_record
 from ropescale.spectrum import Spectrum
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ropescale.destinations import write_file
 from ropescale.explain import theory
-from ropescale.explain.drawing import Chart, Curve, Mark, bounds, drawn, legend, number
 from ropescale.explain.readings import EFFECTS, Reading, effects, facts, negative_text
 from ropescale.geometry import Geometry
+from ropescale.pages.chart import Axis, Chart, Curve, Mark, bounds, drawn, legend
 from ropescale.pages.document import document
-from ropescale.pages.elements import Line, Value, details, paragraph, shown, table, text, tiles
+from ropescale.pages.elements import Line, Value, details, number, paragraph, shown, table, text, tiles
 
 STRETCHES = 160  # points of a curve: what a phone and a large screen can both show
 ROWS = 12  # of the table under a figure
@@ -73,18 +73,18 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> t
     same = [
         f"{name} has the wavelengths of {other} here, and is dashed over it." for name, other in over.items() if other
     ]
+    curves = {
+        one.name: Curve(series=one.series, x=pairs, y=waves[one.name], over=bool(over[one.name])) for one in changed
+    }
     chart = Chart(
         label="Wavelength of each pair in tokens, on a logarithmic axis, as pretrained and under methods",
-        curves=[
-            Curve(series=one.series, x=pairs, y=_finite(waves[one.name]), over=bool(over[one.name])) for one in changed
-        ],
-        x_label="pair",
-        y_label="tokens per turn",
+        curves=[*curves.values()],
+        x=Axis(label="pair"),
+        y=Axis(label="tokens per turn", logarithmic=True),
         marks=[
             Mark(at=geometry.original_length, word="original length", level=True),
             *([Mark(at=length, word="context", level=True)] if length > geometry.original_length else []),
         ],
-        logarithmic=True,
     )
     rows = [[str(i), *(number(wave[i]) for wave in waves.values())] for i in _spread(geometry.pairs)]
     return _part(
@@ -95,7 +95,7 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> t
             "the model never met. Methods slow such pairs down. A method that keeps or drops all wavelengths is "
             "left out, as is a pair without position." + "".join(f" {sentence}" for sentence in same)
         ),
-        legend([(one.series, one.name) for one in changed], [name for name, other in over.items() if other]),
+        legend(curves),
         _figure("Wavelength by pair", chart, ["pair", *waves], rows),
         _source("RoFormer, arXiv:2104.09864, section 3.2.2; critical dimension: arXiv:2310.05209, arXiv:2502.20082"),
     )
@@ -106,8 +106,8 @@ def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[
         Chart(
             label=f"Score against distance, {one.name}",
             curves=[_curve(one.series, one.view.distance, one.view.score, one.view.visible)],
-            x_label="distance in tokens",
-            y_label="score",
+            x=Axis(label="distance in tokens"),
+            y=Axis(label="score"),
             marks=_length_mark(geometry, length),
         )
         for one in found
@@ -116,7 +116,7 @@ def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[
     shared = bounds([chart for chart, one in zip(charts, found, strict=True) if not one.view.biased])
     figures = []
     for chart, one in zip(charts, found, strict=True):
-        chart = chart if one.view.biased else replace(chart, limits=shared)
+        chart = chart if one.view.biased else replace(chart, y=replace(chart.y, limits=shared))
         figures.append(_figure(one.name, chart, STRETCH, _stretch_rows(chart.curves[0])))
     return _part(
         "Score against relative distance",
@@ -142,13 +142,13 @@ def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[s
     pictures = (
         (
             "B(m), as pretrained",
-            Chart(label="B(m) against distance, as pretrained", curves=[waves], x_label="distance m in tokens",
-                  y_label="B(m)", marks=marks),
+            Chart(label="B(m) against distance, as pretrained", curves=[waves],
+                  x=Axis(label="distance m in tokens"), y=Axis(label="B(m)"), marks=marks),
         ),
         (
             "Bound of the decay, as pretrained",
             Chart(label="The mean of the partial sums against distance", curves=[bound],
-                  x_label="distance in tokens", y_label="mean |S|", marks=_length_mark(geometry, length)),
+                  x=Axis(label="distance in tokens"), y=Axis(label="mean |S|"), marks=_length_mark(geometry, length)),
         ),
     )  # fmt: skip
     figures = [_figure(title, chart, STRETCH, _stretch_rows(chart.curves[0])) for title, chart in pictures]
@@ -189,10 +189,12 @@ def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> tup
         chart = Chart(
             label=f"Distance that the rotation sees against the true distance, {one.name}",
             curves=[replace(curve, low=(), high=())],
-            x_label="true distance in tokens",
-            y_label="distance seen",
+            x=Axis(label="true distance in tokens"),
+            y=Axis(
+                label="distance seen",
+                limits=(0, 1.15 * max(geometry.original_length, float(view.seen[view.visible].max()))),
+            ),
             marks=[Mark(at=geometry.original_length, word="original length", level=True)],
-            limits=(0, 1.15 * max(geometry.original_length, float(view.seen[view.visible].max()))),
         )
         rows = [[number(curve.x[i]), number(curve.y[i])] for i in _spread(len(curve.x))]
         figures.append(_figure(one.name, chart, ["distance", "distance seen"], rows))
@@ -235,18 +237,18 @@ def _products(geometry: Geometry, length: int) -> tuple[str, str]:
     figures = []
     for title, parts, score in pictures:
         named = {"score": score, **parts}
+        curves = {
+            name: Curve(series=series, x=distances.tolist(), y=part.tolist())
+            for series, (name, part) in enumerate(named.items())
+        }
         chart = Chart(
             label=f"{title}: the score and its parts against distance",
-            curves=[
-                Curve(series=series, x=distances.tolist(), y=part.tolist())
-                for series, part in enumerate(named.values())
-            ],
-            x_label="distance in tokens",
-            y_label="product",
+            curves=[*curves.values()],
+            x=Axis(label="distance in tokens"),
+            y=Axis(label="product"),
         )
         rows = [[str(i), *(number(float(part[i])) for part in named.values())] for i in _spread(len(distances))]
-        lines = legend(list(enumerate(named)))
-        figures.append(_figure(title, chart, ["distance", *named], rows, lines))
+        figures.append(_figure(title, chart, ["distance", *named], rows, legend(curves)))
     return _part(
         "Added or multiplied",
         _text(
@@ -312,11 +314,6 @@ def _curve(series: int, distances: Tensor, values: Tensor, visible: Tensor) -> C
 def _stretch_rows(curve: Curve) -> list[list[str]]:
     """Some stretches of a curve: the columns of `STRETCH`."""
     return [[number(row[i]) for row in (curve.x, curve.y, curve.low, curve.high)] for i in _spread(len(curve.x))]
-
-
-def _finite(values: Sequence[float]) -> list[float]:
-    """A pair without position is a gap in its line."""
-    return [value if math.isfinite(value) else math.nan for value in values]
 
 
 def _length_mark(geometry: Geometry, length: int) -> list[Mark]:

@@ -1,4 +1,7 @@
-"""Wavelengths of every pair under several methods, as one picture: what each does to which pairs."""
+"""Wavelengths of every pair under several methods, as one picture: what each does to which pairs.
+
+Drawn by matplotlib, since the charts of the pages are no PNG and no PDF; with their colours and dashes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +11,13 @@ from ropescale.destinations import replaced
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods import FixedMethod, Method
+from ropescale.pages.chart import Curve
+from ropescale.pages.style import COLOURS
 from ropescale.spectrum import base_inv_freq
 
 METHODS = ("linear", "ntk", "by_parts", "yarn")
 FORMATS = ("pdf", "png", "svg")
-# of the pages: the first is the model as pretrained
-COLOURS = ("#6b7078", "#c2571a", "#0f7b6c", "#8a4fb5", "#1f6fc4", "#a8354f", "#6f6a12", "#3d4b8f")
-DASHES = ("-", "--", ":", "-.")  # one after the other as colours come round
+WIDTH = 1.6  # points, of a line
 
 
 def require_format(path: Path) -> None:
@@ -67,13 +70,21 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     axes = figure.add_subplot()
     for series, (name, values) in enumerate(found.items()):
         finite = [value if math.isfinite(value) else math.nan for value in values]
-        colour = COLOURS[1 + (series - 1) % (len(COLOURS) - 1) if series else 0]
         over = any(values == earlier for earlier in list(found.values())[:series])  # then both are to be seen
-        dash = (0, (4, 4)) if over else DASHES[(series - 1) // (len(COLOURS) - 1) % len(DASHES)] if series else "-"
+        curve = Curve(series=series, over=over)
+        dash = (0, [float(length) / WIDTH for length in curve.dash.split()]) if curve.dash else "-"
         still = sum(not math.isfinite(value) for value in values)
         label = f"{name} ({still} pairs without position)" if still else name
         marker = "." if len(values) <= 64 else ""
-        axes.plot(finite, linestyle=dash, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+        axes.plot(
+            finite,
+            linestyle=dash,
+            color=COLOURS[curve.colour],
+            label=label,
+            linewidth=WIDTH,
+            marker=marker,
+            markersize=4,
+        )
     for tokens, word in ((geometry.original_length, "original length"), (length, "context")):
         axes.axhline(tokens, color="#575d66", linewidth=0.9, linestyle=(0, (3, 3)))
         axes.annotate(

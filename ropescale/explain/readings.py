@@ -8,9 +8,9 @@ import torch
 
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.explain import theory
-from ropescale.explain.drawing import number
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method
+from ropescale.pages.elements import number
 
 DISTANCES = 2**15  # looked at in a context, evenly spread where it is longer
 SEARCHED = 2**18  # tokens within which a negative distance is looked for, or the context if that is longer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,17 @@ def shown(text: object, limit: int = 4000) -> str:
 def text(value: object, limit: int = 4000) -> str:
     """Text from outside as HTML."""
     return escape(shown(value, limit))
+
+
+def number(value: float) -> str:
+    """A number as short as three digits allow, whole ones in full."""
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else "∞"
+    if value and abs(value) < 0.001:
+        return f"{value:.1e}"
+    if value == round(value) and abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> str:

@@ -1,11 +1,16 @@
 """The look of every page: system fonts, light and dark by the reader's setting, phone, paper."""
 
+# of series, on a light page
+COLOURS = ["#6b7078", "#c2571a", "#0f7b6c", "#8a4fb5", "#1f6fc4", "#a8354f", "#6f6a12", "#3d4b8f"]
+LIGHT = """--ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fdfdfc; --card: #f3f4f6;
+  --shade: rgb(0 0 0 / .28); --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9;
+  """ + " ".join(f"--s{i}: {colour};" for i, colour in enumerate(COLOURS))
 # Text on a heat cell keeps a contrast of 4.5 or more at every share, since --heat is mixed into the card's colour.
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fdfdfc; --card: #f3f4f6;
-  --shade: rgb(0 0 0 / .28);
-  --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a; --s2: #0f7b6c; --s3: #8a4fb5;
-  --s4: #1f6fc4; --s5: #a8354f; --s6: #6f6a12; --s7: #3d4b8f; }
+STYLE = (
+    """
+:root { color-scheme: light dark; """
+    + LIGHT
+    + """ }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e9eb; --soft: #a7adb6; --rule: #3a3f46; --page: #16181b;
   --card: #1f2226; --shade: rgb(255 255 255 / .3);
   --heat: 34 94 164; --mark: #72b1f7; --track: #33383f; --s0: #a4a9b2; --s1: #f09a5e; --s2: #4cc3ae;
@@ -56,10 +61,11 @@ figure { margin: 0; background: var(--card); border-radius: 8px; padding: .8rem;
 .chart .zero { stroke: var(--soft); }
 .chart .line, .key .line { stroke: var(--series); stroke-width: 1.8; stroke-linecap: round; stroke-linejoin: round; }
 .chart .dot { stroke-width: 5; }
+.chart .symbol, .key .symbol { fill: var(--series); stroke: none; }
 .chart .band { fill: var(--series); stroke: none; opacity: .2; }
 .chart .mark { stroke: var(--soft); stroke-dasharray: 3 3; }
 .chart .word { fill: var(--soft); paint-order: stroke; stroke: var(--card); stroke-width: 3px; }
-figure svg { display: block; width: 100%; height: auto; }
+figure > svg { display: block; width: 100%; height: auto; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; margin: 1rem 0 0; list-style: none; }
 .legend li { display: flex; align-items: center; gap: .45rem; font-size: .9rem; overflow-wrap: anywhere; }
 .legend svg { width: 2.4rem; height: .8rem; flex: none; }
@@ -114,10 +120,9 @@ summary { cursor: pointer; padding: .3rem 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { header, main, footer { padding-left: 1rem; padding-right: 1rem; }
   .tiles { grid-template-columns: 1fr 1fr; } .tiles dd { font-size: 1.2rem; } th, td { padding: .3rem .5rem; }
   .reach i { width: 5rem; } .chart text { font-size: 13px; } }
-@media print { :root { color-scheme: light; --ink: #1c1e21; --soft: #575d66; --rule: #d9dce1; --page: #fff;
-    --card: #f3f4f6; --shade: transparent;
-    --heat: 84 152 218; --mark: #1f63b0; --track: #dfe3e9; --s0: #6b7078; --s1: #c2571a;
-    --s2: #0f7b6c; --s3: #8a4fb5; --s4: #1f6fc4; --s5: #a8354f; --s6: #6f6a12; --s7: #3d4b8f; }
+@media print { :root { color-scheme: light; """
+    + LIGHT
+    + """ --page: #fff; --shade: transparent; }
   body { font-size: 10pt; } header, main, footer { max-width: none; padding: 0; } header { padding-top: 0; }
   nav, .skip { display: none; } h2 { margin-top: 1.6rem; } h2, h3, summary, caption { break-after: avoid; }
   p, tr, figure, .tiles div { break-inside: avoid; } .scroll, pre { overflow: visible; }
@@ -130,3 +135,4 @@ summary { cursor: pointer; padding: .3rem 0; overflow-wrap: anywhere; }
   .grid:has(.heat) { grid-template-columns: repeat(3, 1fr); }
   details:not(.long)::details-content { content-visibility: visible; block-size: auto; } }
 """
+)

@@ -19,9 +19,10 @@ from torch import Tensor
 from ropescale import Geometry, cli, get_method, list_methods
 from ropescale.errors import InvalidArgumentError
 from ropescale.explain import page, readings, theory
-from ropescale.explain.drawing import Chart, Curve, Mark, drawn, number
 from ropescale.explain.subject import METHODS, chosen_methods, model_facts
 from ropescale.methods.late import LateMethod, Sizes
+from ropescale.pages.chart import Axis, Chart, Curve, Mark, drawn
+from ropescale.pages.elements import number
 
 REFERENCE: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "reference" / "position_families.json").read_text()
@@ -351,7 +352,7 @@ def test_numbers_are_short(value, text):
 def test_a_gap_breaks_a_line_and_every_point_lies_in_the_frame():
     curve = Curve(series=1, x=[0, 1, 2, 3], y=[1.0, math.nan, 1000.0, 10.0])
     marks = [Mark(at=1e4, word="<above>", level=True)]
-    text = drawn(Chart(label="a", curves=[curve], x_label="x", y_label="y", marks=marks, logarithmic=True))
+    text = drawn(Chart(label="a", curves=[curve], x=Axis(label="x"), y=Axis(label="y", logarithmic=True), marks=marks))
     lines = re.findall(r'class="line(?: dot)?"[^>]* d="([^"]+)"', text)
     assert [line.count("L") for line in lines] == [0, 1]
     points = [tuple(map(float, pair)) for line in lines for pair in re.findall(r"([\d.]+) ([\d.]+)", line)]
@@ -370,10 +371,9 @@ def test_words_of_level_lines_that_are_near_do_not_cover_each_other():
     chart = Chart(
         label="near",
         curves=[Curve(series=0, x=[0, 15], y=[6, 140_000])],
-        x_label="x",
-        y_label="y",
+        x=Axis(label="x"),
+        y=Axis(label="y", logarithmic=True),
         marks=[Mark(at=128, word="original length", level=True), Mark(at=512, word="context", level=True)],
-        logarithmic=True,
     )
     words = [float(y) for y in re.findall(r'class="word" x="348.0" y="([\d.]+)"', drawn(chart))]
     assert abs(words[0] - words[1]) >= 10  # letters are about 9 high
@@ -385,10 +385,9 @@ def test_the_word_of_a_level_line_stands_where_no_other_line_runs():
     chart = Chart(
         label="x",
         curves=[Curve(series=0, x=range(50), y=y)],
-        x_label="x",
-        y_label="y",
+        x=Axis(label="x"),
+        y=Axis(label="y", logarithmic=True),
         marks=[Mark(at=700, word="below", level=True), Mark(at=200, word="above", level=True)],
-        logarithmic=True,
     )
     svg = drawn(chart)
     ticks = [float(y) for y in re.findall(r'<path d="M58 ([\d.]+)H350"/>', svg)]

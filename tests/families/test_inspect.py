@@ -11,7 +11,7 @@ import ropescale
 from ropescale import cli
 from ropescale.errors import InvalidArgumentError
 from ropescale.explain import inspection, plot
-from ropescale.explain.drawing import number
+from ropescale.pages.elements import number
 
 LONGROPE = {
     "rope_type": "longrope",

@@ -82,7 +82,7 @@ ELSEWHERE = {
     "accelerate": ("recipes", "evals"),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
-    "matplotlib": ("evals", "ropescale.explain"),
+    "matplotlib": ("ropescale.explain",),
     "pyarrow": ("recipes", "evals"),
     "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
