@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting, scores, token_losses
 from ropescale.evals.passkey import PasskeySample, passkey_samples, shortest_length
-from ropescale.evals.tasks.perplexity.windows import windows
+from ropescale.evals.tasks.windows import windows
 from ropescale.evals.texts import documents
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -28,7 +28,7 @@ from ropescale.evals.plan import Options
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.wording import command_text
 from ropescale.evals.results import UNPATCHED, Arm, read
-from ropescale.evals.tasks.perplexity.windows import windows
+from ropescale.evals.tasks.windows import windows
 from ropescale.evals.texts import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")

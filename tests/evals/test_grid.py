@@ -103,7 +103,7 @@ def test_every_arm_gets_the_same_rows(options, tmp_path):
 
 def test_perplexity_by_position_is_what_transformers_own_loss_says(options, tmp_path, tokenizer, checkpoint):
     found = run(replace(options, tasks=("position",), windows=1), tmp_path)
-    from ropescale.evals.tasks.perplexity.windows import windows
+    from ropescale.evals.tasks.windows import windows
     from ropescale.evals.texts import sample
 
     cutter, _, first = windows(sample(), tokenizer, length=256, limit=1)[0]

@@ -20,7 +20,7 @@ from ropescale.errors import RopescaleError
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.passkey import ANSWER, ASKED, FILLER, TASK
 from ropescale.evals.tasks.passkey.samples import PASSKEY
-from ropescale.evals.tasks.perplexity.tasks import position_rows, strided_rows
+from ropescale.evals.tasks.perplexity.rows import position_rows, strided_rows
 from ropescale.evals.texts import sample
 
 SPECIAL = ["<unk>", "<s>", "</s>"]

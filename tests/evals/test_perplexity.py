@@ -21,7 +21,8 @@ from ropescale.evals import tasks
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.passkey import passkey_sample
 from ropescale.evals.tasks.perplexity import longppl
-from ropescale.evals.tasks.perplexity import tasks as perplexity
+from ropescale.evals.tasks.perplexity import rows as perplexity
+from ropescale.evals.tasks.spans import weighted
 
 FOLDER = Path(tasks.__file__).parent
 PATH = resolve("tiny")
@@ -61,7 +62,7 @@ def test_the_stock_class_and_ours_agree_on_every_span(model, tokenizer, name, me
 
 
 def test_perplexity_by_position_from_one_forward_equals_a_run_per_length(model, tokenizer):
-    from ropescale.evals.tasks.perplexity.windows import by_position, position_edges, windows
+    from ropescale.evals.tasks.windows import by_position, position_edges, windows
     from ropescale.evals.texts import sample
 
     found = evaluated(
@@ -97,8 +98,8 @@ def test_strided_perplexity_is_token_weighted(model, tokenizer):
 def test_buckets_add_up_to_the_whole():
     rows = [([1, 4, 8], [3.0, 4.0], [3, 4]), ([1, 4, 8], [6.0, 8.0], [3, 4])]
     assert perplexity.by_bucket(rows) == {"1-4": pytest.approx(math.exp(1.5)), "4-8": pytest.approx(math.exp(1.5))}
-    assert perplexity.weighted([(3.0, 3), (400.0, 100)]) == pytest.approx(math.exp(403 / 103))
-    assert perplexity.weighted([(1e9, 1)]) == math.exp(700)  # no overflow
+    assert weighted([(3.0, 3), (400.0, 100)]) == pytest.approx(math.exp(403 / 103))
+    assert weighted([(1e9, 1)]) == math.exp(700)  # no overflow
 
 
 @pytest.fixture(scope="module")

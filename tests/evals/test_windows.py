@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.tasks.perplexity.windows import by_position, position_edges, strided, windows
+from ropescale.evals.tasks.windows import by_position, position_edges, strided, windows
 from ropescale.evals.texts import Document, documents, sample
 
 DOCUMENTS = sample()

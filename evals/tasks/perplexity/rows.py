@@ -1,55 +1,20 @@
-"""The three perplexity tasks for the harness: rows of text with spans to score, one log-likelihood request a span.
-
-A row is {"document", "window", "text", "length", "cuts", "ends", "tokens", "edges", "of"}: characters [cuts[i],
-ends[i]) of the text are scored after the characters before them. Every request of a row begins alike, so an engine
-that knows it answers them all from one forward pass; the stock one answers them one by one, with the same numbers.
-"""
+"""The rows of the three perplexity tasks, and what each row adds to their metrics."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
-from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.tasks.perplexity import longppl
-from ropescale.evals.tasks.perplexity.windows import Cutter, Span, by_position, position_edges, strided
-from ropescale.evals.tasks.perplexity.windows import windows as cut_windows
+from ropescale.evals.tasks.spans import Row, metrics, row_of, weighted
+from ropescale.evals.tasks.windows import Cutter, Span, by_position, position_edges, strided
+from ropescale.evals.tasks.windows import windows as cut_windows
 from ropescale.evals.texts import documents
 from ropescale.evals.tokens import task_tokenizer
-
-Row = dict[str, Any]
-
-
-class SpanTask(ConfigurableTask):  # type: ignore[misc] # lm_eval ships no types
-    """A task of the harness whose row holds several spans to score."""
-
-    def __init__(self, config: dict[str, Any] | None = None) -> None:
-        # the harness hands over the key by which it found this class, and refuses it
-        super().__init__(config={name: value for name, value in (config or {}).items() if name != "class"})
-
-    def construct_requests(self, doc: Row, ctx: str, **kwargs: Any) -> list[Instance]:
-        """One log-likelihood request per span, in order."""
-        kwargs.pop("apply_chat_template", None)  # perplexity is measured on plain text
-        kwargs.pop("chat_template", None)
-        text = doc["text"]
-        return [
-            Instance(
-                request_type="loglikelihood", doc=doc, arguments=(text[:cut], text[cut:end]), idx=number, **kwargs
-            )
-            for number, (cut, end) in enumerate(zip(doc["cuts"], doc["ends"], strict=True))
-        ]
-
-
-def strided_metrics(doc: Row, results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """What one row adds to the metrics of `perplexity`: nats and tokens, and these with the length."""
-    nats, tokens = -sum(float(loglikelihood) for loglikelihood, _ in results), sum(doc["tokens"])
-    return {"perplexity": (nats, tokens), "by_length": (doc["length"], nats, tokens)}
 
 
 def position_metrics(doc: Row, results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
@@ -59,22 +24,8 @@ def position_metrics(doc: Row, results: Sequence[tuple[float, bool]]) -> dict[st
 
 
 def longppl_metrics(doc: Row, results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """What one row adds to the metrics of `longppl`: those of `perplexity`, and key tokens among all."""
-    return {**strided_metrics(doc, results), "key_share": (sum(doc["tokens"]), doc["of"])}
-
-
-def weighted(rows: Sequence[tuple[float, int]]) -> float:
-    """Token-weighted perplexity: the exponential of all nats over all tokens."""
-    tokens = sum(count for _, count in rows)
-    return _exp(sum(nats for nats, _ in rows) / tokens) if tokens else math.nan
-
-
-def by_length(rows: Sequence[tuple[int, float, int]]) -> dict[str, float]:
-    """Length -> token-weighted perplexity."""
-    groups: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for length, nats, tokens in rows:
-        groups[length].append((nats, tokens))
-    return {str(length): weighted(groups[length]) for length in sorted(groups)}
+    """What one row adds to the metrics of `longppl`: those of any window, and key tokens among all."""
+    return {**metrics(doc, results), "key_share": (sum(doc["tokens"]), doc["of"])}
 
 
 def by_bucket(rows: Sequence[tuple[Sequence[int], Sequence[float], Sequence[int]]]) -> dict[str, float]:
@@ -89,10 +40,6 @@ def by_bucket(rows: Sequence[tuple[Sequence[int], Sequence[float], Sequence[int]
 def key_share(rows: Sequence[tuple[int, int]]) -> float:
     """Key tokens among all tokens that were looked at."""
     return sum(keys for keys, _ in rows) / max(1, sum(of for _, of in rows))
-
-
-def _exp(loss: float) -> float:
-    return math.exp(min(loss, 700.0))  # the largest that a float can hold, near enough
 
 
 def strided_rows(
@@ -134,7 +81,7 @@ def strided_rows(
         for cutter, number, first in stretches:
             step = max(1, round(stride * length))
             rows += [
-                _row(cutter, number, length, text, [span], [])
+                row_of(cutter, number, length, text, [span])
                 for text, span in strided(cutter, first, stretch, length, step)
             ]
     return {"test": datasets.Dataset.from_list(rows)}
@@ -162,7 +109,7 @@ def position_rows(
         for cutter, number, first in cut_windows(documents(texts), tokenizer, length=length, limit=windows):
             edges = position_edges(length, bucket or max(1, length // 16), cutter.leading)
             text = cutter.text(first, cutter.last(first, length))
-            rows.append(_row(cutter, number, length, text, by_position(cutter, first, length, edges), edges))
+            rows.append(row_of(cutter, number, length, text, by_position(cutter, first, length, edges), edges))
     return {"test": datasets.Dataset.from_list(rows)}
 
 
@@ -206,7 +153,7 @@ def longppl_rows(
                 spans = _key_spans(cutter, first, [key - length + last - first for key in keys])
                 if spans:
                     of = length - cutter.leading - 1
-                    row = _row(cutter, number, length, cutter.text(first, last), spans, [], of)
+                    row = row_of(cutter, number, length, cutter.text(first, last), spans, of=of)
                     rows.append({**row, "place": place})
     if not rows:
         raise InvalidArgumentError(
@@ -225,22 +172,6 @@ def _key_spans(cutter: Cutter, first: int, keys: Sequence[int]) -> list[Span]:
             before, after = len(cutter.text(first, place)), len(cutter.text(first, place + 1))
             spans.append(Span(cut=before, end=after, tokens=1))
     return spans
-
-
-def _row(
-    cutter: Cutter, number: int, length: int, text: str, spans: Sequence[Span], edges: Sequence[int], of: int = 0
-) -> Row:
-    return {
-        "document": cutter.name,
-        "window": number,
-        "length": length,
-        "text": text,
-        "cuts": [span.cut for span in spans],
-        "ends": [span.end for span in spans],
-        "tokens": [span.tokens for span in spans],
-        "edges": list(edges),
-        "of": of,
-    }
 
 
 def _check(task: str, lengths: Sequence[int], windows: int) -> None:

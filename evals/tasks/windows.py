@@ -1,4 +1,4 @@
-"""Windows of real text, cut so that text and tokens say the same: what the three perplexity tasks score.
+"""Windows of real text, cut so that text and tokens say the same: what loss tasks score.
 
 The harness hands texts to a model and encodes them itself. A window therefore counts only if encoding it gives back
 the tokens that it was cut from, at its ends and at every place where a scored span begins; a place that does not
