@@ -15,7 +15,7 @@ from ropescale.version import __version__
 if TYPE_CHECKING:
     from ropescale.adapters import load_adapter
     from ropescale.checkpoint import load
-    from ropescale.doctor import diagnose
+    from ropescale.doctor.diagnosis import diagnose
     from ropescale.errors import RopescaleError
     from ropescale.evals.evaluate import evaluate
     from ropescale.families.reading import read_geometry
@@ -31,7 +31,7 @@ _HOMES = {
     "Method": "methods",
     "RopescaleError": "errors",
     "Spectrum": "spectrum",
-    "diagnose": "doctor",
+    "diagnose": "doctor.diagnosis",
     "evaluate": "evals.evaluate",
     "get_method": "methods",
     "list_methods": "methods",

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families.parts import text_of
+from ropescale.families.today import RENAMED
 from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
@@ -289,11 +290,24 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
         if is_refusal(error):
             raise refused(path, ever=finding.get("trust_remote_code") is not False) from error
         if file.is_file():
+            renamed = _renamed(read_json(file)) if "rope" in str(error) else ""  # which is its fault, maybe
             raise CheckpointError(
                 f"{path}: must have a {CONFIG} that Transformers {transformers.__version__} reads, got "
-                f"{type(error).__name__}: {first_line(error)}; repair it"
+                f"{renamed or f'{type(error).__name__}: {first_line(error)}; repair it'}"
             ) from error
         raise _absent(path, error) from error
+
+
+def _renamed(settings: dict[str, Any]) -> str:
+    """The type of a rotation by a name that Transformers has another one for, and what to write; empty without one."""
+    for text in (settings, settings.get("text_config")):
+        for key in ("rope_scaling", "rope_parameters"):
+            block = text.get(key) if isinstance(text, dict) else None
+            named = block.get("rope_type", block.get("type")) if isinstance(block, dict) else None
+            if isinstance(named, str) and named in RENAMED:
+                meant = RENAMED[named]
+                return f"rope_type {named!r}, another name for {meant!r}; write {meant!r} there in {key}"
+    return ""
 
 
 def _absent(path: str | Path, error: Exception) -> CheckpointError:

@@ -28,7 +28,8 @@ def add_to(verbs: Verbs) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ropescale.doctor import BESIDE, adapter_in, diagnose, unserved
+    from ropescale.doctor.adapter import BESIDE, adapter_in
+    from ropescale.doctor.diagnosis import diagnose, unserved
 
     found = [*diagnose(arguments.path), *unserved(arguments.path)]
     if (adapter := adapter_in(arguments.path)) is not None:

@@ -13,6 +13,8 @@ from ropescale.families.parts import Part, stating
 from ropescale.geometry import as_float
 from ropescale.spectrum import theta_inv_freq
 
+# Names of types that other code has, or had, for one of Transformers
+RENAMED = {"deepseek_yarn": "yarn", "mrope": "default", "su": "longrope"}
 # Of rope_parameters: by how much queries grow with their position
 QUERY_GROWTH = "llama_4_scaling_beta"
 

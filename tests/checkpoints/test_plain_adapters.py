@@ -21,7 +21,7 @@ import ropescale
 from ropescale.adapters import merge
 from ropescale.checkpoints import resolve
 from ropescale.cli import main
-from ropescale.doctor import BESIDE
+from ropescale.doctor.adapter import BESIDE
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import grid
 from ropescale.evals.plan import Options

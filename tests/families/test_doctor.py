@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import ropescale
 from ropescale import cli
 from ropescale.checkpoints import resolve
-from ropescale.doctor import ADAPTER_RECORD, Finding
+from ropescale.doctor.adapter import ADAPTER_RECORD
+from ropescale.doctor.finding import Finding
 from ropescale.errors import CheckpointError, InvalidArgumentError, UnsupportedModelError
 
 YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -45,6 +46,16 @@ def edited(name: str = "config.json", **entries: Any) -> Callable[[Path], Any]:
         values = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         values = {key: value for key, value in {**values, **entries}.items() if value is not None}
         (folder / name).write_text(json.dumps(values))
+
+    return edit
+
+
+def without_value(name: str) -> Callable[[Path], Any]:
+    """Write null for an entry of the config."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: None}))
 
     return edit
 
@@ -121,6 +132,12 @@ def beside_yarn(**entries: Any) -> Fault:
 
 LEGACY = {"rope_parameters": None, "rope_theta": 5e5}
 FAULTS = [
+    Fault(
+        "a maximum of null",
+        "maximum",
+        without_value("max_position_embeddings"),
+        edited(max_position_embeddings=64),
+    ),
     Fault("no theta in rope_parameters", "theta-lost", scaled(rope_theta=None), scaled()),
     Fault("a theta in words", "theta-lost", scaled(rope_theta="5e5"), scaled()),
     Fault(

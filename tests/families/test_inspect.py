@@ -263,3 +263,21 @@ def test_inspect_reads_no_weights(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
     assert not list(tmp_path.glob("*.safetensors"))
     assert inspection.inspected(model)[1][0].geometry.original_length == 64
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_the_old_name_of_longrope_is_told_with_the_one_to_write(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads(config_of("phi3", rope_parameters=LONGROPE).to_json_string())
+    config |= {"rope_parameters": None, "original_max_position_embeddings": 64}
+    rope = {entry: value for entry, value in LONGROPE.items() if entry != "original_max_position_embeddings"}
+    for name in ("su", "longrope"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, key: {**rope, "rope_type": name}}))
+        code = cli.main(["inspect", str(tmp_path)])
+        if name == "longrope":
+            assert code == 0
+        else:
+            said = f"got rope_type 'su', another name for 'longrope'; write 'longrope' there in {key}\n"
+            assert code == 2
+            assert capsys.readouterr().err.endswith(said)

@@ -10,7 +10,7 @@ from shapes import SHAPES, model_type_of, published
 from transformers import PreTrainedModel
 
 import ropescale
-from ropescale.doctor import diagnose
+from ropescale.doctor.diagnosis import diagnose
 from ropescale.errors import AlreadyScaledError, ExportError, UnsupportedModelError
 from ropescale.export import export
 from ropescale.families import entries

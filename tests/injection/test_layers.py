@@ -12,7 +12,7 @@ from families import config_of, logits, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedModel
 
 import ropescale
-from ropescale.doctor import diagnose
+from ropescale.doctor.diagnosis import diagnose
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnsupportedModelError
 from ropescale.explain.inspection import inspected
 from ropescale.families.catalogue import ROWS

@@ -28,7 +28,7 @@ from families import (
 from transformers import PreTrainedModel
 
 import ropescale
-from ropescale.doctor import diagnose
+from ropescale.doctor.diagnosis import diagnose
 from ropescale.errors import RopescaleError
 from ropescale.families.catalogue import family_of
 from ropescale.injection.places import cache_keyword

@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ropescale.built import rotated_pairs
+from ropescale.doctor.built import rotated_pairs
+from ropescale.doctor.finding import Finding
 from ropescale.errors import shortened
 from ropescale.families.parts import parts_of
 from ropescale.families.today import head_dim_of, rope_type_of
-from ropescale.finding import Finding
 from ropescale.geometry import as_float
 from ropescale.records import Record
 

@@ -14,6 +14,8 @@ from ropescale.errors import UnsupportedModelError
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.parts import Part, stating
 
+EXACT = 1e-5  # relative difference of frequencies that float32 arithmetic can make
+
 
 def rotary_class(config: PreTrainedConfig) -> Any:
     """The class of the rotary module of a config's decoder; None where no single class takes this config."""
@@ -81,3 +83,14 @@ def rotated_pairs(part: Part) -> int | None:
     plain = stating(part.whole, part.in_whole(rope, others))
     built = built_rotation(Part(part.label, stating(part.config, rope), plain))
     return None if built is None else len(built[0])
+
+
+def unlike(live: Tensor, expected: Tensor) -> str:
+    """How frequencies differ from expected ones, in words; empty where they do not."""
+    if live.shape != expected.shape:
+        return f"{tuple(live.shape)} in the place of {len(expected)} pairs"
+    off = ~((live - expected).abs() <= EXACT * expected + 1e-30)
+    if not bool(off.any()):
+        return ""
+    pair = int(off.int().argmax())
+    return f"{live[pair].item():g} for pair {pair} in the place of {expected[pair].item():g}"

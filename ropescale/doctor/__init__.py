@@ -1,0 +1,1 @@
+"""What is wrong with the positions of a checkpoint, an adapter or a loaded model. Reads, and changes nothing."""
