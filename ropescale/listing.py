@@ -1,9 +1,10 @@
-"""The methods that ship, as their source says: names, knobs and summaries for those who only ask, without torch."""
+"""The methods and engines that ship, as their source says, for those who only ask: without torch."""
 
 import ast
 import dataclasses
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from ropescale.errors import UnknownMethodError
 
 METHODS = Path(__file__).parent / "methods"
+ENGINES = Path(__file__).parent / "export" / "engines"
 
 
 class Listed(NamedTuple):
@@ -18,6 +20,19 @@ class Listed(NamedTuple):
 
     knobs: tuple[str, ...]  # with their defaults; one without has to be given
     summary: str
+
+
+class ListedEngine(NamedTuple):
+    """An engine as `ropescale export --help` shows it; the fields are those of `ropescale.export.Engine`."""
+
+    title: str
+    summary: str = "a folder in its words"
+    called: str = ""
+    running: str = ""
+    examples: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    suffix: str = ""
+    outtypes: tuple[str, ...] = ()
 
 
 class _Class(NamedTuple):
@@ -55,10 +70,47 @@ def unknown_method(name: object, available: Iterable[str]) -> UnknownMethodError
     return UnknownMethodError(f"unknown method {name!r}; {guess}available: {', '.join(names)}")
 
 
+def engines() -> dict[str, ListedEngine]:
+    """Every engine of the package by its name, and those that a file of a user's has defined in this process."""
+    there = sys.modules.get("ropescale.export.engines.base")
+    others = {} if there is None else {name: _of_engine(one) for name, one in there.ENGINES.items()}
+    return {**_shipped_engines(), **others}
+
+
+def _of_engine(engine: Any) -> ListedEngine:
+    return ListedEngine(**{name: getattr(engine, name) for name in ListedEngine._fields})
+
+
+@cache
+def _shipped_engines() -> dict[str, ListedEngine]:
+    listed = {}
+    for node in _defined(ENGINES):
+        if name := _name(node):
+            said = {
+                item.targets[0].id: ast.literal_eval(item.value)
+                for item in node.body
+                if isinstance(item, ast.Assign)
+                and isinstance(item.targets[0], ast.Name)
+                and item.targets[0].id in ListedEngine._fields
+            }
+            listed[name] = ListedEngine(**{"called": name, **said})
+    return dict(sorted(listed.items()))
+
+
+def _defined(folder: Path) -> Iterator[ast.ClassDef]:
+    """The classes in the files below a folder."""
+    for path in folder.rglob("*.py"):
+        yield from (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef))
+
+
+def _name(node: ast.ClassDef) -> str | None:
+    """Under which a class is in its registry."""
+    return next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "name"), None)
+
+
 @cache
 def _classes() -> dict[str, _Class]:
-    trees = [ast.parse(path.read_bytes()) for path in METHODS.rglob("*.py")]
-    return {node.name: _read(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {node.name: _read(node) for node in _defined(METHODS)}
 
 
 def _read(node: ast.ClassDef) -> _Class:
@@ -73,7 +125,7 @@ def _read(node: ast.ClassDef) -> _Class:
         bases=tuple(base.id for base in node.bases if isinstance(base, ast.Name)),
         knobs={name: name + default for name, default in zip(names, defaults, strict=True)},
         summary=(ast.get_docstring(node) or "").partition("\n")[0],
-        name=next((ast.literal_eval(word.value) for word in node.keywords if word.arg == "name"), None),
+        name=_name(node),
     )
 
 

@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 import ropescale
 from ropescale.export import export
-from ropescale.export.running import Run, vllm
+from ropescale.export.engines.vllm import generated
+from ropescale.export.running import Run
 from ropescale.export.verification import STEPS, prompt_of
 
 MODEL, FACTOR = "smollm2", 2
@@ -50,7 +51,7 @@ def compared(method: str, lengths: Sequence[int]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         served = Path(folder, "served")
         export(MODEL, served, to="vllm", **(arguments or {"method": "none"}))
-        runs = vllm(served, prompts, STEPS, {})
+        runs = generated(served, prompts, STEPS, {})
     wide = loaded(arguments, torch.float64)
     lines = []
     for prompt, run in zip(prompts, runs, strict=True):

@@ -6,7 +6,12 @@ export("path/to/patched", "out/model.gguf", to="gguf")
 verify("out/model.gguf", engine="llama.cpp", reference="path/to/patched")
 """
 
+from ropescale.export.engines import ENGINES, Engine
+from ropescale.export.engines.llama_cpp import patch_gguf
+from ropescale.export.exported import Exported
+from ropescale.export.running import Run
+from ropescale.export.stated import Stated
 from ropescale.export.verification import Verdict, verify
-from ropescale.export.writing import ENGINES, Exported, export, patch_gguf
+from ropescale.export.writing import export
 
-__all__ = ["ENGINES", "Exported", "Verdict", "export", "patch_gguf", "verify"]
+__all__ = ["ENGINES", "Engine", "Exported", "Run", "Stated", "Verdict", "export", "patch_gguf", "verify"]

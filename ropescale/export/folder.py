@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 from ropescale.checkpoint import raise_limits, require_complete, size_of
 from ropescale.destinations import written_whole
 from ropescale.errors import CheckpointError
+from ropescale.export.canonical import Canonical
 from ropescale.export.origin import origin_of
-from ropescale.export.rotation import Canonical
-from ropescale.export.source import INDEX, Source
+from ropescale.export.source import Source
 from ropescale.export.stated import Stated
+from ropescale.export.weights import INDEX
 from ropescale.files import read_json
 from ropescale.merging import reads_embedding
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD

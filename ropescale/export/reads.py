@@ -1,18 +1,19 @@
-"""Which rotations an engine's own class of a family reads.
+"""What an engine's own class of a family leaves out of a rotation.
 
 Many classes take theta alone from a config, or theta from an entry of their own, or take every type for yarn: what
-they do not read, they leave out without a word. So whatever is written for an engine is held against this page. The
-classes were read in vLLM 0.32.0, SGLang 0.5.23 and MLX-LM 0.32.2; a family that is not named here reads all that its
-engine does, or is run through the class of Transformers.
+they do not read, they leave out without a word. So whatever is written for an engine is held against its `reads`; a
+family that is not named there reads all that the engine does, or is run through the class of Transformers.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
-from ropescale.export.rotation import Canonical, Rotation
-from ropescale.methods import YaRN
+from ropescale.export.canonical import Canonical, Rotation
+
+if TYPE_CHECKING:
+    from ropescale.export.engines.base import Engine
 
 RAISE = "raise the limit alone with method 'unscaled'"
 NOTHING: frozenset[str] = frozenset()  # rotates by entries of its own, which say what pretraining left
@@ -23,50 +24,18 @@ YARN_ALONE = frozenset({"yarn"})
 WITHOUT_DIVISORS = frozenset({"default", "linear", "llama3", "yarn"})  # which are for halves of a head, not neighbours
 LONGROPE = frozenset({"default", "longrope"})
 
-# Latent attention of DeepSeek's kind, for which vLLM and SGLang rename every type but the default one to a yarn that
+# Latent attention of DeepSeek's kind, for which servers rename every type but the default one to a yarn that
 # reads mscale and mscale_all_dim, and neither attention_factor nor truncate
 LATENT = ("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash")
-# Families whose class in vLLM and SGLang rotates neighbours (is_neox_style=False)
+# Families whose class in servers rotates neighbours (is_neox_style=False)
 NEIGHBOURS = ("axk2", "cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "glm", "glm4", "hy_v4")
 
-READ: dict[str, dict[str, frozenset[str]]] = {
-    "vllm": {
-        **dict.fromkeys(("dbrx", "deepseek_v4", "dots3_note_text", "mimo_v2_flash"), NOTHING),
-        **dict.fromkeys(LATENT, YARN),
-        **dict.fromkeys(NEIGHBOURS, WITHOUT_DIVISORS),
-        "gpt_oss": YARN_ALONE,
-    },
-    "sglang": {
-        **dict.fromkeys(("beam", "dbrx", "deepseek_v4", "dots3_note_text", "exaone4", "exaone_moe"), NOTHING),
-        **dict.fromkeys(("granitemoehybrid", "mimo_v2_flash", "qwen3_next", "zaya"), NOTHING),
-        **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "gemma4_text", "granitemoe", "granitemoeshared"), THETA),
-        **dict.fromkeys(("hy_v3", "mixtral", "olmo", "persimmon", "phi", "stablelm", "starcoder2"), THETA),
-        **dict.fromkeys(LATENT, YARN),
-        **dict.fromkeys(NEIGHBOURS, WITHOUT_DIVISORS),
-    },
-    "mlx": {
-        **dict.fromkeys(("dbrx", "glm", "gpt_neox", "mimo_v2_flash"), NOTHING),
-        **dict.fromkeys(("cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "glm4"), THETA),
-        **dict.fromkeys(("glm4_moe", "granitemoehybrid", "helium", "lfm2", "lfm2_moe"), THETA),
-        **dict.fromkeys(("llama4_text", "minimax", "minimax_m2", "mixtral", "nanochat", "olmo", "olmo_hybrid"), THETA),
-        **dict.fromkeys(("phi", "qwen2_moe", "qwen3_moe", "solar_open", "stablelm", "starcoder2"), THETA),
-        **dict.fromkeys(("internlm3", "nemotron"), LINEAR),
-        **dict.fromkeys(LATENT, WITHOUT_DIVISORS),
-        **dict.fromkeys(("phi3", "phimoe"), LONGROPE),
-        "ministral3": WITHOUT_DIVISORS,  # whose queries grow from the length that a scale of 1 would be stated by
-        "deepseek_v2": YARN_ALONE,
-        "hunyuan_v1_dense": frozenset({"default", "dynamic"}),  # theta, and an alpha
-        "minicpm3": frozenset({"longrope"}),
-    },
-}
 
-
-def require_read(engine: str, called: str, config: PreTrainedConfig, canonical: Canonical, told: Any) -> None:
+def require_read(engine: "Engine", config: PreTrainedConfig, canonical: Canonical, told: Any) -> None:
     """Refuse what the engine's class of this family, or the config class that every engine reads it by, leaves out.
 
     Args:
-        engine: as `export` takes it.
-        called: the engine's name.
+        engine: what it is written for.
         config: of the extended model.
         canonical: what was to be told.
         told: the `rope_parameters` that were written for it.
@@ -78,21 +47,21 @@ def require_read(engine: str, called: str, config: PreTrainedConfig, canonical: 
     for rotation in canonical.rotations:
         label = rotation.part.label
         rope = told[label] if label else told
-        rope_type, held = rope["rope_type"], READ.get(engine, {}).get(family)
+        rope_type, held = rope["rope_type"], engine.reads.get(family)
         if rope_type == "longrope" and getattr(rotation.part.whole, "is_heterogeneous", False):
             nearest = "nearest that it holds exactly: by_parts or llama3 or ntk or yarn"
             raise ExportError(
                 f"{family}: a rotation must have a type of its own to be exported where heads differ by layer, since "
-                f"no config states divisors for each pair there, got {stated_as(rotation)}, which {called} does not "
-                f"read; {RAISE if rotation.rope_type == 'proportional' else nearest}, or export to transformers"
+                f"no config states divisors for each pair there, got {stated_as(rotation)}, which {engine.title} does "
+                f"not read; {RAISE if rotation.rope_type == 'proportional' else nearest}, or export to transformers"
             )
-        if held is None or (rope_type in held and not knobs_left_out(engine, family, rotation, rope)):
+        if held is None or (rope_type in held and not engine.leaves_out(family, rotation, rope)):
             continue
         if not held and as_pretrained(rotation, canonical):
             continue
         raise ExportError(
-            f"{family}: {called} must read a rotation to be told it, got {stated_as(rotation)} for a class there "
-            f"{_reading(held)}; {_nearest(held)}, or export to transformers"
+            f"{family}: {engine.title} must read a rotation to be told it, got {stated_as(rotation)} for a class "
+            f"there {_reading(held)}; {_nearest(held)}, or export to transformers"
         )
 
 
@@ -112,16 +81,6 @@ def as_pretrained(rotation: Rotation, canonical: Canonical) -> bool:
     before: Any = record.before.get("rope_parameters", {})
     before = before.get(label, {}) if label else before
     return bool(before.get("rope_theta", rotation.theta) == rotation.theta)
-
-
-def knobs_left_out(engine: str, family: str, rotation: Rotation, rope: dict[str, Any]) -> bool:
-    """Whether a class that knows yarn does not know its knobs."""
-    if rope["rope_type"] != "yarn" or engine not in ("sglang", "vllm"):
-        return False
-    if family in LATENT:
-        return not rope.get("truncate", True)
-    own = YaRN(factor=rope["factor"]).attention_factor_for(rotation.geometry)
-    return family == "gpt_oss" and engine == "vllm" and abs(rotation.spectrum.attention_factor - own) > 1e-9
 
 
 def _reading(held: frozenset[str]) -> str:

@@ -2,64 +2,39 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale import adapters
 from ropescale.checkpoint import (
     VOCABULARIES,
-    Loaded,
-    first_line,
-    from_weights,
-    incomplete,
     read_config,
     read_tokenizer,
-    warn_of_lost,
 )
-from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, ExportError, InvalidArgumentError, UnsupportedModelError, shortened
+from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
+from ropescale.export import companions
+from ropescale.export.weights import INDEX, loaded, local_folder, merged, record_of, require_text_model
 from ropescale.extension import extended, extended_again
 from ropescale.families.late_type import LATE_TYPE
-from ropescale.families.parts import parts_of, text_of
-from ropescale.families.support import require_family, require_supported
+from ropescale.families.parts import parts_of
+from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
 from ropescale.geometry import as_float
-from ropescale.heads import class_of
-from ropescale.merging import CONFIG_FILE, merged_into, reads_embedding
+from ropescale.merging import reads_embedding
 from ropescale.methods import Method
-from ropescale.patching import record, repatch
-from ropescale.records import EXPORT_FIELD, RECORD_FIELD, Record, saved_record
+from ropescale.patching import record
+from ropescale.records import EXPORT_FIELD, RECORD_FIELD, saved_record
 from ropescale.request import Request
 from ropescale.shards import files_of_index
 from ropescale.wrappers import bare
 
-# What a checkpoint's folder holds besides config and weights, and every engine reads
-COMPANIONS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-# What sentence-transformers keeps beside them of an embedding model: how states become one vector, and to what length
-POOLING = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "[0-9]_*/*")
-TOKENIZER = tuple(name for name in COMPANIONS if name != "generation_config.json")
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 AS_IT_IS = "none"  # the method of a model that is exported as it is, on purpose
 
 
@@ -104,15 +79,7 @@ class Source:
 
     def companions(self) -> dict[str, Path]:
         """The files of tokenizer and generation, by their names: the adapter's tokenizer where it has one."""
-        found = {} if self.folder is None else _companions_in(self.folder, COMPANIONS)
-        if self.beside is not None:
-            theirs = _companions_in(self.beside, TOKENIZER)
-            if "tokenizer_config.json" in theirs:  # a whole one: nothing of the other is mixed in
-                found = {name: file for name, file in found.items() if name not in TOKENIZER}
-                found |= theirs
-            else:  # a template alone
-                found |= {name: file for name, file in theirs.items() if name.startswith("chat_template")}
-        return found
+        return companions.of(self.folder, self.beside)
 
     def pooling(self) -> dict[str, Path]:
         """The files of an embedding model's pooling, by their places in the folder.
@@ -120,17 +87,7 @@ class Source:
         Raises:
             CheckpointError: a link that leads out of the folder, to nothing, or in a circle.
         """
-        if self.folder is None:
-            return {}
-        real = self.folder.resolve()
-        # a snapshot in the hub's cache is of links to the blobs beside it
-        kept = (real, real.parents[1] / "blobs") if real.parent.name == "snapshots" else (real,)
-        return {
-            str(file.relative_to(self.folder)): file
-            for pattern in POOLING
-            for path in sorted(self.folder.glob(pattern))
-            for file in _files_below(path, kept)
-        }
+        return {} if self.folder is None else companions.pooling(self.folder)
 
     def folder_config(self) -> PreTrainedConfig:
         """The config of the folder, before any patch."""
@@ -191,33 +148,6 @@ class Source:
             return True
         files = self.companions()
         return any(name in files or (self.folder is not None and any(self.folder.glob(name))) for name in VOCABULARIES)
-
-
-def _companions_in(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    return {name: folder / name for name in names if (folder / name).is_file()}
-
-
-def _files_below(path: Path, kept: tuple[Path, ...], above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """A file, or those below a folder, through links that stay within the places where a checkpoint is kept.
-
-    Raises:
-        CheckpointError: a link that leads elsewhere, to nothing, or in a circle.
-    """
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # to nothing, or to itself
-        real = None
-    inside = real is not None and any(real.is_relative_to(place) for place in kept) and real not in above
-    if real is None or not inside or not (real.is_dir() or real.is_file()):
-        raise CheckpointError(
-            f"source: what is copied must be files and folders of the checkpoint itself, got {str(path)!r}, which "
-            f"leads out of it, to nothing, or in a circle; replace it by what it stands for, or remove it"
-        )
-    if real.is_file():
-        yield path
-        return
-    for child in sorted(path.iterdir()):
-        yield from _files_below(child, kept, (*above, real))
 
 
 def requested(method: str | Method | None, adapter: str | Path | None = None, **arguments: Any) -> Request | None:
@@ -360,121 +290,3 @@ def _require_one_rotation(config: PreTrainedConfig, folder: Path) -> None:
         f"{shortened(getattr(config, field))}; one of the two was edited: remove the record to keep the config as it "
         f"is"
     )
-
-
-def require_text_model(config: Any) -> None:
-    """Refuse, by name, what is neither exported nor verified.
-
-    Raises:
-        UnsupportedModelError: a text decoder within another model, or a family that is not patched.
-    """
-    if isinstance(config, PreTrainedConfig) and (text := text_of(config)).model_type != config.model_type:
-        raise UnsupportedModelError(
-            f"model type {config.model_type!r}: must be that of a text model to be exported or verified, got "
-            f"{type(config).__name__} with a text decoder of type {text.model_type!r}; for Transformers, ropescale "
-            f"rescale and save_pretrained of the patched model write it"
-        )
-    require_family(config)
-
-
-def local_folder(name: str) -> Path:
-    """The folder of a checkpoint by path, short name or hub id; one on a hub is fetched.
-
-    Raises:
-        CheckpointError: none there.
-    """
-    path = Path(resolve(name)).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.is_file():
-        raise CheckpointError(
-            f"{name}: must be the folder of a checkpoint, got a file; give its folder, or for a .gguf file patch_gguf"
-        )
-    read_config(name)  # says in words what is wrong with a name that is neither
-    try:
-        return Path(
-            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS, *POOLING])
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
-            f"the connection, or give a folder"
-        ) from error
-
-
-def loaded(folder: Path) -> nn.Module:
-    """The model of a folder as it was before any patch of ours, with its head, in the type of its weights.
-
-    Raises:
-        CheckpointError: weights that are missing or broken.
-        UnsupportedModelError: no text model.
-    """
-    found = _opened(folder)
-    if found.missing:
-        raise incomplete(folder, found.missing)
-    warn_of_lost(folder, found)
-    model: nn.Module = found.model
-    return model
-
-
-def _opened(folder: Path, adapter: str | Path | None = None) -> Loaded:
-    """The same, with the head that an adapter was trained with, if one is given."""
-    config = read_config(str(folder))
-    require_text_model(config)
-    if (done := saved_record(config)) is not None:
-        done.restore(config)
-    loader = class_of(config) if adapter is None else adapters.loader_for(config, adapter)
-    return from_weights(str(folder), config, loader, {"dtype": "auto"})
-
-
-def record_of(adapter: str | Path) -> Record | None:
-    """How the base of an adapter was patched when it was trained; None of an adapter that does not say.
-
-    Raises:
-        CheckpointError: no adapter there, or a damaged record.
-    """
-    if not (Path(adapter) / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"adapter: must be a folder with a PEFT adapter ({CONFIG_FILE}), got {str(adapter)!r}; give the "
-            f"folder that save_pretrained of the adapted model wrote"
-        )
-    return adapters.record_of(adapter)
-
-
-def adapted(folder: Path, adapter: str | Path) -> Any:
-    """The model of a folder with an adapter on it, as PEFT runs it.
-
-    It is patched as it was in training where the adapter carries a record, and else as it was before any patch.
-
-    Raises:
-        CheckpointError: no adapter there, or one of another model.
-        ExportError: PEFT is not installed.
-        RopescaleError: whatever `load_adapter` raises.
-    """
-    try:
-        import peft  # noqa: F401 # the modules below import it where they need it
-    except ImportError as error:
-        raise ExportError(
-            "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
-        ) from error
-    trained = record_of(adapter)
-    found = _opened(folder, adapter)
-    base: Any = found.model
-    if trained is None:
-        wrapped: Any = adapters.put_on(base, adapter)
-    else:
-        if (done := saved_record(read_config(str(folder)))) is not None:
-            repatch(base, done)  # load_adapter compares the two records
-        wrapped = adapters.load_adapter(base, adapter)
-    adapters.require_head(base, found.missing, adapter)
-    return wrapped
-
-
-def merged(folder: Path, adapter: str | Path) -> Any:
-    """The same with the adapter merged into the weights.
-
-    Raises:
-        CheckpointError: an adapter that cannot be merged.
-        RopescaleError: whatever `adapted` raises.
-    """
-    return merged_into(adapted(folder, adapter), adapter)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
-from ropescale.export.rotation import Canonical, Rotation, is_base
+from ropescale.export.canonical import Canonical, Rotation, is_base
 from ropescale.families.catalogue import family_of
 
 

@@ -5,57 +5,30 @@ patched model then scores, in one pass, what the engine wrote, and every log-pro
 at every step.
 """
 
-import dataclasses
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import VOCABULARIES, read_config, read_tokenizer
 from ropescale.console import Console
-from ropescale.errors import CheckpointError, InvalidArgumentError
-from ropescale.export import source
-from ropescale.export.origin import adapter_in, source_in
-from ropescale.export.origin import read as read_origin
-from ropescale.export.rotation import read_original
-from ropescale.export.running import LlamaCpp, Prompt, Run, generated, mlx, transformers, vllm
-from ropescale.files import parsed
-from ropescale.heads import require_language_model
-from ropescale.injection.patch import patch_of
-from ropescale.patching import repatch
-from ropescale.records import EXPORT_FIELD, Record, saved_record
+from ropescale.errors import InvalidArgumentError
+from ropescale.export.engines.base import run_as
+from ropescale.export.origin import adapter_in
+from ropescale.export.reference import reference_folder, reference_model, tokenizer_folder
+from ropescale.export.running import Prompt, Run, generated
 from ropescale.trust import takes_trust
-from ropescale.wrappers import bare
 
-ENGINES = ("llama.cpp", "mlx", "transformers", "vllm")
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "chat_template")
 STEPS = 16  # tokens that the engine generates from each prompt
-# The largest difference of any log-probability that is rounding of float32, which grows with length: vLLM differs by
-# 9e-5 after 512 tokens of SmolLM2 and by up to 2.8e-4 after 9,000. A wrong rotation differs by 0.01 and more on the
-# same prompts (docs/exports.md).
-TOLERANCES = {"transformers": 1e-5, "vllm": 1e-3, "mlx": 1e-3, "f32": 2e-3}
-# The same of weights that an adapter was added into: the sum rounds once more
-MERGED = {**TOLERANCES, "transformers": 1e-4}
-# Weights in fewer bits: llama.cpp rounds activations as well, by which the log-probabilities of tokens that nobody
+# Weights in fewer bits: engines round activations as well, by which the log-probabilities of tokens that nobody
 # would choose move by whole units. So two other measures count: the Kullback-Leibler divergence from the model, in
 # nats, at the worst step, and the share of greedy tokens, which a forgotten attention factor brings down to a half.
 DIVERGENCES = {"f16": 1e-3, "bf16": 5e-3, "q8_0": 1e-1}
 AGREEMENT = 0.8
-
-
-# What tokenizers split differently: digits, white space before digits, contractions, capitals, accents, other scripts
-TEXTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "In 1984, 12345 of them\n\n1. weren't    here; we'LL see.",
-    "    def f(x):\n\treturn x**2  # naïve café, 你好, 🙂\r\n",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,28 +132,24 @@ def verify(
         InvalidArgumentError: arguments that break their rules.
         UnsupportedModelError: no text model, or one of a family that is not patched.
     """
-    if engine not in ENGINES:
-        raise InvalidArgumentError(
-            f"engine: must be one of {', '.join(ENGINES)}, got {engine!r}; the others are not run here"
-        )
+    runner = run_as(engine)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InvalidArgumentError(
             f"steps: must be a whole number of at least 1, got {steps!r}; leave it out for {STEPS}"
         )
     path = Path(path).expanduser()
-    subject = _gguf_subject(path) if engine == "llama.cpp" else _folder_subject(path, engine)
+    subject = runner.subject(path)
     adapter = adapter or adapter_in(subject.origin, path)
-    if adapter is not None and subject.dtype in DIVERGENCES:
-        subject = dataclasses.replace(subject, precision=subject.dtype)  # merged in that type, and rounded to it
     folder = reference_folder(subject, reference, adapter)
+    precision = subject.precision if adapter is None else subject.dtype
     if tolerance is None:
-        known = {**(TOLERANCES if adapter is None else MERGED), **DIVERGENCES}
-        if subject.precision not in known:
+        known = {"f32": runner.tolerance if adapter is None else runner.merged, **DIVERGENCES}
+        if precision not in known:
             raise InvalidArgumentError(
-                f"tolerance: must be given for weights stored as {subject.precision}, got None; it is a divergence in "
-                f"nats, for q8_0 {DIVERGENCES['q8_0']:g}"
+                f"tolerance: must be given for weights stored as {precision}, got None; it is a divergence in nats, "
+                f"for q8_0 {DIVERGENCES['q8_0']:g}"
             )
-        tolerance = known[subject.precision]
+        tolerance = known[precision]
     original, target = subject.original_length, subject.target_length
     chosen = list(lengths) if lengths else default_lengths(original, target, steps)
     for length in chosen:
@@ -196,9 +165,10 @@ def verify(
         checks = []
         for prompt, run in zip(prompts, runs, strict=True):
             # against itself token by token too: one pass rounds otherwise, which is the model's own noise
-            whole = engine != "transformers"
             expected = (
-                scored(model, prompt, run.tokens) if whole else generated(model, prompt, steps, run.tokens).logprobs
+                generated(model, prompt, steps, run.tokens).logprobs
+                if runner.by_token
+                else scored(model, prompt, run.tokens)
             )
             checks.append(compared(prompt, run, expected))
     return Verdict(
@@ -207,7 +177,7 @@ def verify(
         method=subject.method,
         tolerance=tolerance,
         checks=tuple(checks),
-        rounded=subject.precision not in TOLERANCES,
+        rounded=precision != "f32",
         approximation=subject.approximation,
         tokenization=subject.tokenization(tokenizer_folder(folder, adapter)),
         held="against its own weights" if folder == path.resolve() else "",
@@ -265,206 +235,3 @@ def divergences(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> 
     whole = [values - np.log(np.exp(values).sum(axis=1, keepdims=True)) for values in wide]
     divergence: np.ndarray[Any, Any] = (np.exp(whole[0]) * (whole[0] - whole[1])).sum(axis=1)
     return divergence
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """An export, with what it says about itself."""
-
-    path: Path
-    method: str
-    record: Record | None
-    source: str  # a name to take the reference from; empty where the weights are in `path`
-    original_length: int
-    target_length: int
-    precision: str  # a key of TOLERANCES or DIVERGENCES, or another type of weights
-    approximation: str
-    tokens: list[int]  # that prompts are made of
-    run: Callable[[Sequence[Prompt], int], list[Run]]
-    origin: dict[str, Any] = field(default_factory=dict)  # what it says that it was made from
-    dtype: str = ""  # a key of DIVERGENCES, of weights in a folder that are in such a type
-    stored: Callable[[nn.Module], None] = lambda model: None  # rounds weights to what the export holds
-    tokenization: Callable[[Path], str] = lambda folder: ""  # what the engine's tokenizer does otherwise than theirs
-
-
-def _method(record: Record | None, original: int, target: int) -> str:
-    return "as published" if record is None else f"{record.method} x{target / original:g}"
-
-
-def _folder_subject(path: Path, engine: str) -> Subject:
-    """An export to a folder."""
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path}: must be a folder that was exported for {engine}, got {'a file' if path.exists() else 'nothing'}"
-            f"; write it with `ropescale export --to {engine}`"
-        )
-    config = read_config(str(path))
-    source.require_text_model(config)
-    require_language_model(config, str(path))
-    record, label = saved_record(config), getattr(config, EXPORT_FIELD, None) or {}
-    written = label.get("engine", "transformers")
-    if written != engine:
-        raise InvalidArgumentError(
-            f"engine: must be the one that {path} was written for ({written!r}), got {engine!r}; give "
-            f"engine={written!r}, or export it again with to={engine!r}"
-        )
-    original = read_original(config, record)
-    target = int(config.max_position_embeddings) if record is None else record.target_length
-    arguments: dict[str, Any] = {}
-    for flag in label.get("flags", []):
-        name, value = flag.removeprefix("--").split()
-        arguments[name.replace("-", "_")] = int(value)
-
-    def run(prompts: Sequence[Prompt], steps: int) -> list[Run]:
-        if engine == "vllm":
-            return vllm(path, prompts, steps, arguments)
-        if engine == "mlx":
-            return mlx(path, prompts, steps)
-        return transformers(path, prompts, steps)
-
-    return Subject(
-        path=path,
-        method=_method(record, original, target),
-        record=record,
-        source="",
-        original_length=original,
-        target_length=target,
-        precision=engine,
-        approximation=label.get("approximation", ""),
-        tokens=_plain_tokens(path, config),
-        run=run,
-        origin=label,
-        dtype={"torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(config.dtype), ""),
-        tokenization=lambda folder: _tokenization(folder, path),
-    )
-
-
-def _tokenization(theirs: Path, path: Path) -> str:
-    """What the tokenizer of an exported folder does otherwise than that of its source; empty for nothing."""
-    if not any(any(theirs.glob(name)) for name in VOCABULARIES):
-        return ""
-    expected = read_tokenizer(theirs)
-    try:
-        found = read_tokenizer(path)
-        special = [getattr(found, name) == getattr(expected, name) for name in SPECIAL]
-    except Exception as error:  # whatever the tokenizer's libraries raise on files that are damaged
-        return f"its tokenizer cannot be read ({type(error).__name__})"
-    for text in TEXTS:
-        ours, given = expected(text).input_ids, found(text).input_ids
-        if ours != given:
-            return f"its tokenizer makes {given} of {text!r}, where the model's makes {ours}"
-    if found.get_vocab() != expected.get_vocab():
-        return "its tokenizer has another vocabulary than the model's"
-    if _serialised(found) != _serialised(expected):
-        return "its tokenizer splits or merges otherwise than the model's"
-    if not all(special):
-        return f"its tokenizer has another {SPECIAL[special.index(False)]} than the model's"
-    return ""
-
-
-def _serialised(tokenizer: Any) -> str:
-    """All that a tokenizer does, in JSON; nothing of one that is not made of JSON."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return "" if backend is None else str(backend.to_str())
-
-
-def _plain_tokens(path: Path, config: PreTrainedConfig) -> list[int]:
-    """Token ids that are no special ones, as far as there is a tokenizer to say so."""
-    special: set[int] = set()
-    size = int(config.vocab_size)
-    if (path / "tokenizer.json").is_file():
-        tokenizer = read_tokenizer(path)
-        special, size = set(tokenizer.all_special_ids), min(size, len(tokenizer))
-    return [token for token in range(size) if token not in special]
-
-
-def _gguf_subject(path: Path) -> Subject:
-    """An export to a .gguf file."""
-    from ropescale.export import gguf
-
-    facts = gguf.read_facts(path)
-    record = None if facts.record is None else Record.from_dict(parsed(facts.record, path))
-    engine: list[LlamaCpp] = []
-
-    def started() -> LlamaCpp:
-        if not engine:
-            engine.append(LlamaCpp(path))
-        return engine[0]
-
-    def run(prompts: Sequence[Prompt], steps: int) -> list[Run]:
-        return started().run(prompts, steps, facts.vocabulary, facts.letter)
-
-    def stored(model: nn.Module) -> None:
-        if facts.precision in gguf.OUTTYPES:
-            gguf.stored_as(model, facts.precision)
-
-    def tokenization(folder: Path) -> str:
-        if not (folder / "tokenizer.json").is_file():
-            return ""
-        tokenizer = read_tokenizer(folder)
-        for text in TEXTS:
-            ours, theirs = tokenizer(text, add_special_tokens=False).input_ids, started().tokenized(text)
-            if ours != theirs:
-                return f"its tokenizer makes {theirs} of {text!r}, where the model's makes {ours}"
-        words = tokenizer.get_vocab()
-        wrong = [word for word, place in words.items() if place < len(facts.texts) and facts.texts[place] != word]
-        return f"its tokenizer has another text for {wrong[0]!r} ({len(wrong)} such)" if wrong else ""
-
-    original = facts.length if record is None else record.original_length
-    return Subject(
-        path=path,
-        method=_method(record, original, facts.length),
-        record=record,
-        source=facts.source,
-        original_length=original,
-        target_length=facts.length,
-        precision=facts.precision,
-        approximation=facts.approximation,
-        tokens=facts.tokens,
-        run=run,
-        origin=read_origin(facts.origin),
-        stored=stored,
-        tokenization=tokenization,
-    )
-
-
-def tokenizer_folder(folder: Path, adapter: str | Path | None) -> Path:
-    """Where the tokenizer of the patched model is: with the adapter, where it has one."""
-    return folder if adapter is None or not Path(adapter, "tokenizer_config.json").is_file() else Path(adapter)
-
-
-def reference_folder(subject: Subject, reference: str | Path | None, adapter: str | Path | None) -> Path:
-    """Where the weights of the patched model are: in what was exported; else, without an adapter, in the export.
-
-    Raises:
-        CheckpointError: nowhere.
-    """
-    if reference is None:
-        reference = source_in(subject.origin, subject.path) or subject.source or None
-    if reference is not None:
-        return source.local_folder(str(reference))
-    if subject.path.is_dir() and adapter is None:
-        return subject.path.resolve()
-    raise CheckpointError(
-        f"reference: must be the model that {subject.path} was made from, got none, and nothing in it says which; "
-        f"pass reference=SRC"
-    )
-
-
-def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) -> nn.Module:
-    """The patched model in float32: the weights of a folder, with what the record says done to them.
-
-    That is the record of the adapter where it carries one, else that of the export, else that of the folder. An
-    adapter is on the model as PEFT runs it, never merged: what merging does is what is verified.
-    """
-    config = read_config(str(folder))
-    require_language_model(config, str(folder))
-    model: nn.Module = source.loaded(folder) if adapter is None else source.adapted(folder, adapter)
-    model = model.float().eval()
-    if adapter is None:
-        subject.stored(model)
-    record = subject.record or saved_record(config)
-    if record is not None and patch_of(model) is None:
-        with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
-            repatch(bare(model), record)
-    return model

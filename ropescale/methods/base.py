@@ -12,6 +12,7 @@ from torch import Tensor
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry, as_float
 from ropescale.listing import unknown_method
+from ropescale.registry import entered
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
 
 _METHODS: dict[str, type["Method"]] = {}
@@ -64,23 +65,9 @@ class Method(metaclass=_OfItsKind):
                 _KINDS.append(cls)
             return
         cls.abstract = False
-        # dataclass(slots=True) makes the class a second time and passes no keyword
-        name = cls.__dict__.get("name") if name is None else name
-        if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
-            raise InvalidArgumentError(
-                f"method class {cls.__qualname__}: name must be a registry name in lower_snake, got {name!r}; "
-                f'write class {cls.__qualname__}(Method, name="...")'
-            )
+        cls.name = entered("method", cls, name, _METHODS)
         cls.require_definition()
-        # the same class again is a notebook cell run again
-        taken = _METHODS.get(name, cls)
-        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise InvalidArgumentError(
-                f"method class {cls.__qualname__}: name must be new, got {name!r}, which is taken by "
-                f"{taken.__qualname__}; choose another"
-            )
-        cls.name = name
-        _METHODS[name] = cls
+        _METHODS[cls.name] = cls
 
     @classmethod
     def require_definition(cls) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import ropescale
 from ropescale import get_method, list_methods
+from ropescale.export import ENGINES, Engine
 from ropescale.families.catalogue import CATALOGUE, LOADED_WHOLE
 from ropescale.methods import FixedMethod
 from ropescale.methods.late import LengthDependent
@@ -34,6 +35,7 @@ FLOORS = [
         "ropescale.listing",
         "ropescale.memory",
         "ropescale.outside",
+        "ropescale.registry",
         "ropescale.shards",
     ],
     ["ropescale.failures", "ropescale.spelling"],
@@ -174,7 +176,13 @@ def test_the_shared_mathematics_knows_torch_and_math_only() -> None:
 
 
 # Rooms that name architectures of engines, which some families share their names with
-NAMING_FAMILIES = ("ropescale.checkpoints.gguf_llama", "ropescale.export", "ropescale.families.catalogue")
+NAMING_FAMILIES = (
+    "ropescale.checkpoints.gguf_llama",
+    "ropescale.export.engines",
+    "ropescale.export.gguf",
+    "ropescale.export.reads",
+    "ropescale.families.catalogue",
+)
 
 
 def families_named(text: str) -> set[str]:
@@ -195,6 +203,63 @@ def test_a_family_that_is_named_elsewhere_is_found() -> None:
         "granite",
         "phi3",
     }
+
+
+ENGINE_FILES = {type(engine).__module__: engine for engine in ENGINES.values()}
+OWN = {name for engine in ENGINES.values() for name in (engine.name, engine.called, engine.title)}
+PACKAGES = {"gguf", "transformers", "Transformers"}  # of Python, which anybody may name
+# The harness's own class for an engine, which is a backend of evaluation
+BACKEND = ("evals.engine", "evals.grid", "evals.plan", "ropescale.cli")
+
+
+def engines_named(text: str) -> set[str]:
+    """The engines that the code of a module names: in strings of their own, in options, in what is called by them."""
+    tree = ast.parse(text)
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docstrings = {node.body[0].value for node in scopes if node.body and isinstance(node.body[0], ast.Expr)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            found |= {node.value} & (OWN - PACKAGES)
+            found |= {name for name in OWN if re.search(rf"--(to|engine) {re.escape(name)}\b", node.value)}
+        compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        found |= {one.value for one in compared if isinstance(one, ast.Constant) and one.value in OWN}
+        called = str(getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "name", None)).lower()
+        found |= {name for name in OWN - PACKAGES if re.search(rf"{name.lower().replace('.', '_?')}", called)}
+    return found
+
+
+@shipped
+def test_an_engine_is_named_in_its_own_file_alone(path: Path) -> None:
+    module = module_of(path)
+    if module.startswith("ropescale.cli"):
+        return
+    named = engines_named(path.read_text(encoding="utf-8"))
+    if module.startswith("ropescale.export.engines."):
+        of_this = [engine for home, engine in ENGINE_FILES.items() if home.rpartition(".")[2] in module]
+        named -= {name for engine in of_this for name in (engine.name, engine.called, engine.title)}
+    elif module.startswith("ropescale.export.gguf"):  # whose format it is
+        named -= {"gguf", "llama.cpp"}
+    elif module in BACKEND:
+        named -= {"vllm", "vLLM"}
+    if module != "ropescale.export.engines":  # the table of contents
+        assert named == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('if to == "gguf": pass', "gguf"),
+        ('def tried(): return engine not in ("mlx", name) or engine == "transformers"', "transformers"),
+        ('TITLES = ("vLLM", 1)', "vLLM"),
+        ('text = "ropescale export tiny out --to sglang"', "sglang"),
+        ("run = mlx(path)", "mlx"),
+        ("from ropescale.export import vllm", "vllm"),
+        ("class LlamaCppServer: pass", "llama.cpp"),
+    ],
+)
+def test_an_engine_that_is_named_elsewhere_is_found(text: str, name: str) -> None:
+    assert name in engines_named(text)
 
 
 CONTRACT = {
@@ -295,10 +360,11 @@ def test_importing_the_methods_does_not_load_transformers() -> None:
 def public_without_docstring(path: Path) -> list[str]:
     """The public classes, functions and methods of a file that say nothing about themselves.
 
-    What overrides a method of `Method` says only what differs, so those of method files are left to their class.
+    What overrides a method of `Method` or `Engine` says only what differs, so those of their files are left to the
+    class.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    contract = CONTRACT if path in METHOD_FILES else set()
+    contract = CONTRACT if path in METHOD_FILES else set(vars(Engine)) if module_of(path) in ENGINE_FILES else set()
     silent = [] if ast.get_docstring(tree) else ["the module"]
 
     def visit(body: list[ast.stmt], prefix: str, skipped: set[str]) -> None:

@@ -25,7 +25,7 @@ from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.evals import results
-from ropescale.export.gguf_header import require_sound
+from ropescale.export.gguf.header import require_sound
 from ropescale.files import read_json, read_text
 from ropescale.recipes.options import read_yaml
 from ropescale.recipes.trainer import UNFINISHED, whole
@@ -392,11 +392,11 @@ GGUFS = {
 
 @pytest.mark.parametrize("case", GGUFS)
 def test_a_header_that_counts_more_than_there_is_is_refused(case: str, tmp_path: Path) -> None:
-    from ropescale.export import gguf
+    from ropescale.export.gguf import reading
 
     (tmp_path / "a.gguf").write_bytes(GGUFS[case])
     with pytest.raises(CheckpointError, match=r"a\.gguf: [a-z ]*must "):
-        gguf.opened(tmp_path / "a.gguf")
+        reading.opened(tmp_path / "a.gguf")
 
 
 def test_a_sound_header_is_passed(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ from ropescale.errors import RopescaleError
 from ropescale.evals import report
 from ropescale.evals.texts import documents
 from ropescale.explain import inspection, subject
-from ropescale.export import gguf
-from ropescale.export.source import Source, local_folder
+from ropescale.export.gguf import reading
+from ropescale.export.source import Source
+from ropescale.export.weights import local_folder
 from ropescale.recipes.options import read_recipe
 from ropescale.shards import bring
 
@@ -108,11 +109,11 @@ def adapter_loaded(folder: Path) -> None:
 
 
 def header_read(folder: Path) -> None:
-    gguf.read_facts(folder / "a.gguf")
+    reading.read_facts(folder / "a.gguf")
 
 
 def plain_header_read(folder: Path) -> None:
-    gguf.file_config(gguf.opened(folder / "plain.gguf"), folder / "plain.gguf")
+    reading.file_config(reading.opened(folder / "plain.gguf"), folder / "plain.gguf")
 
 
 def reported(folder: Path) -> None:

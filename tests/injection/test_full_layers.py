@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 import ropescale
 from ropescale.errors import ExportError, InvalidArgumentError
-from ropescale.export.rotation import canonical
+from ropescale.export.canonical import canonical
 
 CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 WINDOWED = ("gemma2", "gpt_oss", "ministral")

@@ -1,0 +1,140 @@
+"""The weights that are exported: fetched where they are on a hub, loaded, and with an adapter merged into them."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ropescale import adapters
+from ropescale.checkpoint import Loaded, first_line, from_weights, incomplete, read_config, warn_of_lost
+from ropescale.checkpoints import resolve
+from ropescale.errors import CheckpointError, ExportError, UnsupportedModelError
+from ropescale.export.companions import COMPANIONS, POOLING
+from ropescale.families.parts import text_of
+from ropescale.families.support import require_family
+from ropescale.heads import class_of
+from ropescale.merging import CONFIG_FILE, merged_into
+from ropescale.patching import repatch
+from ropescale.records import Record, saved_record
+
+INDEX = "model.safetensors.index.json"
+
+
+def require_text_model(config: Any) -> None:
+    """Refuse, by name, what is neither exported nor verified.
+
+    Raises:
+        UnsupportedModelError: a text decoder within another model, or a family that is not patched.
+    """
+    if isinstance(config, PreTrainedConfig) and (text := text_of(config)).model_type != config.model_type:
+        raise UnsupportedModelError(
+            f"model type {config.model_type!r}: must be that of a text model to be exported or verified, got "
+            f"{type(config).__name__} with a text decoder of type {text.model_type!r}; for Transformers, ropescale "
+            f"rescale and save_pretrained of the patched model write it"
+        )
+    require_family(config)
+
+
+def local_folder(name: str) -> Path:
+    """The folder of a checkpoint by path, short name or hub id; one on a hub is fetched.
+
+    Raises:
+        CheckpointError: none there.
+    """
+    path = Path(resolve(name)).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        raise CheckpointError(
+            f"{name}: must be the folder of a checkpoint, got a file; give its folder, or for a .gguf file patch_gguf"
+        )
+    read_config(name)  # says in words what is wrong with a name that is neither
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS, *POOLING])
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: must be a hub id that can be fetched, got {type(error).__name__}: {first_line(error)}; check "
+            f"the connection, or give a folder"
+        ) from error
+
+
+def loaded(folder: Path) -> nn.Module:
+    """The model of a folder as it was before any patch of ours, with its head, in the type of its weights.
+
+    Raises:
+        CheckpointError: weights that are missing or broken.
+        UnsupportedModelError: no text model.
+    """
+    found = _opened(folder)
+    if found.missing:
+        raise incomplete(folder, found.missing)
+    warn_of_lost(folder, found)
+    model: nn.Module = found.model
+    return model
+
+
+def _opened(folder: Path, adapter: str | Path | None = None) -> Loaded:
+    """The same, with the head that an adapter was trained with, if one is given."""
+    config = read_config(str(folder))
+    require_text_model(config)
+    if (done := saved_record(config)) is not None:
+        done.restore(config)
+    loader = class_of(config) if adapter is None else adapters.loader_for(config, adapter)
+    return from_weights(str(folder), config, loader, {"dtype": "auto"})
+
+
+def record_of(adapter: str | Path) -> Record | None:
+    """How the base of an adapter was patched when it was trained; None of an adapter that does not say.
+
+    Raises:
+        CheckpointError: no adapter there, or a damaged record.
+    """
+    if not (Path(adapter) / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"adapter: must be a folder with a PEFT adapter ({CONFIG_FILE}), got {str(adapter)!r}; give the "
+            f"folder that save_pretrained of the adapted model wrote"
+        )
+    return adapters.record_of(adapter)
+
+
+def adapted(folder: Path, adapter: str | Path) -> Any:
+    """The model of a folder with an adapter on it, as PEFT runs it.
+
+    It is patched as it was in training where the adapter carries a record, and else as it was before any patch.
+
+    Raises:
+        CheckpointError: no adapter there, or one of another model.
+        ExportError: PEFT is not installed.
+        RopescaleError: whatever `load_adapter` raises.
+    """
+    try:
+        import peft  # noqa: F401 # the modules below import it where they need it
+    except ImportError as error:
+        raise ExportError(
+            "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
+        ) from error
+    trained = record_of(adapter)
+    found = _opened(folder, adapter)
+    base: Any = found.model
+    if trained is None:
+        wrapped: Any = adapters.put_on(base, adapter)
+    else:
+        if (done := saved_record(read_config(str(folder)))) is not None:
+            repatch(base, done)  # load_adapter compares the two records
+        wrapped = adapters.load_adapter(base, adapter)
+    adapters.require_head(base, found.missing, adapter)
+    return wrapped
+
+
+def merged(folder: Path, adapter: str | Path) -> Any:
+    """The same with the adapter merged into the weights.
+
+    Raises:
+        CheckpointError: an adapter that cannot be merged.
+        RopescaleError: whatever `adapted` raises.
+    """
+    return merged_into(adapted(folder, adapter), adapter)
