@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ropescale.errors import InvalidArgumentError, RopescaleError
 
+TASKS = "task.py"  # what defines the tasks of a folder
+
 _RUN: list[str] = []  # as they were given, for the commands that may come next
 
 
@@ -30,7 +32,8 @@ def run_files(paths: Iterable[str]) -> None:
                 f"file to import: must be a Python file that defines methods, tasks or engines, got "
                 f"{str(path)!r}; give the path of a .py file"
             )
-        run_file(path, name=path.stem)
+        # of tasks each folder has a task.py
+        run_file(path, name=path.stem if path.name != TASKS else f"task in {path.resolve().parent}")
         _RUN.append(given)
 
 

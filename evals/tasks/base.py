@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.outside import run_file
+from ropescale.outside import TASKS, run_file
 
 if TYPE_CHECKING:
     from ropescale.evals.plan import Options
@@ -199,7 +199,7 @@ def register(*tasks: Task, file: str) -> None:
 
 @cache
 def _load_shipped() -> None:
-    for path in sorted(FOLDER.glob("*/task.py")):
+    for path in sorted(FOLDER.glob(f"*/{TASKS}")):
         import_module(f"{__package__}.{path.parent.name}.task")
 
 
@@ -211,7 +211,7 @@ def load(folder: str | Path) -> list[str]:
     """
     _load_shipped()
     root = Path(folder).resolve()
-    for path in sorted(root.rglob("task.py")):
+    for path in sorted(root.rglob(TASKS)):
         run_file(path, name=f"task in {path.parent}", what="include_path")
     return [name for name, entry in _REGISTERED.items() if entry.folder.is_relative_to(root)]
 

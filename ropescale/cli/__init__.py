@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ropescale import checkpoints, failures, listing, outside
+from ropescale.evals.tasks import base
 from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
 from ropescale.trust import trusting
@@ -71,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PEFT loads it where it is installed, and it warns of a kernel that only inference in 4 bits would use
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     given = list(sys.argv[1:] if argv is None else argv)
+    command = shlex.join(["ropescale", *given])
+    if {"-h", "--help"} & {*given} and (
+        code := failures.ended(lambda: _listed(given), doing="listing", command=command, spelled=str)
+    ):
+        return code
     parser = _parser()
     try:
         arguments, unknown = parser.parse_known_args(given)
@@ -78,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse_options(_verbs(parser)[arguments.name], unknown)
     except SystemExit as stop:  # argparse has printed the help (0) or what is wrong (2)
         return int(stop.code or 0)
-    arguments.command = shlex.join(["ropescale", *given])
+    arguments.command = command
 
     def work() -> int:
         outside.run_files(arguments.imports)
@@ -96,6 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         spelled=lambda text: spelled(text, _names(parser, arguments.name)),
         extras=arguments.extras,
     )
+
+
+def _listed(given: Sequence[str]) -> int:
+    """Have the help list what files outside the package define, wherever the command line names them."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--import", dest="imports", action="append", default=[], nargs="?")
+    early.add_argument("--include-path", nargs="?")
+    named, _ = early.parse_known_args(given)
+    outside.run_files(filter(None, named.imports))
+    if named.include_path:
+        base.load(named.include_path)
+    return 0
 
 
 def _answers_alone(arguments: argparse.Namespace) -> bool:
@@ -165,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="run a Python file first, so that verbs know the methods that it defines; before the verb, repeatable",
+        help="run a Python file first, so that verbs know what it defines; before the verb, repeatable",
     )
     verbs = parser.add_subparsers(
         title="verbs", metavar="VERB", dest="name", required=True, parser_class=argparse.ArgumentParser

@@ -6,17 +6,6 @@ on the model as it is, and on each method at each factor. Each finished cell (ar
 results.jsonl; a run that was stopped goes on where it was when the same command is given again, and a finished folder
 takes more methods, factors, tasks and lengths. A report is written at the end: report.html, report.md, report.json,
 model-card.md, evaluate.json.
-
-tasks:
-  position     perplexity by position: windows read once, in buckets of an eighth of the original length
-  perplexity   perplexity by context length: strided, token-weighted (--stride of each window is scored)
-  longppl      perplexity of key tokens, those that a long context makes likely (--evaluator)
-  passkey      a number in filler, by depth and length
-  needle       a number in real text, by depth and length
-  ruler        the 11 tasks of RULER that need no download; each by its name too: niah_single_1 ... vt, cwe, fwe
-  qa_1, qa_2   RULER's questions: need --metadata '{"squad": "dev-v2.0.json"}' or '{"hotpotqa": ...}', or a hub
-  cloze        short questions that a model should not lose
-  any other    a task of the evaluation harness by its name (hellaswag, arc_easy ...), where a hub is reached
 """
 
 import argparse
@@ -44,6 +33,7 @@ from ropescale.cli.arguments import (
 )
 from ropescale.cli.next_line import after_results, say_next
 from ropescale.cli.quiet import quieten_libraries
+from ropescale.evals.tasks import base
 
 if TYPE_CHECKING:
     from ropescale.evals.plan import Options
@@ -67,6 +57,8 @@ The harness alone can run the tasks too, on a checkpoint that was saved patched:
 
 def add_to(verbs: Verbs) -> None:
     """Its parser, among those of the other verbs."""
+    other = "a task of the evaluation harness by its name (hellaswag, arc_easy ...), where a hub is reached"
+    tasks = [*base.listed(), ("any other", other)]
     parser = add_verb(
         verbs,
         "eval",
@@ -74,7 +66,7 @@ def add_to(verbs: Verbs) -> None:
         doing="evaluating {model}",
         extras=("eval",),
         help="evaluate a model over methods, factors, tasks and lengths",
-        description=__doc__,
+        description=f"{__doc__}\ntasks:\n" + "".join(f"  {names:<12} {what}\n" for names, what in tasks),
         epilog=EXAMPLES,
     )
     add = parser.add_argument
@@ -82,13 +74,13 @@ def add_to(verbs: Verbs) -> None:
     add_grid(parser)
     add_start(parser, existing="error (default), replace, compose; --methods none takes it as it is")
     add_layers(parser)
-    add("--tasks", type=list_of(str), metavar="A,B", help="see above (default: position,perplexity,passkey,cloze)")
+    add("--tasks", type=list_of(str), metavar="A,B", help=f"see above (default: {','.join(base.defaults())})")
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
     add("--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path to files")
-    add("--evaluator", metavar="MODEL", help="of longppl: the model that finds the key tokens (default: the model)")
-    add("--include-path", metavar="DIR", help="a folder with tasks of your own for the harness")
-    add("--limit", type=int, metavar="N", help="rows of cloze and of a task of the harness, at most")
+    add("--evaluator", metavar="MODEL", help="the model that finds key tokens (default: the model)")
+    add("--include-path", metavar="DIR", help="a folder with tasks of your own, which --help lists too")
+    add("--limit", type=int, metavar="N", help="rows of a short task and of one of the harness, at most")
     add("--backend", metavar="NAME", help="transformers (the default), or vllm for a checkpoint as it is")
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=json_object, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
@@ -104,7 +96,7 @@ def add_to(verbs: Verbs) -> None:
     add(
         "--quick",
         action="store_true",
-        help="one look in minutes: position and passkey, few windows, samples and depths",
+        help=f"one look in minutes: {' and '.join(base.defaults(quick=True))}, few windows, samples and depths",
     )
     add("--budget", type=one_of(float), metavar="MINUTES", help="do less, in a fixed order, until it fits; says what")
     add(DRY, action="store_true", help="print every cell with its cost on this machine, and run nothing")
@@ -114,9 +106,7 @@ def add_to(verbs: Verbs) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.task_folder:
-        from ropescale.evals import tasks
-
-        print(Path(tasks.__file__).parent)
+        print(base.FOLDER)
         return 0
     if arguments.model is None:
         print("ropescale eval: MODEL must be given: tiny, smollm2, a path or a hub id; see --help", file=sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ropescale.cli import main
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import grid, plan
 from ropescale.evals.plan import Options, Plan
@@ -50,6 +52,27 @@ def test_they_are_listed_between_ours_and_the_harness_s() -> None:
         ("lookup", "the number of a door, by depth and length"),
     ]
     assert str(base.unknown("lokup", [])).endswith("did you mean 'lookup'?")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["eval", "--help", "--include-path", str(OWN)],
+        ["--import", str(OWN / "lookup" / "task.py"), "--import", str(OWN / "lines" / "task.py"), "eval", "-h"],
+    ],
+    ids=["--include-path", "--import"],
+)
+def test_the_help_lists_them(given: list[str]) -> None:
+    """In a process of its own, that knows nothing of them before."""
+    done = subprocess.run([sys.executable, "-m", "ropescale", *given], capture_output=True, text=True, check=True)
+    assert "\n  lookup       the number of a door, by depth and length\n" in done.stdout
+    assert "\n  lines        perplexity of the last half of each window\n" in done.stdout
+
+
+def test_a_misspelt_one_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["eval", "tiny", "--methods", "none", "--tasks", "lokup", "--include-path", str(OWN), "--lengths", "64"]
+    assert main([*given, "--dry-run"]) == 2
+    assert "got 'lokup'; did you mean 'lookup'?" in capsys.readouterr().err
 
 
 def test_their_cells_are_planned_by_kind() -> None:
