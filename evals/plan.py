@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapters import record_of
+from ropescale.checks import require_at_least, require_choice
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
@@ -65,11 +66,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise InvalidArgumentError(
-                    f"eval: {name} must be at least {smallest}, got {value!r}; leave it out for the default"
-                )
+            require_at_least(f"eval: {name}", getattr(self, name), smallest)
         for name, what in (("factors", "factor"), ("depths", "depth"), ("tasks", "task")):
             if not getattr(self, name):
                 raise InvalidArgumentError(f"eval: {name} must hold at least one {what}, got none; leave it out")
@@ -113,11 +110,7 @@ class Options:
             ("existing", ("error", "compose", "replace")),
             ("layers", ("global", "full", "all")),
         ):
-            if getattr(self, name) not in choices:
-                raise InvalidArgumentError(
-                    f"eval: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}; "
-                    f"leave it out for {choices[0]}"
-                )
+            require_choice(f"eval: {name}", getattr(self, name), choices, remedy=f"leave it out for {choices[0]}")
         if len(set(map(_name_of, self.adapters))) < len(self.adapters):
             raise InvalidArgumentError(
                 f"eval: adapters must be in folders of different names, got {', '.join(self.adapters)}; rename one"

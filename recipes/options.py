@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ropescale.checks import did_you_mean, require_at_least, require_choice
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
 from ropescale.methods import get_method
 from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
@@ -128,11 +128,8 @@ class RecipeOptions:
             ("content", CONTENTS),
             ("dtype", DTYPES),
         ):
-            if getattr(self, name) not in choices:
-                raise InvalidArgumentError(
-                    f"{name}: must be one of {', '.join(choices)}, got {getattr(self, name)!r}; leave it out for "
-                    f"{next(item.default for item in dataclasses.fields(self) if item.name == name)!r}"
-                )
+            default = next(item.default for item in dataclasses.fields(self) if item.name == name)
+            require_choice(f"{name}:", getattr(self, name), choices, remedy=f"leave it out for {default!r}")
         for name, least in (
             ("rank", 1),
             ("alpha", 1),
@@ -142,11 +139,7 @@ class RecipeOptions:
             ("length", 2),
             ("ulysses", 1),
         ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InvalidArgumentError(
-                    f"{name}: must be at least {least}, got {value!r}; leave it out for the default"
-                )
+            require_at_least(f"{name}:", getattr(self, name), least)
         if not 0 <= self.lora_dropout < 1:
             raise InvalidArgumentError(
                 f"lora_dropout: must be a share from 0 to below 1, got {self.lora_dropout!r}; leave it out for 0"
@@ -643,9 +636,8 @@ def _as_arguments(values: dict[str, Any], reader: Parser, name: str) -> list[str
     given = []
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            guess = f"did you mean {near[0]!r}?" if near else f"see `ropescale train {name} --help`"
-            raise InvalidArgumentError(f"recipe: keys of {name!r} must be options of training, got {key!r}; {guess}")
+            remedy = did_you_mean(str(key), known, otherwise=f"see `ropescale train {name} --help`")
+            raise InvalidArgumentError(f"recipe: keys of {name!r} must be options of training, got {key!r}; {remedy}")
         if value is None:
             continue
         if isinstance(value, dict):
@@ -688,8 +680,7 @@ def _reworded(message: str, known: Sequence[str]) -> str:
     found = re.match(r"unrecognized arguments: (\S+)", message)
     if found:
         name = found[1].removeprefix("--").partition("=")[0].replace("-", "_")
-        near = difflib.get_close_matches(name, known, n=1)
-        guess = f"did you mean option {near[0]!r}?" if near else "see `ropescale train RECIPE --help`"
+        remedy = did_you_mean(name, known, what="option ", otherwise="see `ropescale train RECIPE --help`")
         got = f"option {name!r}" if found[1].startswith("--") else repr(found[1])
-        return f"train: options must be those of a recipe, got {got}; {guess}"
+        return f"train: options must be those of a recipe, got {got}; {remedy}"
     return f"train: {message}; see `ropescale train RECIPE --help`"

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from transformers import TrainingArguments
 
+from ropescale.checks import require_choice
 from ropescale.errors import InvalidArgumentError
 from ropescale.extension import late_of
 from ropescale.geometry import Geometry
@@ -30,10 +31,7 @@ def machine_file(name: str) -> Path:
     Raises:
         InvalidArgumentError: there is none of that name.
     """
-    if name not in ARRANGEMENTS:
-        raise InvalidArgumentError(
-            f"machines: must be one of {', '.join(ARRANGEMENTS)}, got {name!r}; see docs/distributed.md"
-        )
+    require_choice("machines:", name, ARRANGEMENTS, remedy="see docs/distributed.md")
     return Path(__file__).parent / "machines" / f"{name}.yaml"
 
 

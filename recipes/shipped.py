@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
+from ropescale.checks import did_you_mean
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.files import read_text as read_file
 
@@ -43,9 +43,7 @@ def read_text(name: str) -> str:
             raise InvalidArgumentError(
                 f"recipe: {name!r} must be a UTF-8 text that can be read, got {found}; correct the file"
             ) from error
-    near = difflib.get_close_matches(name, list_recipes(), n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    remedy = did_you_mean(name, list_recipes(), then="see `ropescale train --list`")
     raise InvalidArgumentError(
-        f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {guess}see "
-        f"`ropescale train --list`"
+        f"recipe: must be one of {', '.join(list_recipes())}, or a path to a .yaml file, got {name!r}; {remedy}"
     )

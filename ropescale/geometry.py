@@ -2,21 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 
+from ropescale.checks import as_float, require_whole
 from ropescale.errors import InvalidArgumentError, shortened
 
 LONGEST = 2**24  # tokens; float32, in which positions are rotated, counts whole numbers up to here
-
-
-def as_float(value: object) -> float:
-    """A caller's number as a float: nan where it is none, infinite where its magnitude is too large for one."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +36,14 @@ class Geometry:
 
     def __post_init__(self) -> None:
         for name, smallest in (("rotary_dim", 2), ("original_length", 1), ("head_dim", 0), ("layers", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= LONGEST:
-                raise InvalidArgumentError(
-                    f"geometry: {name} must be an integer from {smallest} to {LONGEST}, got {shortened(value)}; "
-                    f"read it from the checkpoint's config"
-                )
+            require_whole(
+                f"geometry: {name}",
+                getattr(self, name),
+                smallest,
+                LONGEST,
+                rule=f"an integer from {smallest} to {LONGEST}",
+                remedy="read it from the checkpoint's config",
+            )
         if self.rotary_dim % 2:
             raise InvalidArgumentError(
                 f"geometry: rotary_dim must be even, since pairs of elements rotate, got {self.rotary_dim}; "

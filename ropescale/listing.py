@@ -2,13 +2,13 @@
 
 import ast
 import dataclasses
-import difflib
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ropescale.checks import did_you_mean
 from ropescale.errors import UnknownMethodError
 
 METHODS = Path(__file__).parent / "methods"
@@ -65,9 +65,9 @@ def of_class(method: Any) -> Listed:
 def unknown_method(name: object, available: Iterable[str]) -> UnknownMethodError:
     """The error for a name that is none of a method; names what is near and what there is."""
     names = sorted(available)
-    near = difflib.get_close_matches(name.lower(), names, n=1) if isinstance(name, str) else []
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownMethodError(f"unknown method {name!r}; {guess}available: {', '.join(names)}")
+    there = f"available: {', '.join(names)}"
+    given = name.lower() if isinstance(name, str) else ""
+    return UnknownMethodError(f"unknown method {name!r}; {did_you_mean(given, names, then=there)}")
 
 
 def engines() -> dict[str, ListedEngine]:

@@ -1,11 +1,11 @@
 """Request: what somebody asks of `patch`, whichever door it came through; pure."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ropescale.checks import did_you_mean, require_choice, require_flag, require_whole
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.families.parts import LAYERS
 from ropescale.families.reading import require_existing
@@ -34,12 +34,8 @@ class Request:
     knobs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.layers not in LAYERS:
-            raise InvalidArgumentError(
-                f"layers: must be one of {', '.join(LAYERS)}, got {self.layers!r}; leave it out for 'global'"
-            )
-        if not isinstance(self.log_n, bool):
-            raise InvalidArgumentError(f"log_n: must be True or False, got {self.log_n!r}; leave it out for False")
+        require_choice("layers:", self.layers, LAYERS, remedy="leave it out for 'global'")
+        require_flag("log_n:", self.log_n, default=False)
         require_existing(self.existing)
         if isinstance(self.method, str):
             require_knobs(self.method, self.knobs)
@@ -74,12 +70,14 @@ class Request:
         original, target = geometry.original_length, self.target_length
         given = self.method if isinstance(self.method, Method) else None
         factor = self.factor if given is None else self._factor_of(given)
-        if target is not None and (
-            isinstance(target, bool) or not isinstance(target, int) or not original <= target <= LONGEST
-        ):
-            raise InvalidArgumentError(
-                f"target_length: must be a whole number of tokens, from the original length ({original}) to "
-                f"{LONGEST}, got {shortened(target)}; give the context length you want"
+        if target is not None:
+            require_whole(
+                "target_length:",
+                target,
+                original,
+                LONGEST,
+                rule=f"a whole number of tokens, from the original length ({original}) to {LONGEST}",
+                remedy="give the context length you want",
             )
         if factor is None and target is not None and given is None:
             factor = target / original
@@ -150,9 +148,10 @@ def require_knobs(name: str, knobs: Mapping[str, Any]) -> None:
                 f"there, beside the knobs"
             )
         if knob not in fields:
-            near = difflib.get_close_matches(knob, [*fields, *arguments], n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise InvalidArgumentError(f"{name}: unknown knob {knob!r}; {guess}available: {', '.join(sorted(fields))}")
+            there = f"available: {', '.join(sorted(fields))}"
+            raise InvalidArgumentError(
+                f"{name}: unknown knob {knob!r}; {did_you_mean(knob, [*fields, *arguments], then=there)}"
+            )
     for knob, item in fields.items():
         if item.default is item.default_factory is dataclasses.MISSING and knob not in knobs:
             raise InvalidArgumentError(

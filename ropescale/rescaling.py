@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ropescale.checkpoint import CONFIG, first_line, raise_limits, read_config
 from ropescale.checkpoints import resolve
+from ropescale.checks import require_flag
 from ropescale.console import Console
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
@@ -89,8 +90,7 @@ def rescale_checkpoint(
         layers=layers,
         knobs=knobs,
     )
-    if not isinstance(link, bool):
-        raise InvalidArgumentError(f"link: must be True or False, got {shortened(link)}; leave it out for False")
+    require_flag("link:", link, default=False)
     for name, value in (("source", source), ("destination", destination)):
         if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
             raise InvalidArgumentError(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ropescale.checks import did_you_mean
 from ropescale.errors import InvalidArgumentError
 from ropescale.outside import TASKS, run_file
 
@@ -265,8 +265,7 @@ def listed() -> list[tuple[str, str]]:
 def unknown(name: str, of_harness: Iterable[str]) -> InvalidArgumentError:
     """The error for a task that neither is known here nor is one of the harness."""
     ours = sorted({*(task.name for task in every()), *(name for group in groups() for name in group.members)})
-    near = get_close_matches(name, [*ours, *of_harness], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(ours)}"
+    hint = did_you_mean(name, [*ours, *of_harness], otherwise=f"ours are {', '.join(ours)}")
     return InvalidArgumentError(f"eval: tasks must be ours or the harness's, got {name!r}; {hint}")
 
 

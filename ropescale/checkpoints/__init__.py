@@ -4,11 +4,11 @@
 the command line asks it about names before it knows whether a model is wanted at all.
 """
 
-import difflib
 import json
 import os
 from pathlib import Path
 
+from ropescale.checks import nearest
 from ropescale.errors import CheckpointError
 
 SHORT_NAMES = ("smollm2", "tiny")
@@ -38,11 +38,11 @@ def refuse_misspelt(name: str) -> None:
     Raises:
         CheckpointError: the message names the short name.
     """
-    near = difflib.get_close_matches(name, SHORT_NAMES, n=1, cutoff=0.8)
-    if near and Path(name).name == name and name != near[0] and not Path(name).exists():
+    near = nearest(name, SHORT_NAMES, cutoff=0.8)
+    if near not in (None, name) and Path(name).name == name and not Path(name).exists():
         raise CheckpointError(
             f"{name}: must be a folder, a hub id, or one of {', '.join(SHORT_NAMES)}, got no folder of that name; "
-            f"did you mean {near[0]!r}?"
+            f"did you mean {near!r}?"
         )
 
 

@@ -4,7 +4,6 @@ Heavy imports stand inside the calls, so that `ropescale --help` answers at once
 """
 
 import argparse
-import difflib
 import importlib
 import itertools
 import logging
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ropescale import checkpoints, failures, listing, outside
+from ropescale.checks import did_you_mean, nearest
 from ropescale.evals.tasks import base
 from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
@@ -145,8 +145,8 @@ def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 def _refuse_options(verb: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     """Print what a verb does not take, with the nearest option that it does; ends as argparse ends."""
     first = unknown[0].partition("=")[0]
-    near = difflib.get_close_matches(first, verb._option_string_actions, n=1) if first.startswith("-") else []
-    guess = f"; did you mean {near[0]}?" if near else ""
+    near = nearest(first, verb._option_string_actions) if first.startswith("-") else None
+    guess = f"; did you mean {near}?" if near else ""
     verb.error(f"unrecognized arguments: {shlex.join(unknown)}{guess}")
 
 
@@ -170,8 +170,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         given = re.search(r"argument VERB: invalid choice: '([^']+)'", message)
-        near = difflib.get_close_matches(given[1], _verbs(self), n=1) if given else []
-        super().error(message + (f"; did you mean {near[0]!r}?" if near else ""))
+        guess = did_you_mean(given[1], VERBS) if given else ""
+        super().error("; ".join(filter(None, (message, guess))))
 
 
 def _parser() -> argparse.ArgumentParser:

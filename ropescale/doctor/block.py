@@ -1,16 +1,15 @@
 """What is wrong in one block of rope parameters: its type, its theta, entries that are missing, ignored or no use."""
 
-import difflib
 import math
 from collections.abc import Iterator
 from typing import Any
 
+from ropescale.checks import as_float, nearest
 from ropescale.doctor.finding import Finding
 from ropescale.doctor.lengths import ORIGINAL, of_lengths
 from ropescale.errors import shortened
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.today import RENAMED, yarn_mscale
-from ropescale.geometry import as_float
 from ropescale.records import EXPORT_FIELD
 
 ANCHORED = ("llama3", "longrope", "yarn")  # types that count turns over the original length
@@ -57,13 +56,13 @@ def of_block(
         )
     if not isinstance(rope_type, str) or rope_type not in READ:
         known = RENAMED.get(rope_type) if isinstance(rope_type, str) else None
-        near = [known] if known else difflib.get_close_matches(str(rope_type), READ, n=1)
+        near = known or nearest(str(rope_type), READ)
         yield Finding(
             check="unknown-type",
             where=f"{where}.rope_type",
             rule=f"must be one of {', '.join(sorted(READ))}, got {shortened(rope_type)}"
             + (", another name, with which Transformers does not load this family" if known else ""),
-            remedy=f"write {near[0]!r}" + ("" if known else " if that is meant")
+            remedy=f"write {near!r}" + ("" if known else " if that is meant")
             if near
             else "restore the config of the checkpoint",
         )
@@ -128,8 +127,8 @@ def _keys(
         if name == "attn_factor" and rope_type == "yarn" and as_float(value) > 0:
             yield _attn_factor(where, block)
             continue
-        near = [other for other in difflib.get_close_matches(name, read, n=1, cutoff=0.7) if other not in block]
-        instead = f"rename it to {near[0]}" if near and name not in known else "remove it"
+        near = nearest(name, read, cutoff=0.7)
+        instead = "remove it" if near is None or near in block or name in known else f"rename it to {near}"
         if name == "factor" and not {"rope_type", "type"} & set(block):
             instead = "write the rope_type that it belongs to ('linear', 'dynamic', 'yarn')"
         yield Finding(

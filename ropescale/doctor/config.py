@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ropescale.checks import is_whole
 from ropescale.doctor.block import READ, of_block
 from ropescale.doctor.effect import stating_types
 from ropescale.doctor.finding import Finding
@@ -25,7 +26,7 @@ def text_in(raw: dict[str, Any]) -> dict[str, Any]:
 def stated(text: dict[str, Any], config: PreTrainedConfig | None) -> Iterator[Finding]:
     """What is wrong in the config by its own words; `config` is what Transformers makes of it, if it reads it."""
     maximum = text.get("max_position_embeddings")
-    counted = isinstance(maximum, int) and not isinstance(maximum, bool) and maximum >= 1
+    counted = is_whole(maximum, 1)
     if "max_position_embeddings" in text and not counted:
         yield Finding(
             check="maximum",

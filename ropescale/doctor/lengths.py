@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ropescale.checks import as_float, is_whole
 from ropescale.doctor.finding import Finding
 from ropescale.errors import shortened
 from ropescale.families.today import QUERY_GROWTH
-from ropescale.geometry import as_float
 
 ORIGINAL = "original_max_position_embeddings"
 
@@ -47,7 +47,7 @@ def of_lengths(where: str, rope_type: str, block: dict[str, Any], text: dict[str
             remedy="write the length that the model was pretrained for in both places",
         )
     for name, value in ((ORIGINAL, top), (f"{where}.{ORIGINAL}", inner)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and not is_whole(value, 1):
             tokens = whole(value)
             yield Finding(
                 check="original-length",

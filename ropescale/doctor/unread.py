@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ropescale.checks import as_float
 from ropescale.doctor.built import rotated_pairs
 from ropescale.doctor.finding import Finding
 from ropescale.errors import shortened
 from ropescale.families.parts import parts_of
 from ropescale.families.today import head_dim_of, rope_type_of
-from ropescale.geometry import as_float
 from ropescale.records import Record
 
 # What states theta, in the words of GPT-NeoX, Gemma 3, ModernBERT, DBRX, llama.cpp and others

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
+from ropescale.checks import as_float, is_whole
 from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortened
 from ropescale.explain import theory
 from ropescale.families.late_type import LATE_TYPE
@@ -16,7 +17,7 @@ from ropescale.families.parts import GLOBAL, UNSCALED, Part, parts_of, text_of
 from ropescale.families.reading import part_geometry, read_original_length, scaling
 from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
-from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.pages.elements import number
 from ropescale.records import saved_record
 from ropescale.spectrum import Spectrum
@@ -164,7 +165,7 @@ def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTra
 def _inspection(part: Part, original_length: int | None) -> Inspection:
     config = part.config
     maximum = getattr(config, "max_position_embeddings", None)
-    if isinstance(maximum, bool) or not isinstance(maximum, int):
+    if not is_whole(maximum):
         raise UnsupportedModelError(
             f"{config.model_type}: max_position_embeddings must be a whole number of tokens, got "
             f"{shortened(maximum)}; repair the config"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.checks import require_whole
 from ropescale.explain import theory
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method
@@ -37,11 +37,14 @@ def readings(geometry: Geometry, methods: Sequence[Method], *, length: int, head
     Raises:
         InvalidArgumentError: the length is no number of tokens, or a knob does not fit this geometry.
     """
-    if type(length) is not int or not 2 <= length <= LONGEST:
-        raise InvalidArgumentError(
-            f"length: must be a whole number of tokens from 2 to {LONGEST}, got {shortened(length)}; "
-            f"give the context length of interest"
-        )
+    require_whole(
+        "length:",
+        length,
+        2,
+        LONGEST,
+        rule=f"a whole number of tokens from 2 to {LONGEST}",
+        remedy="give the context length of interest",
+    )
     distances = torch.linspace(0, length - 1, min(length, DISTANCES), dtype=torch.float64).round().long()
     searched = max(SEARCHED, length)
     found = []

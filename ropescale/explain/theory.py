@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ropescale.checks import require_whole
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import FixedMethod, Method
@@ -103,11 +104,14 @@ def first_negative(source: Geometry | Tensor, limit: int) -> int | None:
     Raises:
         InvalidArgumentError: `limit` is no number of tokens.
     """
-    if type(limit) is not int or not 0 <= limit <= LONGEST:
-        raise InvalidArgumentError(
-            f"limit: must be a whole number of tokens from 0 to {LONGEST}, got {shortened(limit)}; "
-            f"give the longest distance of interest"
-        )
+    require_whole(
+        "limit:",
+        limit,
+        0,
+        LONGEST,
+        rule=f"a whole number of tokens from 0 to {LONGEST}",
+        remedy="give the longest distance of interest",
+    )
     inv_freq = frequencies(source)
     for start in range(0, limit + 1, ROWS):
         negative = similarity(inv_freq, torch.arange(start, min(start + ROWS, limit + 1))) < 0

@@ -16,6 +16,7 @@ from ropescale.checkpoint import (
     read_config,
     read_tokenizer,
 )
+from ropescale.checks import as_float
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.export import companions
 from ropescale.export.weights import INDEX, loaded, local_folder, merged, record_of, require_text_model
@@ -25,7 +26,6 @@ from ropescale.families.parts import parts_of
 from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
-from ropescale.geometry import as_float
 from ropescale.merging import reads_embedding
 from ropescale.methods import Method
 from ropescale.patching import record

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ropescale.checks import require_whole
 from ropescale.console import Console
 from ropescale.errors import InvalidArgumentError
 from ropescale.export.engines.base import run_as
@@ -133,10 +134,7 @@ def verify(
         UnsupportedModelError: no text model, or one of a family that is not patched.
     """
     runner = run_as(engine)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidArgumentError(
-            f"steps: must be a whole number of at least 1, got {steps!r}; leave it out for {STEPS}"
-        )
+    require_whole("steps:", steps, 1, rule="a whole number of at least 1", remedy=f"leave it out for {STEPS}")
     path = Path(path).expanduser()
     subject = runner.subject(path)
     adapter = adapter or adapter_in(subject.origin, path)

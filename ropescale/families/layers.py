@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from ropescale.checks import is_whole
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families.catalogue import family_of
 from ropescale.families.parts import GLOBAL, UNSCALED, parts_of
@@ -60,7 +61,7 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
         if kind in RECURRENT:
             continue
         entry = getattr(config, WINDOWS[kind], None) if kind in WINDOWS else None
-        window = entry if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0 else 0
+        window = entry if is_whole(entry, 1) else 0
         rotates = bool(rotating[index]) and not unrotated(config)
         rotates = rotates and (kind == "sliding_attention" or row.far_layers_rotate(config, index))
         found.append(Layer(window, rotates))

@@ -4,12 +4,11 @@ import copy
 
 from transformers import PreTrainedConfig
 
+from ropescale.checks import as_float, is_whole, require_choice, require_whole
 from ropescale.errors import (
     AlreadyScaledError,
     CheckpointError,
-    InvalidArgumentError,
     UnsupportedModelError,
-    shortened,
 )
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.parts import Part, parts_of, text_of
@@ -24,7 +23,7 @@ from ropescale.families.today import (
     theta_of,
     todays_spectrum,
 )
-from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.records import saved_record
 
 EXISTING = ("compose", "error", "replace")
@@ -41,11 +40,14 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
         UnsupportedModelError: the config states none.
     """
     if given is not None:
-        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LONGEST:
-            raise InvalidArgumentError(
-                f"original_length: must be a whole number of tokens, from 1 to {LONGEST}, got {shortened(given)}; "
-                f"leave it out to read it from the config"
-            )
+        require_whole(
+            "original_length:",
+            given,
+            1,
+            LONGEST,
+            rule=f"a whole number of tokens, from 1 to {LONGEST}",
+            remedy="leave it out to read it from the config",
+        )
         return given, "argument"
     rope = config.rope_parameters
     done = saved_record(config)
@@ -57,7 +59,7 @@ def read_original_length(config: PreTrainedConfig, given: int | None = None) -> 
         ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
     )
     for source, value in places:
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if is_whole(value, 1):
             return value, source
     raise UnsupportedModelError(
         f"{config.model_type}: the config must state max_position_embeddings, got "
@@ -139,10 +141,7 @@ def require_existing(existing: str) -> None:
     Raises:
         InvalidArgumentError: `existing` is not what it must be.
     """
-    if existing not in EXISTING:
-        raise InvalidArgumentError(
-            f"existing: must be one of {', '.join(EXISTING)}, got {existing!r}; leave it out for 'error'"
-        )
+    require_choice("existing:", existing, EXISTING, remedy="leave it out for 'error'")
 
 
 def require_fixed(part: Part) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from ropescale.checks import as_float
 from ropescale.errors import UnsupportedModelError, shortened
 from ropescale.families.catalogue import PATCHED, family_of
 from ropescale.families.parts import parts_of
 from ropescale.families.today import rope_type_of
-from ropescale.geometry import as_float
 
 
 def require_supported(config: Any) -> None:

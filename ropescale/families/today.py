@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from ropescale.checks import as_float
 from ropescale.errors import UnsupportedModelError, shortened
 from ropescale.families.catalogue import family_of
 from ropescale.families.parts import Part, stating
-from ropescale.geometry import as_float
 from ropescale.spectrum import theta_inv_freq
 
 # Names of types that other code has, or had, for one of Transformers

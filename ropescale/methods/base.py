@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ropescale.checks import as_float, require_flag
 from ropescale.errors import InvalidArgumentError, shortened
-from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.listing import unknown_method
 from ropescale.registry import entered
 from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
@@ -155,10 +156,7 @@ class FixedMethod(Method):
 
     def __post_init__(self) -> None:
         self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
-        if not isinstance(self.resonance, bool):
-            raise InvalidArgumentError(
-                f"{self.name}: resonance must be True or False, got {self.resonance!r}; leave it out for False"
-            )
+        require_flag(f"{self.name}: resonance", self.resonance, default=False)
         if self.resonance and type(self).spectrum is not FixedMethod.spectrum:
             raise InvalidArgumentError(
                 f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "

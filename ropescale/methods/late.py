@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.checks import require_choice, require_whole
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import Method
 from ropescale.spectrum import Spectrum, base_inv_freq
@@ -206,12 +206,14 @@ class LateMethod(Method):
         Raises:
             InvalidArgumentError: not a whole number in bounds.
         """
-        value = getattr(self, knob)
-        if type(value) is not int or not at_least <= value <= LONGEST:
-            raise InvalidArgumentError(
-                f"{self.name}: {knob} must be a whole number of tokens, from {at_least} to {LONGEST}, got {value!r}; "
-                f"leave it out for what follows from the original length"
-            )
+        require_whole(
+            f"{self.name}: {knob}",
+            getattr(self, knob),
+            at_least,
+            LONGEST,
+            rule=f"a whole number of tokens, from {at_least} to {LONGEST}",
+            remedy="leave it out for what follows from the original length",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,11 +334,7 @@ class LengthDependent(LateMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.growth not in GROWTH:
-            raise InvalidArgumentError(
-                f"{self.name}: growth must be one of {', '.join(GROWTH)}, got {self.growth!r}; leave it out for "
-                f"'double'"
-            )
+        require_choice(f"{self.name}: growth", self.growth, GROWTH, remedy="leave it out for 'double'")
 
     @abstractmethod
     def rescaled(self, geometry: Geometry, scale: float) -> Spectrum:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ropescale.checks import require_choice
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods.late import WithoutRotation
@@ -27,11 +28,7 @@ class NoPE(WithoutRotation, name="nope"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.logit_scale not in LOGIT_SCALES:
-            raise InvalidArgumentError(
-                f"nope: logit_scale must be one of {', '.join(LOGIT_SCALES)}, got {self.logit_scale!r}; "
-                f"leave it out for 'none'"
-            )
+        require_choice("nope: logit_scale", self.logit_scale, LOGIT_SCALES, remedy="leave it out for 'none'")
         self.require_number("coefficient", at_least=0)
         if self.logit_scale == "drope" and self.factor is None:
             raise InvalidArgumentError(

@@ -26,7 +26,14 @@ SHIPPED = sorted([*SOURCES, *(path for room in BESIDE for path in (ROOT / room).
 # From the bottom up. A module imports from floors below its own, and from no other module of its floor.
 FLOORS = [
     ["ropescale.version", "ropescale.errors"],
-    ["ropescale.console", "ropescale.files", "ropescale.templates", "ropescale.terminal", "ropescale.trust"],
+    [
+        "ropescale.checks",
+        "ropescale.console",
+        "ropescale.files",
+        "ropescale.templates",
+        "ropescale.terminal",
+        "ropescale.trust",
+    ],
     [
         "ropescale.destinations",
         "ropescale.devices",
@@ -167,7 +174,7 @@ def test_the_lowest_modules_import_nothing(name: str) -> None:
 
 
 def test_the_geometry_is_pure() -> None:
-    assert imports_of(PACKAGE / "geometry.py") <= {"dataclasses", "math", "numbers", "ropescale.errors"}
+    assert imports_of(PACKAGE / "geometry.py") <= {"dataclasses", "math", "ropescale.checks", "ropescale.errors"}
 
 
 def test_the_shared_mathematics_knows_torch_and_math_only() -> None:
@@ -275,6 +282,7 @@ method_files = pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: pa
 @method_files
 def test_a_method_file_imports_no_other_method(path: Path) -> None:
     below = {
+        "ropescale.checks",
         "ropescale.errors",
         "ropescale.geometry",
         "ropescale.methods.base",

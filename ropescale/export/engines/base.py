@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from ropescale.checks import require_choice
 from ropescale.errors import InvalidArgumentError
 from ropescale.export import folder
 from ropescale.export.canonical import Canonical, Rotation
@@ -152,8 +153,7 @@ def engine_of(name: str) -> Engine:
     Raises:
         InvalidArgumentError: none.
     """
-    if name not in ENGINES:
-        raise InvalidArgumentError(f"to: must be one of {', '.join(sorted(ENGINES))}, got {name!r}; name an engine")
+    require_choice("to:", name, sorted(ENGINES), remedy="name an engine")
     return ENGINES[name]
 
 
@@ -164,10 +164,7 @@ def run_as(called: str) -> Engine:
         InvalidArgumentError: none.
     """
     run = {one.called: one for one in ENGINES.values() if one.running}
-    if called not in run:
-        raise InvalidArgumentError(
-            f"engine: must be one of {', '.join(sorted(run))}, got {called!r}; the others are not run here"
-        )
+    require_choice("engine:", called, sorted(run), remedy="the others are not run here")
     return run[called]
 
 

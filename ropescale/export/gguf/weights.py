@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.checks import require_choice
 
 OUTTYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -58,10 +58,7 @@ def outtype_for(model: nn.Module, asked: str | None) -> str:
         InvalidArgumentError: no such type.
     """
     if asked is not None:
-        if asked not in OUTTYPES:
-            raise InvalidArgumentError(
-                f"outtype: must be one of {', '.join(OUTTYPES)}, got {asked!r}; leave it out for the type of the model"
-            )
+        require_choice("outtype:", asked, OUTTYPES, remedy="leave it out for the type of the model")
         return asked
     found = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
     return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(found, "f32")

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ropescale.checks import as_float, require_whole
 from ropescale.errors import InvalidArgumentError, shortened
-from ropescale.geometry import LONGEST, Geometry, as_float
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import FixedMethod, Method
 from ropescale.methods.late import Switch
 from ropescale.spectrum import slowed
@@ -51,11 +52,14 @@ class LongRoPE(FixedMethod, name="longrope"):
             )
         if self.attention_factor is not None:
             self.require_number("attention_factor", above=0)
-        if type(self.unscaled_prefix) is not int or not 0 <= self.unscaled_prefix <= LONGEST:
-            raise InvalidArgumentError(
-                f"longrope: unscaled_prefix must be a whole number of tokens, from 0 to {LONGEST}, got "
-                f"{shortened(self.unscaled_prefix)}; leave it out"
-            )
+        require_whole(
+            "longrope: unscaled_prefix",
+            self.unscaled_prefix,
+            0,
+            LONGEST,
+            rule=f"a whole number of tokens, from 0 to {LONGEST}",
+            remedy="leave it out",
+        )
 
     def _stretches(self, knob: str) -> tuple[float, ...]:
         value = getattr(self, knob)

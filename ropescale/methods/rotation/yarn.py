@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ropescale.checks import require_choice, require_flag
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import FixedMethod
@@ -45,15 +46,8 @@ class YaRN(FixedMethod, name="yarn"):
                 f"yarn: beta_slow must be at most beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
                 f"lower beta_slow or raise beta_fast"
             )
-        if not isinstance(self.truncate, bool):
-            raise InvalidArgumentError(
-                f"yarn: truncate must be True or False, got {self.truncate!r}; leave it out for True"
-            )
-        if self.ramp not in RAMPS:
-            raise InvalidArgumentError(
-                f"yarn: ramp must be one of {', '.join(RAMPS)}, got {self.ramp!r}; "
-                f"leave it out for the ramp of all released code"
-            )
+        require_flag("yarn: truncate", self.truncate, default=True)
+        require_choice("yarn: ramp", self.ramp, RAMPS, remedy="leave it out for the ramp of all released code")
         if self.attention_factor is not None:
             self.require_number("attention_factor", above=0)
         for knob in ("mscale", "mscale_all_dim"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.checks import require_choice
 from ropescale.geometry import Geometry
 from ropescale.methods.late import LateMethod, Region, two_regions
 
@@ -31,11 +31,7 @@ class SelfExtend(LateMethod, name="self_extend"):
         self.require_tokens("group_size")
         if self.window is not None:
             self.require_tokens("window")
-        if self.exact not in EXACT:
-            raise InvalidArgumentError(
-                f"self_extend: exact must be one of {', '.join(EXACT)}, got {self.exact!r}; "
-                f"leave it out for the paper's floor"
-            )
+        require_choice("self_extend: exact", self.exact, EXACT, remedy="leave it out for the paper's floor")
 
     def window_for(self, geometry: Geometry) -> int:
         """Tokens of the window."""
