@@ -31,6 +31,7 @@ class ListedEngine(NamedTuple):
     running: str = ""
     examples: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    plain: bool = False
     suffix: str = ""
     outtypes: tuple[str, ...] = ()
 

@@ -37,7 +37,7 @@ examples:
   ropescale report out/eval-tiny      write the report again from finished results
   ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
-  ropescale export SRC DST --to vllm  write a checkpoint for an engine; verify-export runs the engine and compares
+  ropescale export SRC DST --to ENGINE    write a checkpoint for an engine; verify-export runs the engine and compares
   ropescale memory tiny --length 512  what a length needs of a device's memory
   ropescale chat path/to/extended     talk with it
 """

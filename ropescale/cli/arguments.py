@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ropescale.spelling import OneSpelling
@@ -37,6 +38,21 @@ def add_verb(
     parser = verbs.add_parser(name, formatter_class=OneSpelling, allow_abbrev=False, **said)
     parser.set_defaults(verb=call, doing=doing, extras=extras)
     return parser
+
+
+def either(words: Iterable[str]) -> str:
+    """Several words as one of which one is chosen."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def lines(rows: Mapping[str, str]) -> str:
+    """Names, each with what is said of it, for a description."""
+    wide = max(map(len, rows)) + 4
+    return "".join(
+        textwrap.fill(f"  {name:<{wide - 4}}  {said}", width=119, subsequent_indent=" " * wide) + "\n"
+        for name, said in rows.items()
+    )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

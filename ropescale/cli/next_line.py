@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropescale import outside
+from ropescale import listing, outside
 
 if TYPE_CHECKING:
     from ropescale.evals.results import Results
@@ -45,5 +45,6 @@ def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     ):
         more += [name, value] if value != default else []
     if trained:
-        at_best = ["--to", "transformers", "--adapter", folder, *at_best]
+        plain = next(name for name, engine in listing.engines().items() if engine.plain)
+        at_best = ["--to", plain, "--adapter", folder, *at_best]
     return ["export" if trained else "rescale", model, longer, "--method", method, *at_best, *more]

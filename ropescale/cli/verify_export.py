@@ -1,43 +1,33 @@
 """Run an export in its engine and compare it with the patched model: greedy tokens, and the log-probabilities of the
 whole vocabulary at each, after prompts below the original length, beyond it and up to the target. Prints a verdict
 with the largest difference and where it is; the exit code is 1 where that is more than rounding.
-
-engines:
-  transformers  the folder in Transformers alone, without ropescale's patch
-  llama.cpp     the .gguf file in llama.cpp (package xllamacpp)
-  vllm          the folder in vLLM, in an environment of its own, because its packages are older ones: make one
-                (python -m venv vllm && vllm/bin/pip install vllm) and name its Python in ROPESCALE_VLLM_PYTHON
-  mlx           the folder in MLX-LM (packages mlx-lm, and off a Mac mlx[cpu])
 """
 
 import argparse
 import shlex
 
-from ropescale.cli.arguments import Verbs, add_trust, add_verb, list_of
+from ropescale import listing
+from ropescale.cli.arguments import Verbs, add_trust, add_verb, either, lines, list_of
+from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_transformers
-
-EXAMPLES = """\
-examples:
-  ropescale verify-export out/tiny.gguf --engine llama.cpp
-  ropescale verify-export out/mine.gguf --engine llama.cpp --reference path/to/patched --lengths 512,9000
-  ropescale verify-export out/served --engine vllm
-"""
 
 
 def add_to(verbs: Verbs) -> None:
     """Its parser, among those of the other verbs."""
+    engines = {engine.called: engine for engine in listing.engines().values() if engine.running}
+    examples = [f"  ropescale verify-export {line}\n" for engine in engines.values() for line in engine.checks]
     parser = add_verb(
         verbs,
         "verify-export",
         _run,
         doing="verifying {path}",
         help="run an export in its engine and compare it with the patched model",
-        description=__doc__,
-        epilog=EXAMPLES,
+        description=f"{__doc__}\nengines:\n{lines({name: engine.running for name, engine in engines.items()})}",
+        epilog=f"examples:\n{''.join(examples)}",
     )
     add = parser.add_argument
     add("path", metavar="DST", help="what `ropescale export` wrote")
-    add("--engine", required=True, metavar="NAME", help="transformers, llama.cpp, vllm or mlx")
+    add("--engine", required=True, metavar="NAME", help=either(engines))
     add("--reference", metavar="SRC", help="the model that was exported (default: the weights in DST, or its source)")
     add("--adapter", metavar="DIR", help="the PEFT adapter that was merged into it (default: what DST says)")
     add(
@@ -56,6 +46,7 @@ def add_to(verbs: Verbs) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     quieten_transformers()
     from ropescale.export import verify
+    from ropescale.export.engines.base import run_as
 
     names = ("reference", "adapter", "lengths", "steps", "seed", "tolerance")
     asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -68,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(verdict)
     if not verdict.exact:
         return 1
-    served = {"llama.cpp": "llama-cli -m {}", "vllm": "vllm serve {}", "mlx": "mlx_lm.chat --model {}"}
-    print("next:", served.get(arguments.engine, "ropescale chat {}").format(shlex.quote(str(arguments.path))))
-    return 0
+    if trial := run_as(arguments.engine).trial:
+        print(f"next: {trial.format(shlex.quote(arguments.path))}")
+        return 0
+    return say_next("chat", arguments.path)

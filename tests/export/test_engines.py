@@ -65,6 +65,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_engine_of_a_file_is_known_to_every_verb(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It is in the help, written, verified by its own `run`, and said of by title, with no other edit."""
     known = ["--import", mine]
+    assert cli.main([*known, "export", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "my_engine" in said
+    assert "what my engine takes" in said
+    assert cli.main([*known, "verify-export", "--help"]) == 0
+    assert "the export in My Engine" in capsys.readouterr().out
     asked = ["export", "tiny", "out", "--to", "my_engine", "--method", "yarn", "--factor", "4"]
     assert cli.main([*known, *asked]) == 0
     said = capsys.readouterr().out
@@ -73,7 +79,9 @@ def test_an_engine_of_a_file_is_known_to_every_verb(mine: str, capsys: pytest.Ca
     assert f"next: ropescale --import {mine} verify-export out --engine my_engine" in said
     assert json.loads(Path("out", "config.json").read_text())["ropescale_export"]["engine"] == "my_engine"
     assert cli.main([*known, "verify-export", "out", "--engine", "my_engine"]) == 0
-    assert "out: exact in my_engine (yarn x4): 48 of 48 greedy tokens" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "out: exact in my_engine (yarn x4): 48 of 48 greedy tokens" in said
+    assert said.endswith("next: my-engine out --chat\n")
 
 
 def test_a_wrong_export_to_an_engine_of_a_file_is_seen(mine: str) -> None:

@@ -48,7 +48,7 @@ class Engine:
     outtypes: ClassVar[tuple[str, ...]] = ()  # that matrices can be stored in; empty where weights are copied
     extra: ClassVar[str] = ""  # of ropescale, that brings its packages
     program: ClassVar[str] = ""  # what serves an export, with {} for the place
-    trial: ClassVar[str] = "ropescale chat {}"  # what a user does next with one that was verified
+    trial: ClassVar[str] = ""  # what a user does next with one that was verified, if not to chat
     plain: ClassVar[bool] = False  # takes every folder that says of itself nothing else
     every_head: ClassVar[bool] = True  # serves classifiers and embedding models too
     every_part: ClassVar[bool] = True  # reads a rotation for each layer type
