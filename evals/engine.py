@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,18 +31,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
     DynamicCache,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 
-import ropescale
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
+from ropescale.evals.batching import Sheaf, Span, batches, bounds, common_start, padded, sheaves_of
 from ropescale.evals.forward import (
     depends_on_length,
     dtype_of,
@@ -58,9 +55,12 @@ from ropescale.evals.forward import (
     scores,
     token_losses,
 )
+from ropescale.evals.generation import Finite, NotFiniteError, StopStrings, before_end, ends_of
 from ropescale.evals.tokens import named_tokenizer, prompt_ids
 from ropescale.heads import headless
 from ropescale.injection.places import cache_keyword
+from ropescale.patching import put_in
+from ropescale.request import Request
 from ropescale.wrappers import bare
 
 PADDING_SHARE = 0.125  # of the longest sequence of a batch, at most
@@ -201,7 +201,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
 
     def tok_batch_encode(self, strings: Sequence[str], padding_side: str = "left", **_: Any) -> tuple[Tensor, Tensor]:
         """[batch, longest] int64 ids and mask of texts that are encoded one by one, padded and never truncated."""
-        return _padded([self.tok_encode(string) for string in strings], self._pad_id, padding_side)
+        return padded([self.tok_encode(string) for string in strings], self._pad_id, padding_side)
 
     @property
     def _pad_id(self) -> int:
@@ -303,7 +303,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 missing[owner] -= 1
                 if not missing[owner]:
                     # in the order of the text, so that a sum does not depend on how windows were batched
-                    totals[owner] = sum(found[i] for i in range(*_bounds(owners, owner)))
+                    totals[owner] = sum(found[i] for i in range(*bounds(owners, owner)))
                     self.cache_hook.add_partial("loglikelihood_rolling", requests[owner].args, totals[owner])
                 advance(1, tokens)
         return totals
@@ -318,16 +318,16 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 )
             self._require_room(len(span.ids) - 1, 0)
         dynamic = depends_on_length(self.model.config)
-        sheaves = _sheaves(spans, shared=not dynamic)
+        sheaves = sheaves_of(spans, shared=not dynamic)
         lengths = [len(sheaf.ids) for sheaf in sheaves]
-        for batch in _batches(lengths, self.batch_tokens, self._most, 0.0 if dynamic else PADDING_SHARE):
+        for batch in batches(lengths, self.batch_tokens, self._most, 0.0 if dynamic else PADDING_SHARE):
             yield from self._batch_answered(spans, [sheaves[i] for i in batch])
 
     def _batch_answered(
         self, spans: Sequence[Span], sheaves: Sequence[Sheaf]
     ) -> Iterator[tuple[int, float, bool, int]]:
         # Padding on the right needs no mask: no token before it can see it.
-        inputs, _ = _padded([sheaf.ids for sheaf in sheaves], 0, "right")
+        inputs, _ = padded([sheaf.ids for sheaf in sheaves], 0, "right")
         places: dict[tuple[int, int], int] = {}  # (row of the batch, position) -> row of the head
         pairs: list[int] = []
         targets: list[int] = []
@@ -387,16 +387,16 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         """Greedy replies to prompts that share their stops and room."""
         lengths = [len(one.ids) for one in asked]
         ordered = sorted(asked, key=lambda one: one.ids)
-        common = [0, *(_common(a.ids, b.ids) for a, b in pairwise(ordered))]
+        common = [0, *(common_start(a.ids, b.ids) for a, b in pairwise(ordered))]
         worth = sum(lengths) >= REUSE_LENGTH * len(lengths) and sum(common) >= REUSE_SHARE * sum(lengths)
         if worth and reuses_exactly(self.model, max(lengths) + asked[0].room):
             yield from self._written_in_turn(ordered, common)
             return
         padding = PADDING_SHARE if pads_exactly(self.model) else 0.0
         with_room = [length + asked[0].room for length in lengths]
-        for batch in _batches(with_room, self.batch_tokens, self._most, padding):
+        for batch in batches(with_room, self.batch_tokens, self._most, padding):
             rows = [asked[i] for i in batch]
-            inputs, mask = _padded([one.ids for one in rows], self._pad_id, "left")
+            inputs, mask = padded([one.ids for one in rows], self._pad_id, "left")
             yield from zip(rows, self._generated(rows, inputs, mask, None), strict=True)
 
     def _written_in_turn(self, ordered: Sequence[Asked], common: Sequence[int]) -> Iterator[tuple[Asked, str]]:
@@ -418,7 +418,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
     def _generated(self, rows: Sequence[Asked], inputs: Tensor, mask: Tensor, cache: DynamicCache | None) -> list[str]:
         length = inputs.shape[1]
         first = rows[0]
-        checked, stops = _Finite(), _StopStrings(self.tokenizer, first.stops, length)
+        checked, stops = Finite(), StopStrings(self.tokenizer, first.stops, length)
         place = place_of(self.model)
         with resting(self.model):
             forget_lengths(self.model)
@@ -435,12 +435,12 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                     stopping_criteria=StoppingCriteriaList([stops]),
                     **({} if cache is None else {cache_keyword(bare(self.model)): cache}),
                 )
-            except _NotFiniteError as error:
+            except NotFiniteError as error:
                 row = rows[error.row]
                 raise RopescaleError(self._worded_nan(len(row.ids), row.text)) from None
-        ends = _ends_of(self.model)
+        ends = ends_of(self.model)
         return [
-            self._cleaned(_before_end(reply, ends), one.stops)
+            self._cleaned(before_end(reply, ends), one.stops)
             for one, reply in zip(rows, found[:, length:].tolist(), strict=True)
         ]
 
@@ -528,27 +528,6 @@ def vllm_model(path: str, **arguments: Any) -> LM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """Ids, the last `scored` of which are to be scored; and the text for messages."""
-
-    ids: tuple[int, ...]
-    scored: int
-    text: str
-
-
-@dataclass(kw_only=True)
-class Sheaf:
-    """Spans that one forward pass answers: the inputs of each begin the sequence `ids`."""
-
-    ids: tuple[int, ...]
-    members: list[int]
-
-    def cost(self, number: int) -> int:
-        """Tokens that were read for a member: all for the first one, none for the others."""
-        return len(self.ids) if number == self.members[0] else 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Asked:
     """A prompt to be continued."""
 
@@ -558,62 +537,6 @@ class Asked:
     stops: tuple[str, ...]
     room: int  # tokens to generate at most
     greedy: bool  # plainly: no sampling, no beams, nothing that only generate knows
-
-
-# Requests into batches
-
-
-def _sheaves(spans: Sequence[Span], *, shared: bool) -> list[Sheaf]:
-    """Spans by the sequences that answer them: with `shared` every beginning of a sequence, else only equals."""
-    inputs = [span.ids[:-1] for span in spans]
-    found: list[Sheaf] = []
-    # In falling order a sequence comes after all that begin with it, and right after one of them
-    for number in sorted(range(len(spans)), key=lambda number: inputs[number], reverse=True):
-        ids = inputs[number]
-        whole = found[-1].ids if found else ()
-        if found and (whole[: len(ids)] == ids if shared else whole == ids):
-            found[-1].members.append(number)
-        else:
-            found.append(Sheaf(ids=ids, members=[number]))
-    return found
-
-
-def _batches(lengths: Sequence[int], tokens: int, most: int | None, padding: float) -> list[list[int]]:
-    """Indices by falling length, in batches of at most `tokens` tokens and `padding` times their longest padded."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batches:
-            batch = batches[-1]
-            longest = lengths[batch[0]]
-            fits = (len(batch) + 1) * longest <= tokens and (most is None or len(batch) < most)
-            if fits and longest - lengths[index] <= padding * longest:
-                batch.append(index)
-                continue
-        batches.append([index])
-    return batches
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, side: str) -> tuple[Tensor, Tensor]:
-    """[rows, longest] int64 ids and mask."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        where = slice(longest - len(row), None) if side == "left" else slice(0, len(row))
-        ids[number, where] = torch.tensor(row, dtype=torch.long)
-        mask[number, where] = 1
-    return ids, mask
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens with which both begin."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
-
-
-def _bounds(owners: Sequence[int], owner: int) -> tuple[int, int]:
-    """Where the windows of a text stand; owners never fall."""
-    return bisect_left(owners, owner), bisect_left(owners, owner + 1)
 
 
 def _asked(lm: RopescaleLM, number: int, request: Instance) -> Asked:
@@ -635,44 +558,6 @@ def _asked(lm: RopescaleLM, number: int, request: Instance) -> Asked:
         room=room,
         greedy=greedy,
     )
-
-
-# Models and replies
-
-
-class _NotFiniteError(Exception):
-    """Logits that are not numbers, in this row of a batch."""
-
-    def __init__(self, row: int):
-        super().__init__(row)
-        self.row = row
-
-
-class _Finite(LogitsProcessor):  # type: ignore[misc] # transformers' types are not followed
-    """Stops a generation whose logits are not numbers, which would go on with the first token of the vocabulary."""
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores as they are; raises `_NotFiniteError`."""
-        bad = ~scores.amax(-1).isfinite()
-        if bad.any():
-            raise _NotFiniteError(int(bad.nonzero()[0]))
-        return scores
-
-
-class _StopStrings(StoppingCriteria):  # type: ignore[misc] # as above
-    """Stops each row for itself as soon as its reply holds a stop string."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt: int):
-        self._tokenizer, self._stops, self._prompt = tokenizer, stops, prompt
-        # a token has at least one byte; two more, as the stop may begin and end inside tokens
-        self._reach = max((len(stop.encode()) for stop in stops), default=0) + 2
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """[batch] bool: finished."""
-        tails = input_ids[:, self._prompt :][:, -self._reach :]
-        texts = self._tokenizer.batch_decode(tails, skip_special_tokens=False)
-        done = [any(stop in text for stop in self._stops) for text in texts]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
@@ -713,8 +598,9 @@ def _loaded(
             f"{name}: must be given with a method, which it is about, got {value!r} alone; give method and factor "
             f"too, or leave it out"
         )
+    request = None if method is None else Request(method=method, **given)
     model = load_language_model(name, dtype=dtype, **further).to(place)
-    return ropescale.patch(model, method, **given) if method is not None else model
+    return model if request is None else put_in(model, request)
 
 
 def _tokenizer(
@@ -744,14 +630,3 @@ def _device(given: str | torch.device | None) -> torch.device:
     if given is not None and (torch.device(given).type == "cpu" or (found and torch.device(given).type == found.type)):
         return torch.device(given)
     return found or torch.device("cpu")
-
-
-def _ends_of(model: PreTrainedModel) -> set[int]:
-    """Ids at which generate ends a sequence."""
-    given = model.generation_config.eos_token_id
-    return set() if given is None else {given} if isinstance(given, int) else set(given)
-
-
-def _before_end(ids: Sequence[int], ends: set[int]) -> Sequence[int]:
-    """A reply up to its end, without the padding of a batch that went on."""
-    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
