@@ -94,6 +94,11 @@ class Loss(Task):
     scoring = "loss"
     fields: ClassVar[tuple[str, ...]] = ("document", "nll", "tokens")
 
+    @property
+    def by_position(self) -> bool:
+        """Whether its figures are of buckets of positions."""
+        return self.curve == "position"
+
     def knobs(self, options: Options, original: int, longest: int) -> dict[str, Any]:
         """Windows and texts."""
         return {"windows": options.windows, "texts": options.source}

@@ -7,176 +7,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
 import torch
+from asking import TEXT, harness, prompted, reads, rolling, scored
 from families import config_of, family, model_of
-from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import get_model
-from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import ropescale
 from ropescale.errors import InvalidArgumentError, RopescaleError
-from ropescale.evals import engine, forward
 from ropescale.evals.engine import RopescaleLM, token_losses, vllm_model
-from ropescale.evals.forward import head_way, reuses_exactly
-from ropescale.evals.texts import sample
-from ropescale.evals.tokens import named_tokenizer
-
-TEXT = sample()[0].text
-GREEDY = {"until": ["."], "max_gen_toks": 12, "do_sample": False}
-
-
-@pytest.fixture
-def model() -> PreTrainedModel:
-    return ropescale.load("tiny").eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return named_tokenizer("tiny")
-
-
-@pytest.fixture
-def leading() -> PreTrainedTokenizerFast:
-    """The tokenizer with a beginning-of-sequence token of its own, which it adds by itself."""
-    made = copy.deepcopy(named_tokenizer("tiny"))
-    made.bos_token = made.convert_ids_to_tokens(7)
-    made._tokenizer.post_processor = TemplateProcessing(
-        single=f"{made.bos_token} $A", special_tokens=[(made.bos_token, 7)]
-    )
-    assert made("The")["input_ids"][0] == 7 == made.bos_token_id
-    return made
-
-
-def harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **arguments: Any) -> HFLM:
-    return HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), **arguments)
-
-
-def request(kind: str, *arguments: Any) -> Instance:
-    return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
-
-
-def scored(pairs: Sequence[tuple[str, str]]) -> list[Instance]:
-    return [request("loglikelihood", *pair) for pair in pairs]
-
-
-def rolling(texts: Sequence[str]) -> list[Instance]:
-    return [request("loglikelihood_rolling", text) for text in texts]
-
-
-def prompted(prompts: Sequence[str], **changes: Any) -> list[Instance]:
-    return [request("generate_until", prompt, {**GREEDY, **changes}) for prompt in prompts]
-
-
-@contextmanager
-def reads(model: nn.Module) -> Iterator[list[tuple[int, ...]]]:
-    """The shapes of ids that the model's embedding sees: what is really read."""
-    seen: list[tuple[int, ...]] = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
-    try:
-        yield seen
-    finally:
-        hook.remove()
-
-
-def losses_from_full_logits(model: nn.Module, ids: Tensor, first: int = 1) -> Tensor:
-    with torch.no_grad():
-        logprobs = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
-    return -logprobs.gather(2, ids[:, 1:, None])[..., 0][:, first - 1 :]
-
-
-def random_ids(rows: int, length: int, vocabulary: int = 128) -> Tensor:
-    return torch.randint(3, vocabulary, (rows, length), generator=torch.Generator().manual_seed(0))
-
-
-def one_by_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
-    """What a fresh copy of the model generates after each prompt alone, cut at the first stop."""
-    replies = []
-    for prompt in prompts:
-        ids = torch.tensor([tokenizer.encode(prompt, verbose=False)])
-        found = copy.deepcopy(model).generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=None
-        )
-        reply = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=False)
-        replies.append(reply.split(".")[0].split(tokenizer.eos_token)[0])
-    return replies
-
-
-# Losses and the head
-
-
-@pytest.mark.parametrize("name", ["llama", "cohere", "gemma2", "granite", "phi3", "gpt_neox", "qwen3_moe"])
-@pytest.mark.parametrize("first", [1, 20])
-def test_chunked_logits_give_the_losses_of_full_ones(name: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "CHUNK_ELEMENTS", 7 * 128)  # seven positions a chunk, so that rows are cut anywhere
-    model, ids = family(name), random_ids(3, 60)
-    expected = losses_from_full_logits(model, ids, first)
-    assert head_way(model) == "chunked"
-    found = token_losses(model, ids, first)
-    assert found.shape == (3, 60 - first)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-class Tilted(LlamaForCausalLM):  # type: ignore[misc]
-    """A model whose logits depend on the ids themselves: its head cannot be run on other ids than its own."""
-
-    def forward(self, input_ids: Tensor, **arguments: Any) -> Any:
-        found = super().forward(input_ids=input_ids, **arguments)
-        found.logits = found.logits + torch.sin(input_ids.float())[..., None] * torch.arange(128)
-        return found
-
-
-def test_a_model_whose_head_cannot_be_run_apart_is_read_with_full_logits() -> None:
-    model, ids = Tilted(config_of("llama")).eval(), random_ids(2, 30)
-    assert head_way(model) == "full"
-    torch.testing.assert_close(token_losses(model, ids), losses_from_full_logits(model, ids), rtol=1e-6, atol=1e-6)
-
-
-def test_an_adapter_is_read_with_chunked_logits() -> None:
-    adapted = get_peft_model(family("llama"), LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"]))
-    adapted.eval()
-    ids = random_ids(2, 30)
-    assert head_way(adapted) == "chunked"
-    torch.testing.assert_close(token_losses(adapted, ids), losses_from_full_logits(adapted, ids), rtol=1e-6, atol=1e-6)
-
-
-def test_scoring_leaves_no_trace_in_the_model_also_when_it_fails() -> None:
-    model, ids = family("llama").train(), random_ids(1, 30)
-    hooked = model.model.forward
-    model.model.forward = hooked  # as accelerate hooks a module
-    before = dict(model.model.__dict__)
-    token_losses(model, ids)
-    model.lm_head.weight.data.fill_(torch.nan)
-    with pytest.raises(RopescaleError):
-        token_losses(model, ids)
-    assert model.model.forward is hooked
-    assert model.model.__dict__.keys() == before.keys()
-    assert model.training
-    del model.model.forward
-    token_losses(family("llama"), ids)
-    assert "forward" not in family("llama").model.__dict__
-
-
-def test_a_sequence_without_a_token_to_score_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError) as error:
-        token_losses(family("llama"), random_ids(1, 5), first=5)
-    assert str(error.value) == (
-        "token_losses: first must be at least 1 and below the number of tokens, got 5 for ids of shape (1, 5); "
-        "give [batch, n] ids with n of at least 2"
-    )
-
 
 # Log-likelihoods
 
@@ -207,18 +55,6 @@ def test_one_forward_answers_all_contexts_and_equals_a_run_for_each(
     assert [shape for shape in seen if shape[1] > 1 and shape != (2, 8)] == [(1, longest)]  # 2 x 8 tries the head
     alone = [lm.loglikelihood(scored([pair]), disable_tqdm=True)[0][0] for pair in pairs]
     torch.testing.assert_close([a for a, _ in together], alone, rtol=1e-5, atol=1e-5)
-
-
-def test_losses_by_position_equal_a_run_for_each_length(model: PreTrainedModel) -> None:
-    ids = random_ids(1, 128, 1024)
-    whole = token_losses(model, ids)[0]
-    for length in (2, 16, 65, 128):
-        torch.testing.assert_close(
-            token_losses(model, ids[:, :length], first=length - 1)[0],
-            whole[length - 2 : length - 1],
-            rtol=1e-5,
-            atol=1e-5,
-        )
 
 
 def test_where_rotations_depend_on_the_length_every_request_has_a_forward_of_its_own(
@@ -387,127 +223,6 @@ def test_a_window_longer_than_the_model_is_refused(model: PreTrainedModel, token
         InvalidArgumentError, match="must fit into the 128 tokens that the model reads, got 200 tokens"
     ):
         lm.loglikelihood_rolling(rolling([TEXT[:2000]]), disable_tqdm=True)
-
-
-# Generation
-
-TRUNK = " ".join([TEXT[:700]])
-SHARING = [TRUNK[:150] + end for end in (" The", " A word")] + [TRUNK[: 200 + 110 * i] for i in range(5)]
-
-
-def in_turn(lm: RopescaleLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Prompts become long enough to share at any length; what comes back fills when they do."""
-    monkeypatch.setattr(engine, "REUSE_LENGTH", 1)
-    taken: list[int] = []
-    own = lm._written_in_turn
-    monkeypatch.setattr(
-        lm, "_written_in_turn", lambda ordered, common: taken.append(sum(common)) or own(ordered, common)
-    )
-    return taken
-
-
-def test_short_prompts_are_batched_with_the_replies_of_the_harness(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    asked = prompted([TEXT[i * 31 : i * 31 + 60 + 7 * (i % 4)] for i in range(14)])
-    with reads(model) as seen:
-        ours = RopescaleLM(model, tokenizer).generate_until(asked, True)
-    assert any(shape[0] > 2 for shape in seen)
-    assert ours == harness(model, tokenizer, batch_size=1).generate_until(asked, True)
-    assert len(set(ours)) > 3
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox", "qwen3_moe", "tiny"])
-def test_prompts_that_begin_alike_share_their_keys_and_get_the_replies_of_each_alone(
-    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = ropescale.load("tiny").eval() if name == "tiny" else model_of(config_of(name, vocab_size=1024))
-    ropescale.patch(model, "yarn", factor=6)
-    lm = RopescaleLM(model, tokenizer, max_length=800)
-    shared = in_turn(lm, monkeypatch)
-    with reads(model) as seen:
-        replies = lm.generate_until(prompted(SHARING), True)
-    assert replies == one_by_one(model, tokenizer, SHARING)
-    tokens = [len(tokenizer.encode(prompt, verbose=False)) for prompt in SHARING]
-    assert shared
-    assert shared[0] > sum(tokens) / 3
-    # all but what is shared is read, and the tokens that were written
-    assert sum(rows * length for rows, length in seen) <= sum(tokens) - shared[0] + 12 * len(SHARING)
-
-
-@pytest.mark.parametrize(
-    ("name", "facts"),
-    [
-        ("mistral", {"sliding_window": 32}),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
-        (
-            "llama",
-            {
-                "rope_parameters": {
-                    "rope_type": "longrope",
-                    "short_factor": [1.0] * 8,
-                    "long_factor": [4.0] * 8,
-                    "factor": 4.0,
-                    "original_max_position_embeddings": 64,
-                    "rope_theta": 10000.0,
-                }
-            },
-        ),
-        ("minimax", {}),
-    ],
-)
-def test_keys_are_not_shared_where_they_would_not_hold(
-    name: str, facts: dict[str, Any], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = model_of(config_of(name, vocab_size=1024, **facts))
-    lm = RopescaleLM(copy.deepcopy(model), tokenizer, max_length=800)
-    shared = in_turn(lm, monkeypatch)
-    assert lm.generate_until(prompted(SHARING), True) == one_by_one(model, tokenizer, SHARING)
-    assert not shared
-    assert not reuses_exactly(model, 400)
-
-
-def test_keys_are_shared_within_a_sliding_window(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = model_of(config_of("mistral", vocab_size=1024, sliding_window=512))
-    lm = RopescaleLM(model, tokenizer, max_length=800)
-    shared = in_turn(lm, monkeypatch)
-    assert lm.generate_until(prompted(SHARING), True) == one_by_one(model, tokenizer, SHARING)
-    assert shared
-
-
-def test_a_row_stops_at_its_own_stop_string_and_all_at_their_room(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    prompts = ["The people of the", "Our own country is"]
-    lm = RopescaleLM(model, tokenizer)
-    free = lm.generate_until(prompted(prompts, until=[], max_gen_toks=20), True)
-    stop = free[0][5:9]
-    assert stop not in free[0][:5]
-    stopped = lm.generate_until(prompted(prompts, until=[stop], max_gen_toks=20), True)
-    assert stopped[0] == free[0][:5] == harness(model, tokenizer).generate_until(
-        prompted(prompts[:1], until=[stop], max_gen_toks=20), True
-    )[0]  # fmt: skip
-    assert stopped[1] == free[1].split(stop)[0]
-    short = lm.generate_until(prompted(prompts, until=[], max_gen_toks=3), True)
-    assert [len(tokenizer.encode(reply)) for reply in short] == [3, 3]
-
-
-def test_a_stop_string_ends_the_work(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    lm = RopescaleLM(model, tokenizer)
-    (free,) = lm.generate_until(prompted(["The people of the"], until=[], max_gen_toks=60), True)
-    with reads(model) as seen:
-        lm.generate_until(prompted(["The people of the"], until=[free[3:6]], max_gen_toks=60), True)
-    assert len(seen) < 12
-
-
-def test_sampling_is_left_to_the_harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    asked = prompted(["The people of the", "Our own"], do_sample=True, temperature=0.9)
-    torch.manual_seed(0)
-    ours = RopescaleLM(model, tokenizer).generate_until(asked, True)
-    torch.manual_seed(0)
-    assert ours == harness(model, tokenizer, batch_size=1).generate_until(asked, True)
 
 
 # What goes wrong, and what is kept
