@@ -51,7 +51,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 import ropescale
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.data import prepare
+from ropescale.recipes.data.preparing import prepare
 from ropescale.recipes.loss import chunked_loss
 from ropescale.recipes.options import Recipe, read_recipe
 from ropescale.recipes.schedules import Draws, Schedule

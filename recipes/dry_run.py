@@ -14,7 +14,7 @@ from ropescale.destinations import try_writer
 from ropescale.families.parts import text_of
 from ropescale.memory import said
 from ropescale.recipes import train
-from ropescale.recipes.memory import Memory, Shape, training_memory
+from ropescale.recipes.memory import Memory, Shape, Step, training_memory
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.rehearsal import weightless
 from ropescale.recipes.schedules import Schedule
@@ -91,17 +91,16 @@ def _memory(recipe: Recipe, schedule: Schedule, config: object, *, packed: bool)
     except (AttributeError, TypeError):  # of a family that has these sizes by other names
         return "not known: the formula is for decoders of Llama's kind"
     tuning = "lora" if options.tuning == "lora_plus" else options.tuning
-    need: Memory = training_memory(
-        shape,
+    step = Step(
         length=schedule.length,
         rows=training.per_device_train_batch_size,
         tuning=tuning,
         rank=options.rank,
         element=BYTES[options.dtype_name],
-        row_shared=options.ulysses,
         checkpointing=bool(training.gradient_checkpointing),
         masked=packed,
     )
+    need: Memory = training_memory(shape, step, row_shared=options.ulysses)
     total = need.total - need.reserved
     least = "at least " if options.tuning == "lora_plus" else "about "  # whose whole tables the formula leaves out
     return (

@@ -98,41 +98,36 @@ class Memory:
         return float(sum(getattr(self, item.name) for item in dataclasses.fields(self)))
 
 
-def training_memory(
-    shape: Shape,
-    *,
-    length: int,
-    rows: int = 1,
-    tuning: str = "lora",
-    rank: int = 8,
-    element: int = 2,
-    weights_shared: int = 1,
-    row_shared: int = 1,
-    checkpointing: bool = True,
-    masked: bool = False,
-) -> Memory:
-    """The memory of one device in a step of AdamW, attention being fused (SDPA or flash) and the loss chunked.
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of AdamW, attention being fused (SDPA or flash) and the loss chunked."""
+
+    length: int  # tokens of a row
+    rows: int = 1  # that a device reads at a time
+    tuning: str = "lora"  # on attention, adapters in float32; qlora: the same over 4-bit layers; or full
+    rank: int = 8  # of LoRA
+    element: int = 2  # bytes of a weight and of an activation: 2 for bfloat16, 4 for float32
+    checkpointing: bool = True  # the input of every layer alone is kept, and the rest computed again, layer by layer
+    masked: bool = False  # SDPA with a mask of a row's tokens by its tokens, which packed documents need
+
+
+def training_memory(shape: Shape, step: Step, *, weights_shared: int = 1, row_shared: int = 1) -> Memory:
+    """The memory of one device in a step.
 
     Args:
         shape: of the model.
-        length: tokens of a row.
-        rows: that a device reads at a time.
-        tuning: `lora` (on attention, adapters in float32), `qlora` (the same over 4-bit layers) or `full`.
-        rank: of LoRA.
-        element: bytes of a weight and of an activation: 2 for bfloat16, 4 for float32.
+        step: what is trained, on which rows.
         weights_shared: devices among which weights, gradients and optimizer are shared (FSDP2, ZeRO-3).
         row_shared: devices among which every row is cut (context or sequence parallelism).
-        checkpointing: keep the input of every layer alone, and compute the rest again, layer by layer.
-        masked: SDPA with a mask of a row's tokens by its tokens, which packed documents need.
     """
-    tokens = rows * length / row_shared
-    adapter = shape.adapter(rank)
+    element, tokens = step.element, step.rows * step.length / row_shared
+    adapter = shape.adapter(step.rank)
     layers = shape.layers * shape.layer
-    weights = element * (shape.parameters - layers) + (NF4 if tuning == "qlora" else element) * layers
+    weights = element * (shape.parameters - layers) + (NF4 if step.tuning == "qlora" else element) * layers
     # weight, gradient and two moments of adapters, all float32; of full tuning the last three, in the weights' type
-    trained = 3 * element * shape.parameters if tuning == "full" else 4 * FLOAT * adapter
-    one_layer = tokens * kept_by_layer(shape, tuning=tuning, element=element)
-    if checkpointing:
+    trained = 3 * element * shape.parameters if step.tuning == "full" else 4 * FLOAT * adapter
+    one_layer = tokens * kept_by_layer(shape, tuning=step.tuning, element=element)
+    if step.checkpointing:
         activations = tokens * shape.hidden * element * shape.layers + one_layer
     else:
         activations = one_layer * shape.layers
@@ -142,7 +137,7 @@ def training_memory(
         trained=trained / weights_shared,
         gathered=0 if weights_shared == 1 else element * (2 * shape.layer + shape.tables),
         activations=activations,
-        mask=rows * length**2 / row_shared * (1 + element) if masked else 0,
+        mask=step.rows * step.length**2 / row_shared * (1 + element) if step.masked else 0,
         loss=LOSS,
     )
 
@@ -179,11 +174,10 @@ def advice(shape: Shape, *, length: int, tuning: str = "lora", device: float = D
     if tuning != "qlora":
         tried += [("fsdp2", devices, devices, 1) for devices in (2, 4, 8)]
         tried += [("fsdp2_cp", devices, devices, devices) for devices in (2**k for k in range(1, most.bit_length()))]
-    found = Advice(arrangement="none", devices=0, memory=training_memory(shape, length=length, tuning=tuning))
+    step = Step(length=length, tuning=tuning)
+    found = Advice(arrangement="none", devices=0, memory=training_memory(shape, step))
     for arrangement, devices, weights_shared, row_shared in tried:
-        memory = training_memory(
-            shape, length=length, tuning=tuning, weights_shared=weights_shared, row_shared=row_shared
-        )
+        memory = training_memory(shape, step, weights_shared=weights_shared, row_shared=row_shared)
         if memory.total <= FILLED * device:
             return Advice(arrangement=arrangement, devices=devices, memory=memory)
     return found

@@ -22,7 +22,7 @@ from ropescale.checks import did_you_mean, require_at_least, require_choice
 from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
 from ropescale.methods import get_method
 from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
-from ropescale.recipes.data import DataOptions
+from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.schedules import CONTENTS, SCHEDULES
 from ropescale.recipes.shipped import comment, read_text
 from ropescale.request import Request, require_knobs

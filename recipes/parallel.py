@@ -21,6 +21,7 @@ from ropescale.extension import late_of
 from ropescale.geometry import Geometry
 from ropescale.methods import Method
 from ropescale.methods.late import LateMethod
+from ropescale.recipes.schedules import Schedule
 
 ARRANGEMENTS = ("ddp", "fsdp2", "fsdp2_cp", "zero3_sp")
 
@@ -91,12 +92,11 @@ class Machines:
 
 def refuse_combinations(
     machines: Machines,
+    schedule: Schedule,
     *,
     method: Method,
     geometry: Geometry,
     log_n: bool = False,
-    schedule: str = "full_length",
-    length: int,
     batch_size: int = 1,
     packing: bool = True,
     attention: str | None = None,
@@ -105,11 +105,10 @@ def refuse_combinations(
 
     Args:
         machines: what was launched.
+        schedule: of the rows.
         method: with its knobs.
         geometry: of the model to be patched.
         log_n: whether queries are scaled, as for `ropescale.patch`.
-        schedule: `full_length`, `mixed_window`, `pose` or `recalibrate`.
-        length: tokens of a row.
         batch_size: rows that one process reads at a time.
         packing: whether a row may hold several documents.
         attention: the `attn_implementation`; None for the model's own.
@@ -120,8 +119,8 @@ def refuse_combinations(
     _refuse_machines(machines)
     shards = machines.shards_of_a_row
     flash = attention is not None and "flash" in attention
-    if packing and flash and (batch_size > 1 or schedule == "pose"):
-        found = "schedule pose" if schedule == "pose" else f"{batch_size} rows at a time"
+    if packing and flash and (batch_size > 1 or schedule.name == "pose"):
+        found = "schedule pose" if schedule.name == "pose" else f"{batch_size} rows at a time"
         raise InvalidArgumentError(
             f"attention: flash attention is told of documents in a row by positions alone, and only of one row at a "
             f"time, got {attention!r} with packing and {found}: documents would see one another; give "
@@ -140,7 +139,7 @@ def refuse_combinations(
             f"{' with log_n' if log_n else ''} and rows cut among {shards} processes, which would each take their "
             f"part for the whole; use a method with fixed frequencies, or do not cut rows"
         )
-    if schedule == "mixed_window":
+    if schedule.name == "mixed_window":
         raise InvalidArgumentError(
             f"schedule: mixed_window chooses the rotation token by token over whole rows, got rows cut among {shards} "
             f"processes; use full_length"
@@ -152,7 +151,7 @@ def refuse_combinations(
             f"another, got packing true; give packing=False"
         )
     parts = 2 * shards if machines.context > 1 else shards  # torch gives each process an early and a late part
-    if length % parts:
+    if (length := schedule.length) % parts:
         raise InvalidArgumentError(
             f"length: must be a multiple of {parts} where rows are cut among {shards} processes, got {length}; give "
             f"{length - length % parts}"

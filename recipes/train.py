@@ -43,7 +43,7 @@ from ropescale.patching import put_in
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.card import card
-from ropescale.recipes.data import Prepared, identify, prepare
+from ropescale.recipes.data.preparing import Prepared, identify, prepare
 from ropescale.recipes.evaluation import Figures, Yardstick, digest, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
@@ -175,7 +175,7 @@ def begin(recipe: Recipe, command: str) -> tuple[Run, Schedule, PreTrainedTokeni
         RopescaleError: whatever `rehearse` raises.
     """
     told = _opened(recipe.output, recipe, command)
-    schedule = planned(recipe)
+    schedule = schedule_of(recipe)
     keywords = loading(recipe.options)
     rehearse(recipe)
     own = None if recipe.options.adapter is None else tokenizer_of(recipe.options.adapter)  # or none
@@ -241,7 +241,7 @@ def require_rows(found: Read, model: nn.Module) -> None:
     require_embedded([int(found.measure.windows.max()), *(one.as_py() or 0 for one in rows)], model)
 
 
-def planned(recipe: Recipe) -> Schedule:
+def schedule_of(recipe: Recipe) -> Schedule:
     """The schedule of a recipe, on its model's lengths.
 
     Raises:
@@ -274,8 +274,8 @@ def planned(recipe: Recipe) -> Schedule:
                 f"tokens for {given!r}; give that, or what {given!r} was made from"
             )
     original = geometry.original_length
-    factor = options.factor or 1.0
-    target = options.target_length or round(factor * original)
+    # what is recalibrated without a factor reads what its knobs say, and is trained at the original length
+    target = reach if options.factor or options.target_length else original
     own = target if options.schedule in ("full_length", "mixed_window") else original
     length = options.length or own
     if length > (target if options.schedule != "recalibrate" else original):
@@ -288,18 +288,7 @@ def planned(recipe: Recipe) -> Schedule:
             f"length: must be below the target length ({target}) with pose, got {length}; use full_length, or a "
             f"larger factor"
         )
-    refuse_combinations(
-        Machines.launched(recipe.training, ulysses=options.ulysses),
-        method=method,
-        geometry=geometry,
-        log_n=options.log_n,
-        schedule=options.schedule,
-        length=length,
-        batch_size=recipe.training.per_device_train_batch_size,
-        packing=recipe.data.packing,
-        attention=options.attention,
-    )
-    return Schedule(
+    schedule = Schedule(
         name=options.schedule,
         original_length=original,
         target_length=target,
@@ -307,6 +296,17 @@ def planned(recipe: Recipe) -> Schedule:
         chunks=options.chunks,
         content=options.content,
     )
+    refuse_combinations(
+        Machines.launched(recipe.training, ulysses=options.ulysses),
+        schedule,
+        method=method,
+        geometry=geometry,
+        log_n=options.log_n,
+        batch_size=recipe.training.per_device_train_batch_size,
+        packing=recipe.data.packing,
+        attention=options.attention,
+    )
+    return schedule
 
 
 def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, told: Run) -> None:

@@ -18,10 +18,11 @@ from pyarrow import parquet
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import reading, texts
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.chats import written
-from ropescale.recipes.data import DataOptions, prepare
-from ropescale.recipes.sources import find_source
-from ropescale.recipes.tokenised import _long
+from ropescale.recipes.data.chats import written
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.data.preparing import prepare
+from ropescale.recipes.data.sources import find_source
+from ropescale.recipes.data.tokenised import _long
 
 TEXTS = [f"the river of number {number} is a small town\u2028under the north" for number in range(5)]
 LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS).encode()
@@ -181,8 +182,8 @@ def test_a_list_is_read_element_by_element(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["words of a river ", "no-spaces-at-all", "北方的小镇在河边", "emoji 👩‍👩‍👧 and é "])
 def test_a_long_text_in_parts_has_the_tokens_of_the_whole(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = named_tokenizer("tiny")
-    monkeypatch.setattr("ropescale.recipes.tokenised.BATCH", 3_000)
-    monkeypatch.setattr("ropescale.recipes.tokenised.OVERLAP", 400)
+    monkeypatch.setattr("ropescale.recipes.data.tokenised.BATCH", 3_000)
+    monkeypatch.setattr("ropescale.recipes.data.tokenised.OVERLAP", 400)
     long = "".join(f"{text}{number} " for number in range(20_000 // len(text)))
     ids, starts = _long(long, tokenizer)
     assert ids.tolist() == tokenizer(long, add_special_tokens=False, verbose=False)["input_ids"]
@@ -193,7 +194,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.data import DataOptions, prepare
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.data.preparing import prepare
 
 options = DataOptions(data=[sys.argv[1]], cache_dir=sys.argv[2])
 tokenizer = named_tokenizer("tiny")

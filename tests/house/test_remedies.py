@@ -34,7 +34,7 @@ from ropescale.errors import RopescaleError
 from ropescale.evals import plan, texts
 from ropescale.evals.engine import RopescaleLM
 from ropescale.recipes import options as recipe
-from ropescale.recipes.data import DataOptions
+from ropescale.recipes.data.options import DataOptions
 from ropescale.spelling import Names, spelled
 
 COMMAND_LINE = "ropescale/cli/"

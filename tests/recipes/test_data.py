@@ -24,8 +24,10 @@ from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals.passkey import passkey_samples
 from ropescale.evals.texts import sample
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.data import Account, DataOptions, Prepared, prepare
-from ropescale.recipes.packing import pack
+from ropescale.recipes.data.account import Account
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.data.packing import pack
+from ropescale.recipes.data.preparing import Prepared, prepare
 
 LENGTH = 128
 
@@ -269,7 +271,7 @@ def test_the_second_time_nothing_is_read_or_tokenised(
     tmp_path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepared(tmp_path, tokenizer, folder)
-    monkeypatch.setattr("ropescale.recipes.data.encoded", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr("ropescale.recipes.data.preparing.encoded", lambda *_: pytest.fail("tokenised again"))
     assert prepared(tmp_path, tokenizer, folder).train[:] == first.train[:]
     prepared(tmp_path, tokenizer, folder, length=64, seed=3)  # other rows of the same tokens
     assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.is_dir()) == [
@@ -302,7 +304,8 @@ def test_what_decides_the_tokens_is_in_the_key(
 RACE = """
 import sys
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.data import DataOptions, prepare
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.data.preparing import prepare
 
 made = prepare(DataOptions(data=[sys.argv[1]], cache_dir=sys.argv[2]), named_tokenizer("tiny"), 128)
 print(len(made.train), sum(made.train[0]["input_ids"]))
@@ -322,7 +325,7 @@ def test_a_run_that_was_killed_leaves_nothing_half_written(
     tmp_path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("ropescale.recipes.data._write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("ropescale.recipes.data.mixing.write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepared(tmp_path, tokenizer, folder)
     assert not list(tmp_path.glob("rows-*/"))
@@ -334,7 +337,8 @@ HUB = """
 import json, sys
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.data import DataOptions, prepare
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.data.preparing import prepare
 
 made = prepare(DataOptions(data=["owner/name"], cache_dir=sys.argv[1], text_field="body"), named_tokenizer("tiny"), 64)
 print(json.dumps(made.account.to_dict()))

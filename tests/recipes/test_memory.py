@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ropescale
-from ropescale.recipes.memory import MODELS, Shape, advice, kept_by_layer, table, training_memory
+from ropescale.recipes.memory import MODELS, Shape, Step, advice, kept_by_layer, table, training_memory
 
 TOKENS = 256
 GIB = 2**30
@@ -96,24 +96,24 @@ def test_the_models_of_the_page_have_their_published_sizes(name: str, billions: 
 
 def test_the_parts_follow_from_their_definitions() -> None:
     shape = MODELS["Llama 3.1 8B"]
-    one = training_memory(shape, length=32768)
+    one = training_memory(shape, Step(length=32768))
     assert one.weights == 2 * shape.parameters
     assert one.trained == 16 * shape.adapter(8)
     assert one.mask == one.gathered == 0
-    full = training_memory(shape, length=32768, tuning="full")
+    full = training_memory(shape, Step(length=32768, tuning="full"))
     assert full.trained == 6 * shape.parameters  # gradient and two moments, bfloat16
-    shared = training_memory(shape, length=32768, tuning="full", weights_shared=8)
+    shared = training_memory(shape, Step(length=32768, tuning="full"), weights_shared=8)
     assert shared.weights + shared.trained == shape.parameters
-    cut = training_memory(shape, length=32768, weights_shared=8, row_shared=8)
+    cut = training_memory(shape, Step(length=32768), weights_shared=8, row_shared=8)
     assert cut.activations == one.activations / 8
-    assert training_memory(shape, length=65536).activations == 2 * one.activations
-    assert training_memory(shape, length=32768, rows=2).activations == 2 * one.activations
-    assert training_memory(shape, length=32768, checkpointing=False).activations > 5 * one.activations
-    masked = training_memory(shape, length=131072, masked=True)
+    assert training_memory(shape, Step(length=65536)).activations == 2 * one.activations
+    assert training_memory(shape, Step(length=32768, rows=2)).activations == 2 * one.activations
+    assert training_memory(shape, Step(length=32768, checkpointing=False)).activations > 5 * one.activations
+    masked = training_memory(shape, Step(length=131072, masked=True))
     assert masked.mask == 3 * 131072**2
-    assert masked.total - training_memory(shape, length=131072).total == masked.mask
+    assert masked.total - training_memory(shape, Step(length=131072)).total == masked.mask
     # a quarter of the bits, but for the embeddings, and a little for the scales
-    quarter = training_memory(shape, length=32768, tuning="qlora").weights - 2 * shape.tables
+    quarter = training_memory(shape, Step(length=32768, tuning="qlora")).weights - 2 * shape.tables
     assert quarter == pytest.approx((one.weights - 2 * shape.tables) / 4, rel=0.04)
 
 

@@ -27,6 +27,7 @@ from ropescale.destinations import LOCK
 from ropescale.errors import InvalidArgumentError
 from ropescale.recipes.options import read_recipe
 from ropescale.recipes.parallel import ARRANGEMENTS, Machines, machine_file, refuse_combinations
+from ropescale.recipes.schedules import Schedule
 from ropescale.recipes.train import run
 from ropescale.recipes.ulysses import Ulysses
 
@@ -221,11 +222,16 @@ REFUSED: dict[str, tuple[Machines, dict[str, Any], str]] = {
 }
 
 
+def refuse(machines: Machines, schedule: str = "full_length", length: int = 512, **facts: Any) -> None:
+    rows = Schedule(name=schedule, original_length=128, target_length=512, length=length)
+    refuse_combinations(machines, rows, **{"method": YARN, "geometry": GEOMETRY, **facts})
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_silently_be_wrong_is_refused(name: str) -> None:
     machines, facts, message = REFUSED[name]
     with pytest.raises(InvalidArgumentError) as refused:
-        refuse_combinations(machines, **{"method": YARN, "geometry": GEOMETRY, "length": 512, **facts})
+        refuse(machines, **facts)
     assert str(refused.value).startswith(message)
 
 
@@ -270,7 +276,7 @@ def test_the_program_refuses_before_the_model_is_loaded(
     ],
 )
 def test_what_is_right_passes(machines: Machines, facts: dict[str, Any]) -> None:
-    refuse_combinations(machines, **{"method": YARN, "geometry": GEOMETRY, "length": 512, **facts})
+    refuse(machines, **facts)
 
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:

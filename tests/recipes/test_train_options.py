@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ropescale import cli
 from ropescale.checkpoints import resolve
-from ropescale.recipes.data import DataOptions
+from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.options import RecipeOptions
 
 BASE: dict[str, Any] = {

@@ -24,9 +24,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals.tokens import leading_tokens
-from ropescale.recipes.chats import written
+from ropescale.recipes.data.chats import written
+from ropescale.recipes.data.sources import Document
 from ropescale.recipes.seals import fault, seal
-from ropescale.recipes.sources import Document
 
 VERSION = 2  # of what is written; part of every key
 BATCH = 2**17  # characters encoded at once: a tokenizer takes some 200 bytes for each

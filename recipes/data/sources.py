@@ -18,7 +18,7 @@ import pyarrow
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.evals import reading, texts
 
-PASSKEY = "passkey"  # made, not read: see recipes/passkeys.py
+PASSKEY = "passkey"  # made, not read: see recipes/data/passkeys.py
 SHORT_NAMES = ("passkey", "sotu", "sotu-sample", "stdlib")
 TEXT_FIELD, SPLIT = "text", "train"
 CHATS = ("messages", "conversations")  # fields of conversations, looked for where a row has no text
