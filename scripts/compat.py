@@ -82,7 +82,7 @@ def tested(version: str, names: list[str]) -> dict[str, object]:
     found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout.split()
     if found[-2] != version:
         raise SystemExit(f"{version}: not the version that ran, got {found[-2]}")
-    files = [str(next((ROOT / "tests").rglob(f"{name}.py"))) for name in names]
+    files = [str(path) for name in names for path in sorted((ROOT / "tests").rglob(f"{name}*.py"))]
     # the page is what this writes
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not page_of_versions", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
@@ -114,7 +114,11 @@ def page(figures: dict[str, dict[str, object]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", default=",".join(PINS), help="comma-separated; all of PINS by default")
-    parser.add_argument("--tests", default=",".join(CORE), help="files of tests, comma-separated; the core by default")
+    parser.add_argument(
+        "--tests",
+        default=",".join(CORE),
+        help="what names of files of tests begin with, comma-separated; the core by default",
+    )
     arguments = parser.parse_args()
     figures: dict[str, dict[str, object]] = {}
     for version in arguments.versions.split(","):

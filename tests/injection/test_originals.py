@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_late import TOLERANCE, added, apart, llama, prompts, read
+from late import TOLERANCE, added, apart, llama, prompts, read
 from torch import Tensor, nn
 from transformers import DynamicCache
 
