@@ -29,12 +29,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import ropescale
-from ropescale.adapters import files_of, put_on, record_of, tokenizer_of
-from ropescale.checkpoint import first_line, load_language_model, read_config
+from ropescale.adapter_files import files_of, record_of, tokenizer_of
+from ropescale.adapters import put_on
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
+from ropescale.contents import read_config
 from ropescale.destinations import sole_writer, try_writer
-from ropescale.errors import CheckpointError, InvalidArgumentError
+from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 from ropescale.evals import budget, results
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedConfig
 
 import ropescale
-from ropescale.adapters import record_of
+from ropescale.adapter_files import record_of
 from ropescale.checks import require_at_least, require_choice
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError

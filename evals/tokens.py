@@ -15,8 +15,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.errors import InvalidArgumentError
 
 BATCH = 32  # texts encoded at once

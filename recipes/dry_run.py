@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ropescale.checkpoint import read_config, require_complete
+from ropescale.checkpoint import require_complete
 from ropescale.checkpoints import resolve
 from ropescale.console import Console
+from ropescale.contents import read_config
 from ropescale.destinations import try_writer
 from ropescale.families.parts import text_of
 from ropescale.memory import said

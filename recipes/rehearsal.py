@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_config
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.families.parts import text_of
 from ropescale.heads import class_of

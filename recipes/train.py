@@ -28,10 +28,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 import ropescale
-from ropescale.adapters import add_record, record_of, tokenizer_of
-from ropescale.checkpoint import load_language_model, raise_limits, read_config
+from ropescale.adapter_files import record_of, tokenizer_of
+from ropescale.adapters import add_record
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import note_on, resolve
 from ropescale.console import Console
+from ropescale.contents import read_config
 from ropescale.destinations import LOCK, sole_writer
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import place_of, require_embedded
@@ -39,6 +41,7 @@ from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import text_of
 from ropescale.heads import require_language_model
+from ropescale.limits import raise_limits
 from ropescale.patching import put_in
 from ropescale.patching import record as live_record
 from ropescale.recipes import page

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
-from ropescale.adapters import PARAMETERS_FILE, add_record
+from ropescale.adapter_files import PARAMETERS_FILE
+from ropescale.adapters import add_record
 from ropescale.console import Console
 from ropescale.destinations import fresh_folder, removed
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError

@@ -16,7 +16,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from ropescale.adapters import load_adapter, put_on, record_of
+from ropescale.adapter_files import record_of
+from ropescale.adapters import load_adapter, put_on
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families.parts import text_of

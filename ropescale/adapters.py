@@ -9,12 +9,11 @@ that is, or on its base patched in any way.
 import dataclasses
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -25,37 +24,43 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 
-from ropescale.checkpoint import (
-    FINDING,
-    added_parameters,
-    from_weights,
-    located,
-    raise_limits,
-    read_tokenizer,
-    size_of,
-    weight_files,
+from ropescale.adapter_bases import (
+    digest_of_base,
+    require_named_base,
+    require_same_base,
+    require_same_patch,
+    require_same_weights,
+    saved_by_peft,
 )
+from ropescale.adapter_files import (
+    CONFIG_FILE,
+    PARAMETERS_FILE,
+    RECORD_FILE,
+    file_of,
+    labels_of,
+    named_base,
+    read_record,
+    record_of,
+    tokenizer_of,
+)
+from ropescale.checkpoint import added_parameters, from_weights, located, size_of
 from ropescale.checkpoints import resolve
+from ropescale.contents import FINDING
 from ropescale.destinations import replaced, require_new, write_file, written_whole
-from ropescale.digest import differing, digest_of, digest_of_files
-from ropescale.errors import AlreadyPatchedError, CheckpointError, InvalidArgumentError, NotPatchedError, shortened
-from ropescale.families.parts import text_of
+from ropescale.errors import CheckpointError, InvalidArgumentError, NotPatchedError
 from ropescale.files import read_json
 from ropescale.heads import class_of
-from ropescale.merging import CONFIG_FILE, attached, merged_into, require_finite
+from ropescale.limits import raise_limits
+from ropescale.merging import attached, merged_into, require_finite
 from ropescale.patching import record, record_in_effect, repatch, unpatch
-from ropescale.records import RECORD_FIELD, Record
+from ropescale.records import Record
 from ropescale.wrappers import bare
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-RECORD_FILE = "ropescale.json"
-PARAMETERS_FILE = "ropescale.safetensors"
-WEIGHTS_FILE = "adapter_model.safetensors"
-OLD_WEIGHTS_FILE = "adapter_model.bin"  # of PEFT before safetensors
 TEMPLATE_FILE = "chat_template.jinja"
 # What PEFT calls the task of an adapter, and the class of the base that it was trained on; whatever predicts tokens
 # is the base as it is
@@ -65,7 +70,6 @@ TASKS: dict[str, Any] = {
     "SEQ_CLS": AutoModelForSequenceClassification,
     "TOKEN_CLS": AutoModelForTokenClassification,
 }
-HEADS = ("classifier", "score")  # what Transformers calls the last layer of a classifier
 PROCESSOR_FILES = (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME)  # how images become tokens
 # PEFT names a key that it does not know in a warning, and does nothing else about it: so the key is the message.
 NOTICE = "trained with rescaled positions: load it with ropescale.load_adapter"
@@ -116,7 +120,7 @@ def add_record(model: nn.Module, folder: str | Path) -> None:
         if parameters:
             with replaced(folder / PARAMETERS_FILE, name="adapter") as work:
                 save_file(parameters, work, metadata={"format": "pt"})
-        _write_json(folder / RECORD_FILE, dataclasses.replace(done, base=_digest(model)).to_dict())
+        _write_json(folder / RECORD_FILE, dataclasses.replace(done, base=digest_of_base(model)).to_dict())
         _write_json(folder / CONFIG_FILE, {**config, NOTICE: done.method})
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -172,10 +176,10 @@ def load_adapter(
         )
     before = record_in_effect(base)
     if before is not None:
-        _require_same_patch(before, saved, path)
+        require_same_patch(before, saved, path)
     else:
-        _require_same_base(base, saved, path)
-    _require_same_weights(base, saved, path)
+        require_same_base(base, saved, path)
+    require_same_weights(base, saved, path)
     if before is None:
         repatch(base, saved)
     try:
@@ -203,7 +207,7 @@ def put_on(base: PreTrainedModel, path: str | Path, *, trainable: bool = False, 
         CheckpointError: an adapter that cannot be read, or does not fit the base.
         InvalidArgumentError: a base with other weights than the one that the adapter's config names.
     """
-    _require_named_base(base, path, finding)
+    require_named_base(base, path, finding)
     wrapped = attached(base, path, trainable=trainable, **finding)
     wrapped.train(trainable)
     return wrapped
@@ -239,8 +243,8 @@ def merge(
         base = _found_base(adapter)
     source = base.name_or_path if isinstance(base, PreTrainedModel) else resolve(str(base))
     model = merged(base, adapter, **from_pretrained)
-    tokenizer = _tokenizer(str(adapter)) or _tokenizer(source)
-    template = _file(adapter, TEMPLATE_FILE, {})
+    tokenizer = tokenizer_of(adapter) or tokenizer_of(source)
+    template = file_of(adapter, TEMPLATE_FILE, {})
     if tokenizer is not None and template is not None:
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
     with written_whole(destination, size_of(model)) as work:
@@ -251,7 +255,7 @@ def merge(
         if (done := record(model)) is not None:
             raise_limits(work, done.before["max_position_embeddings"], done.target_length)
         for name in PROCESSOR_FILES:
-            if file := _file(adapter, name, {}) or _file(source, name, {}):
+            if file := file_of(adapter, name, {}) or file_of(source, name, {}):
                 shutil.copy(file, work / name)
     return destination
 
@@ -302,31 +306,14 @@ def loader_for(config: PreTrainedConfig, adapter: str | Path, *, trusted: bool =
         CheckpointError: a base whose class is not known.
     """
     own = class_of(config, trusted=trusted)
-    file = _file(adapter, CONFIG_FILE, finding)
+    file = file_of(adapter, CONFIG_FILE, finding)
     kind = TASKS.get(read_json(Path(file)).get("task_type") or "") if file else None
     if kind is None or type(config) not in kind._model_mapping or kind._model_mapping[type(config)] is own:
         return own
-    labels = _labels(adapter, finding)
+    labels = labels_of(adapter, finding)
     if labels is not None and kind is not AutoModel:
         config.num_labels = labels
     return kind
-
-
-def _labels(adapter: str | Path, finding: dict[str, Any]) -> int | None:
-    """How many labels the head has that an adapter brings along; None where it brings none."""
-    file = _file(adapter, WEIGHTS_FILE, finding)
-    if file is None:
-        return None
-    try:
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 # not a mapping
-                if name.rpartition(".")[0].rpartition(".")[2] in HEADS and name.endswith(".weight"):
-                    return int(weights.get_slice(name).get_shape()[0])
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file}: must be a whole safetensors file, got one that cannot be read ({error}); save the adapter again"
-        ) from error
-    return None
 
 
 def require_head(base: nn.Module, missing: list[str], adapter: str | Path) -> None:
@@ -349,53 +336,6 @@ def require_head(base: nn.Module, missing: list[str], adapter: str | Path) -> No
             )
 
 
-def record_of(path: str | Path, **finding: Any) -> Record | None:
-    """The record that an adapter carries; None of a plain one.
-
-    Raises:
-        CheckpointError: no adapter there, or a damaged record.
-    """
-    if _file(path, CONFIG_FILE, finding) is None:
-        raise CheckpointError(
-            f"{path}: must be the folder or hub id of a PEFT adapter, with its {CONFIG_FILE}, got none; give the "
-            f"folder that save_pretrained of the adapted model wrote"
-        )
-    return None if _file(path, RECORD_FILE, finding) is None else read_record(path, **finding)
-
-
-def files_of(path: str | Path, **finding: Any) -> list[Path]:
-    """The files of an adapter that decide what it computes."""
-    names = (CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE, RECORD_FILE, PARAMETERS_FILE)
-    return [Path(file) for name in names if (file := _file(path, name, finding))]
-
-
-def tokenizer_of(path: str | Path) -> Any:
-    """The tokenizer that lies beside an adapter; None without one.
-
-    Raises:
-        CheckpointError: a damaged one.
-    """
-    return _tokenizer(str(path))
-
-
-def read_record(path: str | Path, **finding: Any) -> Record:
-    """The record that an adapter carries.
-
-    Raises:
-        CheckpointError: none there, or a damaged one.
-    """
-    file = _file(path, RECORD_FILE, finding)
-    if file is None:
-        raise CheckpointError(
-            f"{path}: must be the folder or hub id of an adapter with a {RECORD_FILE}, got none; an adapter that was "
-            f"trained without ropescale is loaded with peft.PeftModel.from_pretrained"
-        )
-    try:
-        return Record.from_dict(json.loads(Path(file).read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: must hold JSON, got {error}; save the adapter again") from error
-
-
 def _live_record(model: nn.Module) -> Record:
     done = record_in_effect(model)
     if done is None:
@@ -407,130 +347,18 @@ def _live_record(model: nn.Module) -> Record:
     return done
 
 
-def _saved_by_peft(model: Any) -> set[int]:
-    """Where the values lie that PEFT saves: it gives the parameters themselves, not copies."""
-    from peft import get_peft_model_state_dict
-
-    return {
-        one.data_ptr()
-        for adapter in model.peft_config
-        for one in get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False).values()
-    }
-
-
-def _digest(model: nn.Module) -> dict[str, list[Any]]:
-    """Of the weights that the adapter was trained on, without those that were trained."""
-    base, kept = bare(model), _saved_by_peft(model)
-    added = {id(one) for one in added_parameters(base).values()}
-    trained = {id(one) for one in base.parameters() if one.requires_grad or one.data_ptr() in kept}
-    return digest_of(_decoder(base), without=trained | added)
-
-
-def _decoder(model: nn.Module) -> nn.Module:
-    """A model without its head, which may be the adapter's own."""
-    base: Any = bare(model)
-    decoder: nn.Module = base.base_model
-    return decoder
-
-
 def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
     """What belongs to the adapter and PEFT does not save: parameters that a method added or that were trained.
 
     By the names that they have in a base without adapter.
     """
-    base, kept = bare(model), _saved_by_peft(model)
+    base, kept = bare(model), saved_by_peft(model)
     added = {id(one) for one in added_parameters(base).values()}
     return {
         name.replace(".base_layer.", "."): one.detach().contiguous()
         for name, one in base.named_parameters()
         if (one.requires_grad or id(one) in added) and one.data_ptr() not in kept
     }
-
-
-def _require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
-    def facts(one: Record) -> dict[str, Any]:
-        kept = dataclasses.replace(one, versions={}, original_length_source="", generation={}, proof={}, base={})
-        plain = kept.to_dict()
-        plain["before"].pop(RECORD_FIELD, None)
-        return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
-
-    if facts(live) != facts(saved):
-        raise AlreadyPatchedError(
-            f"base: must be unpatched, or patched as the adapter {str(path)!r} was trained "
-            f"({saved.method_instance()}, {saved.target_length} tokens), got one patched with "
-            f"{live.method_instance()} to {live.target_length} tokens; call ropescale.unpatch(base) first"
-        )
-
-
-def _require_same_weights(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
-    """Refuse a base with other weights than the adapter was trained on, as far as the record has a digest of them.
-
-    A base in another type or sharded anew is the same; of one that is quantised, where methods move weights from one
-    tensor to another, a difference is said in a warning.
-
-    Raises:
-        InvalidArgumentError: other weights.
-    """
-    if not saved.base:
-        return
-    other, compared = differing(_decoder(base), saved.base)
-    if not other and compared:
-        return
-    if getattr(base, "is_quantized", False) or not compared:
-        warnings.warn(
-            f"base: whether its weights are those that the adapter {str(path)!r} was trained on cannot be seen: "
-            f"{len(saved.base) - compared + len(other)} of {len(saved.base)} tensors that the record describes are in "
-            f"another form; make sure that it is the base that {CONFIG_FILE} names",
-            stacklevel=3,
-        )
-        return
-    raise InvalidArgumentError(
-        f"base: weights must be those that the adapter {str(path)!r} was trained on, got other values in "
-        f"{len(other)} of {compared} tensors compared, {other[0]!r} first; give the base that {CONFIG_FILE} names, or "
-        f"if others are meant take 'base' out of its {RECORD_FILE}"
-    )
-
-
-def _require_named_base(base: PreTrainedModel, path: str | Path, finding: dict[str, Any]) -> None:
-    """Refuse a base with other weights than the one that an adapter's config names, where that one is on this disk.
-
-    Raises:
-        InvalidArgumentError: other weights.
-    """
-    file = _file(path, CONFIG_FILE, finding)
-    named = read_json(Path(file)).get("base_model_name_or_path") if file else None
-    if not isinstance(named, str) or not named or getattr(base, "is_quantized", False):
-        return
-    place = resolve(named)
-    if place == base.name_or_path:
-        return
-    try:
-        digest = digest_of_files(weight_files(place, {"local_files_only": True}))
-    except (OSError, SafetensorError, CheckpointError):  # nothing there, or nothing that could be compared
-        return
-    other, compared = differing(base, digest)
-    if other:
-        raise InvalidArgumentError(
-            f"base: weights must be those that the adapter {str(path)!r} was trained on, got other values than in "
-            f"{named!r} in {len(other)} of {compared} tensors compared, {other[0]!r} first; give the base that "
-            f"{CONFIG_FILE} names"
-        )
-
-
-def _require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) -> None:
-    config = getattr(bare(base), "config", None)
-    if isinstance(config, PreTrainedConfig):
-        config = text_of(config)
-    for name in (*saved.before, *saved.added):
-        if name == RECORD_FIELD:
-            continue
-        found, trained = getattr(config, name, None), saved.before.get(name)
-        if json.dumps(found, sort_keys=True, default=str) != json.dumps(trained, sort_keys=True, default=str):
-            raise InvalidArgumentError(
-                f"base: config.{name} must be what the adapter {str(path)!r} was trained on ({shortened(trained)}), "
-                f"got {shortened(found)}; give the base that {CONFIG_FILE} names, unscaled or loaded with "
-                f"ropescale.load"
-            )
 
 
 def _with_adapter(base: PreTrainedModel, path: str | Path, finding: dict[str, Any], *, trainable: bool) -> "PeftModel":
@@ -552,7 +380,7 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
     own = dict(base.named_parameters())
     missing = set(added_parameters(base))
     found = []
-    file = _file(path, PARAMETERS_FILE, finding)
+    file = file_of(path, PARAMETERS_FILE, finding)
     if file is not None:
         try:
             held = load_file(file)
@@ -578,30 +406,13 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
     return found
 
 
-def _named_base(adapter: str | Path) -> str:
-    file = _file(adapter, CONFIG_FILE, {})
-    if file is None:
-        raise CheckpointError(
-            f"{adapter}: must be the folder or hub id of an adapter, got no {CONFIG_FILE}; check the path"
-        )
-    try:
-        named = json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        named = None
-    if not named:
-        raise CheckpointError(
-            f"{adapter}: the {CONFIG_FILE} must name the base of the adapter, got none; give base=MODEL"
-        )
-    return str(named)
-
-
 def _found_base(adapter: str | Path) -> str:
     """The base that an adapter's config names, where it is to be had.
 
     Raises:
         CheckpointError: none named, or one that is not found.
     """
-    named = _named_base(adapter)
+    named = named_base(adapter)
     try:
         located(named, {})
     except CheckpointError as error:
@@ -609,27 +420,6 @@ def _found_base(adapter: str | Path) -> str:
             f"{adapter}: the base that its {CONFIG_FILE} names must be found, got {named!r}; give base=MODEL"
         ) from error
     return named
-
-
-def _tokenizer(path: str) -> Any:
-    """The tokenizer of a folder or hub id; None without one."""
-    if _file(path, "tokenizer_config.json", {}) is None:
-        return None
-    return read_tokenizer(path)
-
-
-def _file(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:
-    """A file of a folder or hub repository on this disk; None where there is none."""
-    quiet = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-        "_raise_exceptions_for_gated_repo": False,
-    }
-    try:
-        found: str | None = cached_file(str(path), name, **quiet, **finding)
-    except OSError:  # neither a folder nor a hub id
-        return None
-    return found
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,53 +1,28 @@
 """Saved models on disk: a patched one brought back patched."""
 
 import copy
-import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, is_accelerate_available
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import is_accelerate_available
 
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
+from ropescale.contents import FINDING, read_config, weight_files
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, first_line
 from ropescale.families.parts import text_of
-from ropescale.families.today import RENAMED
-from ropescale.files import read_json
 from ropescale.heads import class_of, require_language_model
 from ropescale.injection.late import NAME
 from ropescale.injection.patch import lower_limits
-from ropescale.limits import GENERATION, LIMITS, outdated
 from ropescale.patching import repatch
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, saved_record
 from ropescale.shards import INDEX, read_index
 from ropescale.trust import is_refusal, refused, trusted, trusting
-
-# What from_pretrained needs to find the files, and so what reading the config needs too
-FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-CONFIG = "config.json"
-# Entries of a config that say how many parts a model has, and more than any has: DeepSeek V3 has 256 experts
-COUNTED, MOST_PARTS = re.compile(r"(layers?|experts|blocks|heads?|depth)$"), 10_000
-ROOM = 400  # characters of another library's error within one of ours
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# Any of these holds what a tokenizer knows
-VOCABULARIES = (
-    "tokenizer.json",
-    "tokenizer.model*",
-    "vocab.json",
-    "vocab.txt",
-    "*.tiktoken",
-    "tekken.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 
 
 def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
@@ -226,12 +201,6 @@ def _require_index(folder: Path) -> None:
         read_index(file)
 
 
-def lacks_tokenizer(path: str | Path) -> bool:
-    """Whether a folder holds a checkpoint and no tokenizer."""
-    folder = Path(resolve(str(path)))
-    return (folder / CONFIG).is_file() and not any(any(folder.glob(name)) for name in VOCABULARIES)
-
-
 def require_complete(folder: Path, config: PreTrainedConfig) -> None:
     """Refuse files of weights that do not hold what Transformers needs of them, reading their headers alone.
 
@@ -274,94 +243,6 @@ def incomplete(path: str | Path, missing: list[str]) -> CheckpointError:
     )
 
 
-def read_config(path: str, **finding: Any) -> PreTrainedConfig:
-    """The config of a checkpoint in a folder or on a hub.
-
-    Raises:
-        CheckpointError: no checkpoint there, or one that needs code of its own.
-    """
-    file = Path(path, finding.get("subfolder") or "", CONFIG)
-    if file.exists():
-        # Transformers would wait for a pipe, walk brackets within brackets, and build as many layers as are named
-        _require_countable(read_json(file), file)
-    try:
-        return AutoConfig.from_pretrained(path, **{"trust_remote_code": trusted(), **finding})
-    except Exception as error:  # config classes raise whatever their own code runs into
-        if is_refusal(error):
-            raise refused(path, ever=finding.get("trust_remote_code") is not False) from error
-        if file.is_file():
-            renamed = _renamed(read_json(file)) if "rope" in str(error) else ""  # which is its fault, maybe
-            raise CheckpointError(
-                f"{path}: must have a {CONFIG} that Transformers {transformers.__version__} reads, got "
-                f"{renamed or f'{type(error).__name__}: {first_line(error)}; repair it'}"
-            ) from error
-        raise _absent(path, error) from error
-
-
-def _renamed(settings: dict[str, Any]) -> str:
-    """The type of a rotation by a name that Transformers has another one for, and what to write; empty without one."""
-    for text in (settings, settings.get("text_config")):
-        for key in ("rope_scaling", "rope_parameters"):
-            block = text.get(key) if isinstance(text, dict) else None
-            named = block.get("rope_type", block.get("type")) if isinstance(block, dict) else None
-            if isinstance(named, str) and named in RENAMED:
-                meant = RENAMED[named]
-                return f"rope_type {named!r}, another name for {meant!r}; write {meant!r} there in {key}"
-    return ""
-
-
-def _absent(path: str | Path, error: Exception) -> CheckpointError:
-    """The error for a place where no checkpoint is."""
-    if Path(path).is_file():
-        return CheckpointError(f"{path}: must be the folder of a checkpoint, got a file; give its folder")
-    return CheckpointError(
-        f"{path}: must be a folder with a Transformers checkpoint, or a hub id that can be reached, got "
-        f"{type(error).__name__}: {first_line(error)}; check the path or the connection"
-    )
-
-
-def _require_countable(settings: dict[str, Any], file: Path) -> None:
-    """Refuse a config with more layers, experts or heads than any model: each is built, and takes time and memory.
-
-    Raises:
-        CheckpointError: such a number.
-    """
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            _require_countable(value, file)
-        elif isinstance(value, (int, float)) and value > MOST_PARTS and COUNTED.search(name):
-            raise CheckpointError(
-                f"{file}: {name} must be at most {MOST_PARTS:,}, got {shortened(value)}; restore the config of the "
-                f"checkpoint"
-            )
-
-
-def read_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a folder or hub id.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it needs code of its own.
-    """
-    for file in (Path(path, name) for name in TOKENIZER_FILES):
-        if file.exists():
-            read_json(file)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted())
-        tokenizer.decode(tokenizer.encode("a b"))  # where entries of another kind are found out
-        return tokenizer
-    except Exception as error:  # whatever the tokenizer's libraries raise on files that are not theirs
-        if is_refusal(error):
-            raise refused(str(path)) from error
-        if not Path(path).is_dir():
-            raise _absent(path, error) from error
-        if Path(path, CONFIG).exists():
-            read_config(str(path))  # which the library reads too, and whose fault it is then
-        raise CheckpointError(
-            f"{path}: must hold a tokenizer, got {type(error).__name__}: {first_line(error)}; add the tokenizer files "
-            f"of the model"
-        ) from error
-
-
 def counted(name: str) -> tuple[PreTrainedConfig, int]:
     """The config of a checkpoint, and the parameters of the model that it builds: on no device, without weights.
 
@@ -383,38 +264,6 @@ def counted(name: str) -> tuple[PreTrainedConfig, int]:
             f"{first_line(error)}; repair the config"
         ) from error
     return config, int(model.num_parameters())
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, as far as a message of one line has room for it: up to the first line that ends a clause."""
-    said = ""
-    for line in (str(error).strip() or repr(error)).splitlines():
-        said = f"{said} {line.strip()}".strip()
-        if not said.endswith(":"):
-            break
-    said = said.rstrip(".;")
-    return said if len(said) <= ROOM else f"{said[:ROOM]}..."  # some name every model type that there is
-
-
-def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
-    """Raise the limits in the files of a folder that would stop a text before its new maximum.
-
-    Args:
-        folder: of a checkpoint in the making.
-        before: the maximum that the limits were written for, in tokens.
-        target: the new maximum, in tokens.
-
-    Returns:
-        Those of generation, as they were.
-    """
-    old: dict[str, Any] = {}
-    for name in LIMITS:
-        settings = read_json(folder / name)
-        if found := outdated(name, settings, before, target):
-            text = json.dumps({**settings, **dict.fromkeys(found, target)}, indent=2, ensure_ascii=False)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
-            old |= found if name == GENERATION else {}
-    return old
 
 
 def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -447,14 +296,3 @@ def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> N
 def size_of(model: nn.Module) -> int:
     """Bytes that the weights of a model take on disk; those that layers share count once."""
     return sum(one.numel() * one.element_size() for one in model.parameters())
-
-
-def weight_files(path: str, finding: dict[str, Any]) -> list[str]:
-    """The files of a checkpoint's weights: one, or those that its index names."""
-    quiet = {"_raise_exceptions_for_missing_entries": False, **finding}
-    index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **quiet)
-    if index is None:
-        whole = cached_file(path, SAFE_WEIGHTS_NAME, **quiet)
-        return [] if whole is None else [whole]
-    names = sorted(set(read_index(Path(index)).values()))
-    return [file for name in names if (file := cached_file(path, name, **quiet)) is not None]

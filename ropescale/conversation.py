@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from ropescale.checkpoint import load_language_model, read_tokenizer
+from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.patching import patch, record

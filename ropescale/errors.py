@@ -91,3 +91,17 @@ def shortened(value: object) -> str:
     except ValueError:  # Python refuses to write integers of more than 4,300 digits
         return f"a {type(value).__name__} of too many digits"
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+ROOM = 400  # characters of another library's error within one of ours
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as far as a message of one line has room for it: up to the first line that ends a clause."""
+    said = ""
+    for line in (str(error).strip() or repr(error)).splitlines():
+        said = f"{said} {line.strip()}".strip()
+        if not said.endswith(":"):
+            break
+    said = said.rstrip(".;")
+    return said if len(said) <= ROOM else f"{said[:ROOM]}..."  # some name every model type that there is

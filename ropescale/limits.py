@@ -4,7 +4,11 @@ They are raised with the maximum by whatever extends a model, on disk or live. A
 whatever it says. Another is one where it is the maximum or above: a smaller one is a length that somebody chose.
 """
 
+import json
+from pathlib import Path
 from typing import Any
+
+from ropescale.files import read_json
 
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
 EMBEDDING = "sentence_bert_config.json"  # of sentence-transformers; vLLM reads it too
@@ -27,3 +31,24 @@ def outdated(file: str, settings: dict[str, Any], before: int, target: int) -> d
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value >= target:
         return {}
     return {name: value} if file == TOKENIZER or value >= before else {}
+
+
+def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
+    """Raise the limits in the files of a folder that would stop a text before its new maximum.
+
+    Args:
+        folder: of a checkpoint in the making.
+        before: the maximum that the limits were written for, in tokens.
+        target: the new maximum, in tokens.
+
+    Returns:
+        Those of generation, as they were.
+    """
+    old: dict[str, Any] = {}
+    for name in LIMITS:
+        settings = read_json(folder / name)
+        if found := outdated(name, settings, before, target):
+            text = json.dumps({**settings, **dict.fromkeys(found, target)}, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+            old |= found if name == GENERATION else {}
+    return old

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ropescale.adapter_files import CONFIG_FILE
 from ropescale.errors import CheckpointError, shortened
 from ropescale.families.parts import text_of
 from ropescale.injection.snapshot import Snapshot
@@ -23,7 +24,6 @@ from ropescale.wrappers import bare
 if TYPE_CHECKING:
     from peft import PeftModel
 
-CONFIG_FILE = "adapter_config.json"
 # Of the modules that PEFT puts around those of the base
 WRAPPERS = ("base_layer", "original_module", "modules_to_save", "token_adapter", "default")
 PROBED = 48  # tokens

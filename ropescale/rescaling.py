@@ -9,16 +9,16 @@ from typing import Any
 import huggingface_hub
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ropescale.checkpoint import CONFIG, first_line, raise_limits, read_config
 from ropescale.checkpoints import resolve
 from ropescale.checks import require_flag
 from ropescale.console import Console
+from ropescale.contents import CONFIG, read_config
 from ropescale.destinations import require_new, written_whole
-from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
+from ropescale.errors import CheckpointError, InvalidArgumentError, first_line, shortened
 from ropescale.extension import extended
 from ropescale.families.parts import text_of
 from ropescale.files import read_json
-from ropescale.limits import GENERATION, LIMITS
+from ropescale.limits import GENERATION, LIMITS, raise_limits
 from ropescale.methods import Method
 from ropescale.request import Request
 from ropescale.shards import (

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropescale.checkpoint import read_config
+from ropescale.adapter_files import CONFIG_FILE, RECORD_FILE
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_config
 from ropescale.doctor.finding import Finding
 from ropescale.errors import CheckpointError, shortened
 from ropescale.families.parts import text_of
@@ -13,8 +14,6 @@ from ropescale.families.support import require_supported
 from ropescale.files import read_json
 from ropescale.records import RECORD_FIELD, Record, saved_record
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_RECORD = "ropescale.json"  # beside it: the record of the model that the adapter was trained on
 # Types of adapters that act beside the layers of their base, where PEFT alone runs them
 BESIDE = (
     "ADAPTION_PROMPT",
@@ -42,7 +41,7 @@ class Adapter:
         if self.kind in BESIDE:
             return f"{of}, which acts beside the layers of its base: PEFT alone runs it"
         return (
-            f"{of}, without a {ADAPTER_RECORD}: it stands on its base as that is, and eval --adapters, export "
+            f"{of}, without a {RECORD_FILE}: it stands on its base as that is, and eval --adapters, export "
             f"--adapter and train --adapter extend the base under it"
         )
 
@@ -54,26 +53,26 @@ def adapter_in(path: str | Path) -> Adapter | None:
         CheckpointError: a damaged config or record.
     """
     folder = Path(resolve(str(path)))
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         return None
-    said = read_json(folder / ADAPTER_CONFIG)
+    said = read_json(folder / CONFIG_FILE)
     kind, base = said.get("peft_type"), said.get("base_model_name_or_path")
-    there = (folder / ADAPTER_RECORD).is_file()
+    there = (folder / RECORD_FILE).is_file()
     return Adapter(
         kind=kind if isinstance(kind, str) else "unknown",
         base=base if isinstance(base, str) else "",
-        record=Record.from_dict(read_json(folder / ADAPTER_RECORD)) if there else None,
+        record=Record.from_dict(read_json(folder / RECORD_FILE)) if there else None,
     )
 
 
 def of_adapter(folder: Path) -> list[Finding]:
     """An adapter beside its base: what it was trained on must be what it will be put on."""
-    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = read_json(folder / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         return [
             Finding(
                 check="adapter-base",
-                where=f"{ADAPTER_CONFIG}: base_model_name_or_path",
+                where=f"{CONFIG_FILE}: base_model_name_or_path",
                 rule=f"must name the model that the adapter belongs to, got {shortened(base)}",
                 remedy="write the path or hub id of the base there",
             )
@@ -84,33 +83,33 @@ def of_adapter(folder: Path) -> list[Finding]:
         return [
             Finding(
                 check="adapter-base",
-                where=f"{ADAPTER_CONFIG}: base_model_name_or_path",
+                where=f"{CONFIG_FILE}: base_model_name_or_path",
                 rule=f"must name a model that is found here or on a hub that is reached, got {shortened(base)}",
                 remedy="write the path or hub id of the base there, or give it to merge and export",
             )
         ]
     require_supported(config)
     on_base = saved_record(config)
-    if not (folder / ADAPTER_RECORD).is_file():
+    if not (folder / RECORD_FILE).is_file():
         if on_base is None:
             return []
         return [
             Finding(
                 check="adapter-record",
-                where=ADAPTER_RECORD,
+                where=RECORD_FILE,
                 rule=f"must say how the base was scaled when the adapter was trained, got no such file beside a base "
                 f"that is saved with {on_base.method_instance()}",
                 remedy=f"copy the record (the entry {RECORD_FIELD!r} of the config that it was trained on) into it",
             )
         ]
-    trained = Record.from_dict(read_json(folder / ADAPTER_RECORD))
+    trained = Record.from_dict(read_json(folder / RECORD_FILE))
     if on_base is not None:
         if _deeds(trained) == _deeds(on_base):
             return []
         return [
             Finding(
                 check="adapter-scaling",
-                where=ADAPTER_RECORD,
+                where=RECORD_FILE,
                 rule=f"must be the record of the base, got an adapter trained with {trained.method_instance()} from "
                 f"{trained.original_length} to {trained.target_length} tokens for a base saved with "
                 f"{on_base.method_instance()} from {on_base.original_length} to {on_base.target_length}",
@@ -124,7 +123,7 @@ def of_adapter(folder: Path) -> list[Finding]:
     return [
         Finding(
             check="adapter-scaling",
-            where=ADAPTER_RECORD,
+            where=RECORD_FILE,
             rule=f"must start from the rope_parameters of the base, got {shortened(before['rope_parameters'])} for a "
             f"base with {shortened(today['rope_parameters'])}",
             remedy="put the adapter on the base that it was trained on",

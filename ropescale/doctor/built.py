@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from ropescale.checkpoint import first_line
-from ropescale.errors import UnsupportedModelError
+from ropescale.errors import UnsupportedModelError, first_line
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.parts import Part, stating
 

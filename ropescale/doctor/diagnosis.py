@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import CONFIG, VOCABULARIES, lacks_tokenizer, read_config
+from ropescale.adapter_files import CONFIG_FILE
 from ropescale.checkpoints import resolve
-from ropescale.doctor.adapter import ADAPTER_CONFIG, of_adapter
+from ropescale.contents import CONFIG, VOCABULARIES, lacks_tokenizer, read_config
+from ropescale.doctor.adapter import of_adapter
 from ropescale.doctor.config import stated, text_in
 from ropescale.doctor.effect import blocked, of_config, of_record, stating_types, unread_beside
 from ropescale.doctor.files import of_limits, of_weights
@@ -55,7 +56,7 @@ def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
         raise CheckpointError(
             f"{path_or_model}: must be the folder of a checkpoint or of an adapter, got no folder; check the path"
         )
-    if (folder / ADAPTER_CONFIG).is_file():
+    if (folder / CONFIG_FILE).is_file():
         return of_adapter(folder)
     return _of_checkpoint(folder)
 
@@ -67,7 +68,7 @@ def unserved(path: str | Path) -> list[Finding]:
     """
     folder = Path(resolve(str(path)))
     weights = (one for pattern in ("*", "*/*") for one in folder.glob(pattern) if one.suffix in (SAFE, TORCH))
-    if (folder / ADAPTER_CONFIG).is_file() or not lacks_tokenizer(folder) or not any(weights):
+    if (folder / CONFIG_FILE).is_file() or not lacks_tokenizer(folder) or not any(weights):
         return []
     return [
         Finding(

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from ropescale.checkpoint import CONFIG, first_line
+from ropescale.contents import CONFIG
 from ropescale.doctor.built import EXACT, built_rotation, unlike
 from ropescale.doctor.finding import Finding
 from ropescale.doctor.lengths import ORIGINAL, whole
 from ropescale.doctor.unread import unread, unread_shares
-from ropescale.errors import RopescaleError, shortened
+from ropescale.errors import RopescaleError, first_line, shortened
 from ropescale.extension import extended_again
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.layers import rotating_window, unrotated

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from ropescale.checkpoint import weight_files
+from ropescale.contents import weight_files
 from ropescale.doctor.built import unlike
 from ropescale.doctor.finding import Finding
 from ropescale.doctor.lengths import ORIGINAL

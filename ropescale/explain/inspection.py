@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
 from ropescale.checks import as_float, is_whole
+from ropescale.contents import read_config
 from ropescale.errors import AlreadyScaledError, UnsupportedModelError, shortened
 from ropescale.explain import theory
 from ropescale.families.late_type import LATE_TYPE

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ropescale.checkpoint import read_config
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_config
 from ropescale.errors import InvalidArgumentError
 from ropescale.families.parts import rescaled_parts, text_of
 from ropescale.families.reading import part_geometry

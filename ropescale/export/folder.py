@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ropescale.checkpoint import raise_limits, require_complete, size_of
+from ropescale.checkpoint import require_complete, size_of
 from ropescale.destinations import written_whole
 from ropescale.errors import CheckpointError
 from ropescale.export.canonical import Canonical
@@ -18,6 +18,7 @@ from ropescale.export.source import Source
 from ropescale.export.stated import Stated
 from ropescale.export.weights import INDEX
 from ropescale.files import read_json
+from ropescale.limits import raise_limits
 from ropescale.merging import reads_embedding
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
 from ropescale.shards import bring, index_without, left_out, require_as_indexed

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ropescale.adapters import PARAMETERS_FILE, WEIGHTS_FILE
+from ropescale.adapter_files import PARAMETERS_FILE, WEIGHTS_FILE
 from ropescale.checkpoints import SHORT_NAMES
 from ropescale.errors import CheckpointError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ropescale.checkpoint import read_config
+from ropescale.contents import read_config
 from ropescale.errors import CheckpointError
 from ropescale.export import weights
 from ropescale.export.origin import source_in

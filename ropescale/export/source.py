@@ -11,12 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import (
-    VOCABULARIES,
-    read_config,
-    read_tokenizer,
-)
 from ropescale.checks import as_float
+from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.export import companions
 from ropescale.export.weights import INDEX, loaded, local_folder, merged, record_of, require_text_model

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale.checkpoint import VOCABULARIES, read_config, read_tokenizer
+from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export.canonical import read_original
 from ropescale.export.running import Prompt, Run

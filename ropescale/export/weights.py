@@ -7,15 +7,16 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ropescale import adapters
-from ropescale.checkpoint import Loaded, first_line, from_weights, incomplete, read_config, warn_of_lost
+from ropescale import adapter_files, adapters
+from ropescale.checkpoint import Loaded, from_weights, incomplete, warn_of_lost
 from ropescale.checkpoints import resolve
-from ropescale.errors import CheckpointError, ExportError, UnsupportedModelError
+from ropescale.contents import read_config
+from ropescale.errors import CheckpointError, ExportError, UnsupportedModelError, first_line
 from ropescale.export.companions import COMPANIONS, POOLING
 from ropescale.families.parts import text_of
 from ropescale.families.support import require_family
 from ropescale.heads import class_of
-from ropescale.merging import CONFIG_FILE, merged_into
+from ropescale.merging import merged_into
 from ropescale.patching import repatch
 from ropescale.records import Record, saved_record
 
@@ -93,12 +94,12 @@ def record_of(adapter: str | Path) -> Record | None:
     Raises:
         CheckpointError: no adapter there, or a damaged record.
     """
-    if not (Path(adapter) / CONFIG_FILE).is_file():
+    if not (Path(adapter) / adapter_files.CONFIG_FILE).is_file():
         raise CheckpointError(
-            f"adapter: must be a folder with a PEFT adapter ({CONFIG_FILE}), got {str(adapter)!r}; give the "
-            f"folder that save_pretrained of the adapted model wrote"
+            f"adapter: must be a folder with a PEFT adapter ({adapter_files.CONFIG_FILE}), got {str(adapter)!r}; give "
+            f"the folder that save_pretrained of the adapted model wrote"
         )
-    return adapters.record_of(adapter)
+    return adapter_files.record_of(adapter)
 
 
 def adapted(folder: Path, adapter: str | Path) -> Any:

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 import ropescale
 from ropescale import cli, conversation
 from ropescale.adapters import save_adapter
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.evals import grid
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"

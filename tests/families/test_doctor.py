@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropescale
 from ropescale import cli
+from ropescale.adapter_files import RECORD_FILE
 from ropescale.checkpoints import resolve
-from ropescale.doctor.adapter import ADAPTER_RECORD
 from ropescale.doctor.finding import Finding
 from ropescale.errors import CheckpointError, InvalidArgumentError, UnsupportedModelError
 
@@ -493,7 +493,7 @@ def adapter(checkpoint: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     edited("adapter_config.json", base_model_name_or_path=str(checkpoint), peft_type="LORA")(folder)
     record = ropescale.record(ropescale.patch(ropescale.load(checkpoint), "yarn", factor=4))
-    (folder / ADAPTER_RECORD).write_text(json.dumps(record.to_dict()))
+    (folder / RECORD_FILE).write_text(json.dumps(record.to_dict()))
     return folder
 
 
@@ -522,12 +522,12 @@ def test_an_adapter_of_another_base_is_found(adapter: Path, checkpoint: Path) ->
 
 
 def test_an_adapter_without_a_record_for_a_patched_base_is_found(adapter: Path, checkpoint: Path) -> None:
-    record = (adapter / ADAPTER_RECORD).read_text()
-    (adapter / ADAPTER_RECORD).unlink()
+    record = (adapter / RECORD_FILE).read_text()
+    (adapter / RECORD_FILE).unlink()
     assert ropescale.diagnose(adapter) == []  # an unscaled base: nothing says that it was another
     patched()(checkpoint)
     assert checks(ropescale.diagnose(adapter)) == {"adapter-record"}
-    (adapter / ADAPTER_RECORD).write_text(record)
+    (adapter / RECORD_FILE).write_text(record)
     assert ropescale.diagnose(adapter) == []
 
 

@@ -60,9 +60,11 @@ FLOORS = [
     ["ropescale.extension"],
     ["ropescale.patching"],
     ["ropescale.checkpoints", "ropescale.heads"],
-    ["ropescale.checkpoint"],
+    ["ropescale.contents"],
+    ["ropescale.adapter_files", "ropescale.checkpoint"],
     ["ropescale.doctor", "ropescale.rescaling"],
     ["ropescale.digest", "ropescale.merging"],
+    ["ropescale.adapter_bases"],
     ["ropescale.adapters", "ropescale.conversation"],
     ["ropescale.explain"],
     ["ropescale.export"],
@@ -94,7 +96,7 @@ ELSEWHERE = {
     "pyarrow": ("recipes", "evals"),
     "ringmaster": ("recipes",),
     "wonderwords": ("evals",),
-    "peft": ("recipes", "evals", "ropescale.adapters", "ropescale.export", "ropescale.merging"),
+    "peft": ("recipes", "evals", "ropescale.adapter", "ropescale.export", "ropescale.merging"),
 }
 
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 import ropescale
 from ropescale import cli, templates
 from ropescale.adapters import save_adapter
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.evals import results
 from ropescale.export.gguf.header import require_sound

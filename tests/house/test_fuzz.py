@@ -24,8 +24,8 @@ from mutations import damaged_json, damaged_lines, torn
 
 import ropescale
 from ropescale.adapters import load_adapter, save_adapter
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.errors import RopescaleError
 from ropescale.evals import report
 from ropescale.evals.texts import documents

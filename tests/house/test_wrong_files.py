@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import ropescale
 from ropescale import cli
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
+from ropescale.contents import read_tokenizer
 from ropescale.errors import RopescaleError
 from ropescale.explain import inspection
 

@@ -14,9 +14,9 @@ from evaluations import write_evaluation
 from safetensors.torch import load_file, save_file
 from test_asked import LATE, STEPS, arguments, trained
 
-from ropescale.checkpoint import read_tokenizer
 from ropescale.checkpoints import resolve
 from ropescale.cli import main
+from ropescale.contents import read_tokenizer
 from ropescale.destinations import sole_writer
 from ropescale.evals import grid
 from ropescale.recipes import train

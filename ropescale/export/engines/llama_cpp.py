@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ropescale.checkpoint import read_tokenizer
+from ropescale.contents import read_tokenizer
 from ropescale.destinations import require_new, written_whole
 from ropescale.errors import CheckpointError, ExportError
 from ropescale.export.canonical import Canonical, canonical

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from ropescale.checkpoint import first_line
-from ropescale.errors import CheckpointError
+from ropescale.errors import CheckpointError, first_line
 from ropescale.export.canonical import Canonical
 from ropescale.export.engines.base import Engine
 from ropescale.export.running import Prompt, Run, generated
