@@ -112,17 +112,7 @@ def patch(
         BusyModelError: a pass of another thread that has begun does not end.
         VerificationError: the patch did not take effect; the model is as it was.
     """
-    request = Request(
-        method=method,
-        factor=factor,
-        target_length=target_length,
-        original_length=original_length,
-        existing=existing,
-        layers=layers,
-        log_n=log_n,
-        knobs=knobs,
-    )
-    return put_in(model, request)
+    return put_in(model, Request.of(locals()))
 
 
 def put_in(model: AnyModel, request: Request) -> AnyModel:

@@ -46,6 +46,12 @@ class Request:
             )
 
     @classmethod
+    def of(cls, arguments: Mapping[str, Any], **others: Any) -> Self:
+        """What the arguments of a function ask, as `locals()` has them; `others` come before them."""
+        stated = {item.name: arguments[item.name] for item in dataclasses.fields(cls) if item.name in arguments}
+        return cls(**{**stated, **others})
+
+    @classmethod
     def again(cls, done: Record, *, layers: str | None = None) -> Self:
         """What gives a config what a record says was done to it; `layers` where the record means others than it says.
 

@@ -81,15 +81,7 @@ def rescale_checkpoint(
             layers take it is tried on the loaded model.
         RopescaleError: whatever else `patch` raises about the config.
     """
-    request = Request(
-        method=method,
-        factor=factor,
-        target_length=target_length,
-        original_length=original_length,
-        existing=existing,
-        layers=layers,
-        knobs=knobs,
-    )
+    request = Request.of(locals())
     require_flag("link:", link, default=False)
     for name, value in (("source", source), ("destination", destination)):
         if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):

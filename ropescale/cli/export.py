@@ -68,20 +68,8 @@ def _run(arguments: argparse.Namespace) -> int:
     knobs = arguments.knobs
     if arguments.method not in (None, "none"):
         require_knobs(arguments.method, knobs)  # which may not name the other arguments
-    asked = {
-        name: value
-        for name in (
-            "method",
-            "factor",
-            "target_length",
-            "original_length",
-            "existing",
-            "layers",
-            "adapter",
-            "outtype",
-        )
-        if (value := getattr(arguments, name)) is not None
-    }
+    names = ("method", "factor", "target_length", "original_length", "existing", "layers", "adapter", "outtype")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.patch_gguf:
         theirs: list[str] = [name for name in ("existing", "layers", "adapter", "outtype") if name in asked]
         theirs += [name for name in ("lossy", "log_n") if getattr(arguments, name)]

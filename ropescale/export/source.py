@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
 from ropescale.merging import reads_embedding
-from ropescale.methods import Method
 from ropescale.patching import record
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, saved_record
 from ropescale.request import Request
@@ -146,7 +146,7 @@ class Source:
         return any(name in files or (self.folder is not None and any(self.folder.glob(name))) for name in VOCABULARIES)
 
 
-def requested(method: str | Method | None, adapter: str | Path | None = None, **arguments: Any) -> Request | None:
+def requested(arguments: Mapping[str, Any]) -> Request | None:
     """What a source is to be extended by, from the arguments of `export`; None where it is exported as it stands.
 
     Raises:
@@ -155,7 +155,8 @@ def requested(method: str | Method | None, adapter: str | Path | None = None, **
             their rules.
         UnknownMethodError: no method of that name.
     """
-    asked = Request(**{**arguments, "knobs": {}}).asked() | arguments["knobs"]
+    method, adapter = arguments["method"], arguments["adapter"]
+    asked = Request.of(arguments, method=Request.method, knobs={}).asked() | arguments["knobs"]
     given = asked if method is None else {"method": method, **asked}
     trained = None if adapter is None else record_of(adapter)
     if trained is not None and given:
@@ -166,7 +167,7 @@ def requested(method: str | Method | None, adapter: str | Path | None = None, **
             f"{', '.join(given)}, and the export is patched as in training"
         )
     if method is not None and method != AS_IT_IS:
-        return Request(method=method, **arguments)
+        return Request.of(arguments)
     if asked and method is None:
         raise InvalidArgumentError(
             f"method: must be given with {', '.join(asked)}, got None; name the method, or leave the others out to "

@@ -31,12 +31,11 @@ class Subject:
     """An export, with what it says about itself."""
 
     path: Path
-    method: str
     record: Record | None
-    source: str  # a name to take the reference from; empty where the weights are in `path`
+    source: str = ""  # a name to take the reference from; empty where the weights are in `path`
     original_length: int
     target_length: int
-    precision: str  # what it computes with: f32, a key of DIVERGENCES, or another type of weights
+    precision: str = "f32"  # what it computes with: f32, a key of DIVERGENCES, or another type of weights
     approximation: str
     tokens: list[int]  # that prompts are made of
     run: Callable[[Sequence[Prompt], int], list[Run]]
@@ -45,10 +44,11 @@ class Subject:
     rounded: Callable[[nn.Module], None] = lambda model: None  # rounds weights to what the export holds
     tokenization: Callable[[Path], str] = lambda folder: ""  # what the engine's tokenizer does otherwise than theirs
 
-
-def method_of(record: Record | None, original: int, target: int) -> str:
-    """What made an export, in words."""
-    return "as published" if record is None else f"{record.method} x{target / original:g}"
+    @property
+    def method(self) -> str:
+        """What made it, in words."""
+        factor = self.target_length / self.original_length
+        return "as published" if self.record is None else f"{self.record.method} x{factor:g}"
 
 
 def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
@@ -80,16 +80,11 @@ def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
             f"engine: must be the one that {path} was written for ({written!r}), got {engine!r}; give "
             f"engine={written!r}, or export it again with to={engine!r}"
         )
-    original = read_original(config, record)
-    target = int(config.max_position_embeddings) if record is None else record.target_length
     return Subject(
         path=path,
-        method=method_of(record, original, target),
         record=record,
-        source="",
-        original_length=original,
-        target_length=target,
-        precision="f32",
+        original_length=read_original(config, record),
+        target_length=int(config.max_position_embeddings) if record is None else record.target_length,
         approximation=label.get("approximation", ""),
         tokens=_plain_tokens(path, config),
         run=lambda prompts, steps: run(path, label.get("flags", []), prompts, steps),

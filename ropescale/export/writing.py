@@ -77,17 +77,7 @@ def export(
     engine, path = engine_of(to), Path(destination).expanduser()
     engine.require(path, outtype)
     require_new(path, None if isinstance(model, nn.Module) else local_folder(str(model)))
-    request = source.requested(
-        method,
-        adapter,
-        factor=factor,
-        target_length=target_length,
-        original_length=original_length,
-        existing=existing,
-        layers=layers,
-        log_n=log_n,
-        knobs=knobs,
-    )
+    request = source.requested(locals())
     opened = source.opened(model, request, as_it_is=method == source.AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
     if not engine.every_head:
         _require_language_model(opened)

@@ -11,6 +11,7 @@ from exports import (
     LOSSY,
     checkpoint,
     config_in,
+    often,
 )
 from families import (
     LATE,
@@ -42,7 +43,7 @@ def test_what_acts_in_attention_is_refused_with_the_nearest_that_is_held(method:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", LOSSY)
+@pytest.mark.parametrize("method", often(LOSSY, "dynamic_ntk", "linear", "longrope"))
 def test_an_approximation_is_labelled_in_the_file_and_in_the_summary(method: str, tmp_path: Path) -> None:
     arguments, static = LOSSY[method]
     with pytest.raises(ExportError, match=rf"nearest that engines hold exactly: {static} x4, which lossy=True"):

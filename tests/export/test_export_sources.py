@@ -9,6 +9,7 @@ from exports import (
     IGNORED,
     TINY,
     checkpoint,
+    often,
     recorded,
     require_exact,
 )
@@ -110,7 +111,7 @@ def logits_of(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("case", RECORDED)
+@pytest.mark.parametrize("case", often(RECORDED, "yarn", "yarn with norms trained beside"))
 def test_an_adapter_that_carries_its_record_is_exported_as_it_was_trained(case: str, tmp_path: Path) -> None:
     arguments, beside = RECORDED[case]
     trained = recorded(tmp_path / "adapter", "tiny", beside, **arguments)

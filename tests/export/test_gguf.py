@@ -11,6 +11,7 @@ from exports import (
     IGNORED,
     TINY,
     checkpoint,
+    often,
     require_exact,
 )
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -114,7 +115,7 @@ def test_an_entry_of_another_kind_is_named(name: str, value: Any, said: str, pre
 
 
 @pytest.mark.parametrize(("outtype", "largest"), [("f16", 1e-3), ("bf16", 5e-3), ("q8_0", 1e-1)])
-@pytest.mark.parametrize("method", ["yarn", "by_parts"])
+@pytest.mark.parametrize("method", often(["yarn", "by_parts"], "yarn"))
 def test_other_types_of_weights_stay_within_their_own_rounding(
     outtype: str, largest: float, method: str, tmp_path: Path
 ) -> None:
@@ -132,7 +133,7 @@ def test_other_types_of_weights_stay_within_their_own_rounding(
 
 
 @pytest.mark.parametrize("name", ["granite", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"])
-@pytest.mark.parametrize("method", ["ntk", "yarn", "by_parts"])
+@pytest.mark.parametrize("method", often(["ntk", "yarn", "by_parts"], "yarn", "by_parts"))
 def test_families_in_llama_cpp(name: str, method: str, tmp_path: Path) -> None:
     """Exact, or refused by name where llama.cpp has no divisors for the family."""
     source, path = checkpoint(tmp_path / "source", name), tmp_path / "model.gguf"
@@ -160,8 +161,15 @@ def bytes_of(path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("outtype", ["f32", "q8_0"])
-@pytest.mark.parametrize("method", ["yarn", "by_parts"])
+@pytest.mark.parametrize(
+    ("method", "outtype"),
+    [
+        ("yarn", "q8_0"),
+        ("by_parts", "f32"),
+        pytest.param("yarn", "f32", marks=pytest.mark.slow),
+        pytest.param("by_parts", "q8_0", marks=pytest.mark.slow),
+    ],
+)
 def test_a_scaling_is_added_to_an_existing_file(method: str, outtype: str, tmp_path: Path) -> None:
     existing, path = tmp_path / "existing.gguf", tmp_path / "longer.gguf"
     export("tiny", existing, to="gguf", method="none", outtype=outtype)

@@ -31,55 +31,57 @@ from ropescale import cli
 from ropescale.errors import (
     ExportError,
 )
-from ropescale.export import export, verify
+from ropescale.export import ENGINES, export, verify
 from ropescale.export.engines import vllm
 from ropescale.export.verification import compared, scored
 
 pytestmark = IGNORED
 
 
-@pytest.mark.parametrize("method", STATIC)
-@pytest.mark.parametrize("name", ["tiny", "llama"])
-def test_transformers_computes_what_the_patched_model_computes(
-    name: str, method: str, llama: Path, tmp_path: Path
+# What has to be there for an engine to run, and what is rarely run because others take the same way
+THERE = {"mlx": in_mlx, "vllm": in_vllm}
+OFTEN = ("yarn", "by_parts", "nope")  # natively, one divisor per pair, no rotation
+CASES = [
+    pytest.param(
+        *(engine.name, name, method),
+        marks=[*THERE.get(engine.name, ()), *[pytest.mark.slow] * (name == "llama" and method not in OFTEN)],
+    )
+    for engine in ENGINES.values()
+    for name in ("tiny", "llama")
+    for method in STATIC
+    if engine.running
+]
+
+
+@pytest.mark.parametrize(("to", "name", "method"), CASES)
+def test_an_engine_computes_what_the_patched_model_computes(
+    to: str, name: str, method: str, llama: Path, tmp_path: Path
 ) -> None:
     source, pairs = source_of(name, llama)
-    export(source, tmp_path / "out", to="transformers", method=method, factor=4, **knobs_for(method, pairs))
-    require_exact(tmp_path / "out", "transformers", source, tolerance=NOPE if method == "nope" else 1e-5)
+    engine = ENGINES[to]
+    path = tmp_path / f"model{engine.suffix}"
+    export(source, path, to=to, method=method, factor=4, **knobs_for(method, pairs))
+    tolerance = max(min(engine.tolerance, engine.near), NOPE if method == "nope" else 0)
+    require_exact(path, engine.called, source, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("method", STATIC)
-@pytest.mark.parametrize("name", ["tiny", "llama"])
-def test_llama_cpp_computes_what_the_patched_model_computes(
-    name: str, method: str, llama: Path, tmp_path: Path
+KNOBS = [
+    *(pytest.param("gguf", name, {}) for name in ("attention factor", "betas", "mscale")),
+    *(pytest.param("gguf", name, {}, marks=pytest.mark.slow) for name in ("resonance", "truncate", "turns")),
+    *(pytest.param("mlx", name, {}, marks=in_mlx) for name in ("attention factor", "mscale")),
+    pytest.param("mlx", "turns", {"attention_factor": 1.0}, marks=in_mlx),  # its divisors come without one
+    *(pytest.param("vllm", name, {}, marks=in_vllm) for name in VARIANTS),
+]
+
+
+@pytest.mark.parametrize(("to", "variant", "given"), KNOBS)
+def test_an_engine_gets_the_knobs_of_yarn(
+    to: str, variant: str, given: dict[str, float], llama: Path, tmp_path: Path
 ) -> None:
-    source, pairs = source_of(name, llama)
-    path = tmp_path / "model.gguf"
-    export(source, path, to="gguf", method=method, factor=4, **knobs_for(method, pairs))
-    require_exact(path, "llama.cpp", source)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_llama_cpp_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    export(llama, path, to="gguf", method="yarn", factor=4, **VARIANTS[variant])
-    require_exact(path, "llama.cpp", str(llama))
-
-
-@pytest.mark.parametrize("method", [pytest.param(name, marks=in_vllm) for name in STATIC])
-@pytest.mark.parametrize("name", ["tiny", "llama"])
-def test_vllm_computes_what_the_patched_model_computes(name: str, method: str, llama: Path, tmp_path: Path) -> None:
-    source, pairs = source_of(name, llama)
-    export(source, tmp_path / "out", to="vllm", method=method, factor=4, **knobs_for(method, pairs))
-    require_exact(tmp_path / "out", "vllm", source, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("method", [pytest.param(name, marks=in_mlx) for name in STATIC])
-@pytest.mark.parametrize("name", ["tiny", "llama"])
-def test_mlx_computes_what_the_patched_model_computes(name: str, method: str, llama: Path, tmp_path: Path) -> None:
-    source, pairs = source_of(name, llama)
-    export(source, tmp_path / "out", to="mlx", method=method, factor=4, **knobs_for(method, pairs))
-    require_exact(tmp_path / "out", "mlx", source)
+    engine = ENGINES[to]
+    path = tmp_path / f"model{engine.suffix}"
+    export(llama, path, to=to, method="yarn", factor=4, **VARIANTS[variant], **given)
+    require_exact(path, engine.called, str(llama), tolerance=min(engine.tolerance, engine.near))
 
 
 # Of each way in which a class of MLX-LM reads a rotation, one whose tiny config it builds
@@ -103,21 +105,6 @@ def test_whatever_a_class_of_mlx_is_told_it_computes(name: str, tmp_path: Path) 
         assert verdict.exact, str(verdict)
         told.append(method)
     assert told
-
-
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=in_mlx) for name in ("attention factor", "mscale", "turns")]
-)
-def test_mlx_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
-    given = {"attention_factor": 1.0} if variant == "turns" else {}  # divisors come without an attention factor
-    export(llama, tmp_path / "out", to="mlx", method="yarn", factor=4, **VARIANTS[variant], **given)
-    require_exact(tmp_path / "out", "mlx", str(llama))
-
-
-@pytest.mark.parametrize("variant", [pytest.param(name, marks=in_vllm) for name in VARIANTS])
-def test_vllm_gets_the_knobs_of_yarn(variant: str, llama: Path, tmp_path: Path) -> None:
-    export(llama, tmp_path / "out", to="vllm", method="yarn", factor=4, **VARIANTS[variant])
-    require_exact(tmp_path / "out", "vllm", str(llama), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("method", [pytest.param(name, marks=in_vllm) for name in ("yarn", "power", "linear")])

@@ -14,6 +14,7 @@ from exports import (
     TINY,
     checkpoint,
     config_in,
+    often,
 )
 from families import (
     FIXED,
@@ -55,7 +56,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("to", ["transformers", "vllm", "sglang", "mlx"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", often(FAMILIES, "gemma3_text", "glm", "gpt_neox", "llama", "phi3"))
 def test_the_configs_of_families_load_in_transformers(name: str, to: str, tmp_path: Path) -> None:
     """Whatever an engine is told, Transformers reads the same rotation from it; or the family is refused by name."""
     source = checkpoint(tmp_path / "source", name)
@@ -237,7 +238,7 @@ def test_an_export_is_loaded_patched_whatever_engine_it_was_written_for(tmp_path
 
 
 @pytest.mark.parametrize("to", ["mlx", "sglang", "transformers", "vllm"])
-@pytest.mark.parametrize("name", ["gpt_neox", "llama", "phi3"])
+@pytest.mark.parametrize("name", often(["gpt_neox", "llama", "phi3"], "gpt_neox", "phi3"))
 def test_the_doctor_finds_nothing_in_what_is_exported(name: str, to: str, tmp_path: Path) -> None:
     """Whatever words an engine wants for a rotation."""
     model = family(name)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ IGNORED = [
     pytest.mark.filterwarnings("ignore:.*rotary module serves sliding-window.*"),
     pytest.mark.filterwarnings("ignore:.*does not have.*:UserWarning"),
 ]
+
+
+def often(values: Iterable[str], *kept: str) -> list[Any]:
+    """Values of a parameter, of which those that take the way of another are slow."""
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def random_model(name: str = "llama", **changes: Any) -> PreTrainedModel:

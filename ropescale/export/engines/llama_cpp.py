@@ -26,7 +26,7 @@ from ropescale.export.origin import read as read_origin
 from ropescale.export.running import Prompt, Run
 from ropescale.export.source import Source
 from ropescale.export.stated import Stated
-from ropescale.export.subject import TEXTS, Subject, method_of
+from ropescale.export.subject import TEXTS, Subject
 from ropescale.extension import extended
 from ropescale.files import parsed
 from ropescale.methods import Method
@@ -104,13 +104,11 @@ class LlamaCpp(Engine, name="gguf"):
             wrong = [word for word, place in words.items() if place < len(facts.texts) and facts.texts[place] != word]
             return f"its tokenizer has another text for {wrong[0]!r} ({len(wrong)} such)" if wrong else ""
 
-        original = facts.length if record is None else record.original_length
         return Subject(
             path=path,
-            method=method_of(record, original, facts.length),
             record=record,
             source=facts.source,
-            original_length=original,
+            original_length=facts.length if record is None else record.original_length,
             target_length=facts.length,
             precision=facts.precision,
             dtype=facts.precision,
@@ -257,14 +255,7 @@ def patch_gguf(
     require_new(new)
     reader = reading.opened(existing)
     config = reading.file_config(reader, existing)
-    request = Request(
-        method=method,
-        factor=factor,
-        target_length=target_length,
-        original_length=original_length,
-        knobs=knobs,
-    )
-    extended(config, request).write(config)
+    extended(config, Request.of(locals())).write(config)
     told = canonical(config)
     name = reading.required(reader, existing, "general.architecture", reading.TEXT)
     scaling = scaling_of(told.main, divisors=reads_divisors(name), name=name)
