@@ -6,14 +6,16 @@ on with the next one. Every arm gets the same rows in the same order, so that ev
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
             found = results.start(folder, bench.settings(), _session(command, options)) if first else None
             if found:
                 for record in records:
-                    if results.key_of(record) not in found.cells:
+                    if record.key not in found.cells:
                         found.append(record, seconds=0.0, tokens=0)
             _run_missing(bench, found)
     return found.first_windows() if found is not None else results.read(folder)
@@ -268,12 +270,7 @@ class Bench:
         """The cell that says what patch did for an arm."""
         with self.patched(arm):
             record = self._saved if self.model is None else ropescale.record(self.model)
-        return {
-            "task": "record",
-            "method": arm.method,
-            "factor": arm.factor,
-            "record": None if record is None else record.to_dict(),
-        }
+        return Cell(task=results.RECORD, arm=arm, record=None if record is None else record.to_dict())
 
     def settings(self) -> Settings:
         """What the cells' figures depend on besides their axes."""
@@ -378,15 +375,10 @@ class Bench:
         limit = self.options.limit if task.scoring == "short" else None
         reach = self._limited_to(planned.arm)
         left_out, fitting = self._measured(built, limit, reach) if isinstance(task, Foreign) else ({}, [])
-        axes = {
-            "task": task.name,
-            "method": planned.arm.method,
-            "factor": planned.arm.factor,
-            "length": planned.length,
-        }
+        made = partial(Cell, task=task.name, arm=planned.arm, length=planned.length)
         if left_out and not fitting:
             samples = [{"id": i, "score": None, "left_out": size} for i, size in left_out.items()]
-            return {**axes, "limit": reach, "scores": {}, "samples": samples} if self.lm.rank == 0 else None
+            return made(stated={"limit": reach}, scores={}, samples=samples) if self.lm.rank == 0 else None
         found = evaluator.evaluate(
             self.lm,
             {"tasks": {name: built}, "groups": {}, "group_map": {}},
@@ -402,7 +394,7 @@ class Bench:
         if isinstance(task, Loss):
             in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
             stated = task.stated(self.options, planned.length or 0)
-            return {**axes, **stated, "samples": [task.sample(one["doc"], _nats(one)) for one in in_order]}
+            return made(stated=stated, samples=[task.sample(one["doc"], _nats(one)) for one in in_order])
         scores = {
             key.partition(",")[0]: value
             for key, value in found["results"][name].items()
@@ -411,10 +403,10 @@ class Bench:
         }  # fmt: skip
         main = next(iter(scores))
         if not left_out:
-            return {**axes, "scores": scores, "samples": [_answer(i, one, main) for i, one in enumerate(samples)]}
+            return made(scores=scores, samples=[_answer(i, one, main) for i, one in enumerate(samples)])
         answers = {int(one["doc_id"]): _answer(int(one["doc_id"]), one, main) for one in samples}
         answers |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
-        return {**axes, "limit": reach, "scores": scores, "samples": [row for _, row in sorted(answers.items())]}
+        return made(stated={"limit": reach}, scores=scores, samples=[row for _, row in sorted(answers.items())])
 
     def _limited_to(self, arm: Arm) -> int:
         """Tokens that the model reads as this arm, which the harness is told.
@@ -480,11 +472,11 @@ def _nats(sample: dict[str, Any]) -> list[float]:
     return [-float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]]
 
 
-def _answer(number: int, sample: dict[str, Any], main: str) -> Cell:
+def _answer(number: int, sample: dict[str, Any], main: str) -> dict[str, Any]:
     """One row of any other task: its score, and for what was generated also the reply."""
     row, reply = sample["doc"], sample["filtered_resps"][0]
     score = sample.get(main)
-    kept: Cell = {"id": number, "score": float(score) if isinstance(score, (int, float)) else None}
+    kept: dict[str, Any] = {"id": number, "score": float(score) if isinstance(score, (int, float)) else None}
     if isinstance(reply, str):
         kept |= {"reply": reply, "target": sample["target"]}
     if "exact" in sample:
@@ -542,7 +534,7 @@ def _run_missing(bench: Bench, found: Results | None) -> None:
                     done = bench.cell(cell, missing[cell])
                     if done is not None and found is not None:
                         if missing[cell]:
-                            done = _topped_up(found.cells[results.key_of(done)], done, bench.depths(cell.task))
+                            done = _topped_up(found.cells[done.key], done, bench.depths(cell.task))
                         found.append(done, seconds=time.perf_counter() - began, tokens=seen[0])
                     before += share
                     progress.update(bar, completed=before)
@@ -557,17 +549,17 @@ def _finished_samples(bench: Bench, found: Results, cell: PlannedCell) -> int | 
         return 0
     if isinstance(cell.task, Loss):
         rows = [*map(_window, bench.rows(cell.task, cell.length).eval_docs)]
-        had = [*map(_window, earlier["samples"])]
+        had = [*map(_window, earlier.samples)]
         if had == rows[: len(had)]:
             return len(had) if len(had) < len(rows) else None
         return None if rows == had[: len(rows)] else 0  # more windows may be other ones, of longer documents
     wanted = found.settings.tasks[cell.task.name].get("samples")
     depths = bench.depths(cell.task)
-    done, rest = divmod(len(earlier["samples"]), depths)
+    done, rest = divmod(len(earlier.samples), depths)
     return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
 
 
-def _window(row: dict[str, Any]) -> tuple[str, int, int]:
+def _window(row: Mapping[str, Any]) -> tuple[str, int, int]:
     """What tells a row of text from others, or its sample."""
     tokens = row["tokens"]
     return row["document"], row["window"], tokens if isinstance(tokens, int) else sum(tokens)
@@ -575,9 +567,9 @@ def _window(row: dict[str, Any]) -> tuple[str, int, int]:
 
 def _topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
     """A cell with more rows of text, or more samples of every depth, numbered as if all had been run at once."""
-    old, new = earlier["samples"], more["samples"]
-    if isinstance(base.find(more["task"]), Loss):
-        return {**more, "samples": [*old, *new]}
+    old, new = earlier.samples, more.samples
+    if more.scores is None or earlier.scores is None:
+        return dataclasses.replace(more, samples=[*old, *new])
     before, after = len(old) // depths, len(new) // depths
     samples = [
         one
@@ -585,10 +577,10 @@ def _topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
         for one in (*old[depth * before : (depth + 1) * before], *new[depth * after : (depth + 1) * after])
     ]
     scores = {
-        name: (earlier["scores"][name] * len(old) + value * len(new)) / len(samples)
-        for name, value in more["scores"].items()
+        name: (earlier.scores[name] * len(old) + value * len(new)) / len(samples)
+        for name, value in more.scores.items()
     }
-    return {**more, "scores": scores, "samples": [{**one, "id": i} for i, one in enumerate(samples)]}
+    return dataclasses.replace(more, scores=scores, samples=[{**one, "id": i} for i, one in enumerate(samples)])
 
 
 @contextmanager

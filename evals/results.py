@@ -11,19 +11,20 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ropescale.destinations import append_line, cut_torn_line, require_appendable, require_ordinary, write_file
 from ropescale.errors import InvalidArgumentError, shortened
+from ropescale.evals.statistics import perplexity
+from ropescale.evals.tasks.base import Loss, find
 from ropescale.files import parsed, read_text
 
-Cell = dict[str, Any]  # one line of results.jsonl
 Key = tuple[str, str, float, int | None]  # task, method, factor, length
 LINES = ("results.jsonl", "timings.jsonl")  # files that are written on
-LOSS_TASKS = ("perplexity", "position", "longppl")  # of windows of text, where others have samples
+RECORD = "record"  # stands in the place of a task where a cell says what was done to the model
 REMEDY = "make room there and give the same command again, finished cells are kept"
 
 
@@ -59,6 +60,59 @@ class Arm:
 
 
 UNPATCHED = Arm(method="none", factor=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One task at one length on one arm, finished: a line of results.jsonl."""
+
+    task: str  # its name, or `RECORD`
+    arm: Arm
+    length: int | None = None  # tokens; None where a task has none
+    stated: Mapping[str, Any] = field(default_factory=dict)  # what it says of itself: window, stride, evaluator, limit
+    scores: Mapping[str, float] | None = None  # metric -> value over all samples; None of windows of text
+    samples: Sequence[Mapping[str, Any]] = ()  # what its task keeps of each row
+    record: Mapping[str, Any] | None = None  # what was done to the model
+    lacks: str = ""  # what a line of its kind has and this one has not
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Cell:
+        """The cell of a line."""
+        rest = {**line}
+        task, arm = str(rest.pop("task")), Arm(method=str(rest.pop("method")), factor=float(rest.pop("factor")))
+        needed, fault = ("record", "no record") if task == RECORD else ("samples", "no list of samples")
+        named = {name: rest.pop(name) for name in ("length", "scores", "samples", "record") if name in rest}
+        return cls(task=task, arm=arm, stated=rest, lacks="" if needed in named else fault, **named)
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What is written of it."""
+        axes = {"task": self.task, "method": self.arm.method, "factor": self.arm.factor}
+        if self.task == RECORD:
+            return {**axes, "record": self.record}
+        scores = {} if self.scores is None else {"scores": self.scores}
+        return {**axes, "length": self.length, **self.stated, **scores, "samples": self.samples}
+
+    @property
+    def key(self) -> Key:
+        """What tells it from every other one of its folder."""
+        return (self.task, self.arm.method, self.arm.factor, self.length)
+
+    @property
+    def of_losses(self) -> bool:
+        """Whether its samples are losses of windows of text."""
+        return any("nll" in sample for sample in self.samples)
+
+    @property
+    def perplexity(self) -> float:
+        """Token-weighted, over all samples of losses."""
+        nats = [loss for sample in self.samples for loss in _list(sample["nll"])]
+        return perplexity(math.fsum(nats), sum(count for sample in self.samples for count in _list(sample["tokens"])))
+
+
+def _list(value: Any) -> list[Any]:
+    """One loss of a window, or those of its buckets."""
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +157,7 @@ class Settings:
         for name in self.tasks.keys() & earlier.tasks.keys():
             theirs, ours = dict(earlier.tasks[name]), dict(self.tasks[name])
             before, now = theirs.pop("samples", 0), ours.pop("samples", 0)
-            if name in LOSS_TASKS:
+            if isinstance(find(name), Loss):
                 theirs.pop("windows", 0), ours.pop("windows", 0)
             if ours != theirs:
                 raise _differs(folder, f"task {name}", dict(earlier.tasks[name]), dict(self.tasks[name]))
@@ -155,12 +209,17 @@ class Results:
         Raises:
             CheckpointError: the line could not be written; the file is as it was before.
         """
-        append_line(self.folder / "results.jsonl", json.dumps(cell), name="results", remedy=REMEDY)
-        self.cells[key_of(cell)] = cell
-        axes = {name: cell.get(name) for name in ("task", "method", "factor", "length")}
+        append_line(self.folder / "results.jsonl", json.dumps(cell.line), name="results", remedy=REMEDY)
+        self.cells[cell.key] = cell
+        axes = dict(zip(("task", "method", "factor", "length"), cell.key, strict=True))
         timing = {**axes, "seconds": round(seconds, 3), "tokens": tokens}
         append_line(self.folder / "timings.jsonl", json.dumps(timing), name="results", remedy=REMEDY)
         self.timings.append(timing)
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """The last one; empty in a folder without any."""
+        return self.sessions[-1] if self.sessions else {}
 
     def first_windows(self) -> Results:
         """The same with as many windows of text in every cell as the settings ask for: those that it has more are kept
@@ -171,18 +230,12 @@ class Results:
 
     def arms(self) -> list[Arm]:
         """All arms with a finished cell: unpatched first, then by factor, in the order in which they ran."""
-        met = dict.fromkeys(Arm(method=c["method"], factor=c["factor"]) for c in self.cells.values())
+        met = dict.fromkeys(cell.arm for cell in self.cells.values())
         return sorted(met, key=lambda arm: (arm != UNPATCHED, arm.factor))
 
     def cell(self, arm: Arm, task: str, length: int | None = None) -> Cell | None:
         """The finished cell of that arm, task and length, or None."""
         return self.cells.get((task, arm.method, arm.factor, length))
-
-
-def key_of(cell: Cell) -> Key:
-    """What tells a cell from every other one of its folder."""
-    length = cell.get("length")
-    return (str(cell["task"]), str(cell["method"]), float(cell["factor"]), None if length is None else int(length))
 
 
 def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
@@ -237,16 +290,16 @@ def read(folder: Path) -> Results:
 
 def _first_windows(cell: Cell, settings: Settings) -> Cell:
     """A cell of a perplexity with the first windows alone that its settings ask for."""
-    wanted = settings.tasks.get(cell["task"], {}).get("windows")
-    if cell["task"] not in LOSS_TASKS or not _is_count(wanted) or "samples" not in cell:
+    wanted = settings.tasks.get(cell.task, {}).get("windows")
+    if not cell.of_losses or not _is_count(wanted):
         return cell
     met: dict[tuple[str, str], int] = {}
     kept = []
-    for one in cell["samples"]:
+    for one in cell.samples:
         place = met.setdefault((str(one.get("document")), str(one.get("window"))), len(met))
         if one.get("place", place) < wanted:  # LongPPL leaves out windows without a key token
             kept.append(one)
-    return {**cell, "samples": kept}
+    return dataclasses.replace(cell, samples=kept)
 
 
 def _all_of(folder: Path) -> Results:
@@ -279,10 +332,11 @@ def _all_of(folder: Path) -> Results:
             f"choose another folder"
         )
     cells = {}
-    for number, cell in _lines(folder / "results.jsonl"):
-        if not _is_cell(cell):
-            raise _damaged(folder / "results.jsonl", number, json.dumps(cell))
-        cells[key_of(cell)] = cell  # a later line of the same key wins
+    for number, line in _lines(folder / "results.jsonl"):
+        if not _is_cell(line):
+            raise _damaged(folder / "results.jsonl", number, json.dumps(line))
+        cell = Cell.of(line)
+        cells[cell.key] = cell  # a later line of the same key wins
     timings = []
     for number, timing in _lines(folder / "timings.jsonl"):
         if not (_is_cell(timing) and _is_number(timing.get("seconds")) and _is_number(timing.get("tokens"))):

@@ -5,7 +5,6 @@ One tracked run per arm, named by its label; the context length is the step, so 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -40,31 +39,22 @@ def track(results: Results, tracker: str, project: str = "ropescale") -> None:
     """Log every arm's figures, one step per length; a cell without a length goes to step 0."""
     for arm in results.arms():
         logger, finish = _logger(tracker, results, arm, project)
-        steps = sorted({key[3] or 0 for key in results.cells if key[1:3] == (arm.method, arm.factor)})
-        for step in steps:
-            figures = {
-                key[0]: values
-                for key, cell in results.cells.items()
-                if key[1:3] == (arm.method, arm.factor) and (key[3] or 0) == step and (values := figures_of(cell))
-            }
-            if figures:
-                logger.step = step
-                logger.post_init({"results": figures, "configs": {}, "versions": {}, "n-shot": {}, "config": {}})
-                logger.log_eval_result()
+        steps: dict[int, dict[str, dict[str, float]]] = {}
+        for cell in results.cells.values():
+            if cell.arm == arm and (figures := figures_of(cell)):
+                steps.setdefault(cell.length or 0, {})[cell.task] = figures
+        for step, found in sorted(steps.items()):
+            logger.step = step
+            logger.post_init({"results": found, "configs": {}, "versions": {}, "n-shot": {}, "config": {}})
+            logger.log_eval_result()
         finish()
 
 
 def figures_of(cell: Cell) -> dict[str, float]:
     """Metric -> value of one cell."""
-    if cell["task"] in ("position", "perplexity", "longppl"):
-        nats = [loss for sample in cell["samples"] for loss in _list(sample["nll"])]
-        tokens = [count for sample in cell["samples"] for count in _list(sample["tokens"])]
-        return {"perplexity": math.exp(min(sum(nats) / sum(tokens), 700.0))}
-    return {name: float(value) for name, value in cell.get("scores", {}).items()}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    if cell.of_losses:
+        return {"perplexity": cell.perplexity}
+    return {name: float(value) for name, value in (cell.scores or {}).items()}
 
 
 def _logger(tracker: str, results: Results, arm: Arm, project: str) -> tuple[Any, Callable[[], None]]:

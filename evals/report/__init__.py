@@ -1,8 +1,9 @@
 """The report of an evaluation: what its results on disk say, as a page, as Markdown, for machines and for model cards.
 
 Built from the folder alone, so it can be written again at any time, and while a run is still going. `findings` holds
-numbers and no words, `wording` the sentences that all formats share, `page` the HTML with figures from `drawing`,
-`markdown` the Markdown and the model card, `exports` the JSON. No file here knows a model.
+numbers and no words, `wording` the sentences and `tables` the comparisons that all formats share, `page` the HTML of
+which `sections` holds the parts, `markdown` the Markdown and the model card, `exports` the JSON. No file here knows a
+model, or a task by its name: what is said of one, its object says.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Pieces of HTML that the report alone has: heat maps, and lengths with a bar."""
+"""Pieces of HTML that the report alone has: heat maps, lengths with a bar, and comparisons of arms as tables."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ropescale.evals.report.findings import Findings, Row
+from ropescale.evals.report.tables import Comparison, heads
 from ropescale.evals.report.wording import NOTHING, rate_text, reach_text
-from ropescale.pages.elements import Raw, text
+from ropescale.pages.elements import Line, Raw, Value, table, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +51,29 @@ def _heat(cell: Heat | None) -> str:
         f'<td style="--share: {cell.rate:.2f}" title="{text(cell.said)}">{rate_text(cell.rate)}'
         f"<small>{text(cell.small)}</small></td>"
     )
+
+
+def identifier(name: str) -> str:
+    """Of the section of a task or a group by that name."""
+    return "task-" + re.sub(r"[^\w-]", "-", name.lower())
+
+
+def comparison_table(caption: str, made: Comparison, findings: Findings, best: Row | None = None) -> str:
+    """A comparison as a table of the page, with the recommended arm ticked."""
+    groups = [
+        [
+            Line(
+                heads=heads(arm, findings),
+                values=[Value(text=one.text, small=one.small, best=one.best) for one in entries],
+                css="pick" if best is not None and arm == best.arm else "",
+            )
+            for arm, entries in lines
+        ]
+        for lines in made.groups
+    ]
+    return table(caption, ["method", "factor", *made.columns], groups)
+
+
+def code(said: object) -> str:
+    """A block of code whose long lines are wrapped."""
+    return f'<pre class="wrap"><code>{text(said)}</code></pre>'

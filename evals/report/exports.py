@@ -11,19 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ropescale.evals.report.findings import (
-    Findings,
-    Row,
-    Share,
-    cell_perplexity,
-    position_perplexities,
-    share,
-    windows_of,
-)
-from ropescale.evals.report.tables import has_exact, main_score
+from ropescale.evals.report.findings import Findings, Row, Share, has_exact, position_perplexities, share
 from ropescale.evals.report.wording import left_out, reasons, rules, verdict
-from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell
-from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate, perplexity_ratio
+from ropescale.evals.results import RECORD, Cell
+from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
+from ropescale.evals.tasks.base import Loss, Task
 
 FORMAT = 1  # of report.json; another number where a reader of this one would misunderstand
 
@@ -40,23 +32,17 @@ def report_json(findings: Findings) -> str:
             "left_out": left_out(findings),
             "recommended": None if best is None else asdict(best.arm),
             "thresholds": {"retrieval": RULER_THRESHOLD, "perplexity": PERPLEXITY_TOLERANCE},
-            "retrieval_basis": list(findings.basis),
-            "perplexity_source": findings.source,
+            "retrieval_basis": [task.name for task in findings.basis],
+            "perplexity_source": None if findings.source is None else findings.source.name,
             "unpatched": _row(findings.alone),
             "factors": [
                 {"factor": factor, "rows": [_row(row) for row in rows]} for factor, rows in findings.groups.items()
             ],
-            "cells": [
-                _cell(findings, arm, task, length)
-                for arm in findings.arms
-                for task in findings.tasks()
-                for length in [*findings.lengths(arm, task), None]
-                if findings.results.cell(arm, task, length) is not None
-            ],
+            "cells": [_cell(findings, task, cell) for arm in findings.arms for task, cell in findings.cells(arm)],
             "records": [
-                {**asdict(arm), "record": record["record"]}
+                {**asdict(arm), "record": cell.record}
                 for arm in findings.arms
-                if (record := findings.results.cell(arm, "record", None)) is not None
+                if (cell := findings.results.cell(arm, RECORD)) is not None
             ],
             "settings": {**asdict(settings), "lengths": list(settings.lengths)},
             "sessions": findings.results.sessions,
@@ -71,7 +57,7 @@ def evaluate_json(findings: Findings) -> str:
     What that function would read from the running process is here that of the evaluation, or null where unknown.
     """
     row = findings.best or findings.alone
-    session = findings.results.sessions[-1] if findings.results.sessions else {}
+    session = findings.results.session
     values: dict[str, Any] = {
         "effective_length_retrieval": row.reads,
         "effective_length_perplexity": row.keeps,
@@ -80,12 +66,9 @@ def evaluate_json(findings: Findings) -> str:
         "retrieval_inside": None if row.retrieval_inside is None else row.retrieval_inside.rate,
         "retrieval_beyond": None if row.retrieval_beyond is None else row.retrieval_beyond.rate,
     }
-    for task in findings.tasks():
-        for length in [*findings.lengths(row.arm, task), None]:
-            cell = findings.results.cell(row.arm, task, length)
-            if cell is not None:
-                tail = "" if length is None else f"_{length}"
-                values |= {f"{task}_{name}{tail}": value for name, value in _metrics(task, cell).items()}
+    for task, cell in findings.cells(row.arm):
+        tail = "" if cell.length is None else f"_{cell.length}"
+        values |= {f"{task.name}_{name}{tail}": value for name, value in _metrics(task, cell).items()}
     return _dumped(
         {
             **values,
@@ -107,16 +90,13 @@ def evaluate_json(findings: Findings) -> str:
     )
 
 
-def _metrics(task: str, cell: Cell) -> dict[str, float]:
+def _metrics(task: Task, cell: Cell) -> dict[str, float]:
     """Name -> value of what a cell measured."""
-    if task == "position":
-        _, values = position_perplexities(cell)
-        return {"last": values[-1]}
-    if task in LOSS_TASKS:
-        return {"perplexity": cell_perplexity(cell)} if task != "perplexity" else {"strided": cell_perplexity(cell)}
-    if cell.get("length") is None:
-        scores = cell.get("scores")
-        return {str(k): v for k, v in scores.items() if main_score({k: v})} if isinstance(scores, dict) else {}
+    if isinstance(task, Loss):
+        by_position = task.curve == "position"
+        return {task.metric: position_perplexities(cell)[1][-1] if by_position else cell.perplexity}
+    if cell.length is None:
+        return dict(cell.scores or {})
     exact = {"exact": share(cell, "exact").rate} if has_exact(cell) else {}
     return {"score": share(cell).rate, **exact}
 
@@ -140,29 +120,27 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _cell(findings: Findings, arm: Arm, task: str, length: int | None) -> dict[str, Any]:
-    cell = findings.cell(arm, task, length)
-    found: dict[str, Any] = {"task": task, **asdict(arm), "length": length}
-    if task == "position":
-        edges, values = position_perplexities(cell)
-        return {**found, "edges": edges, "perplexities": values}
-    if task in LOSS_TASKS:
-        tokens = [one["tokens"] for one in cell["samples"]]
-        stated: dict[str, Any] = {name: cell[name] for name in ("window", "stride", "evaluator") if name in cell}
-        found |= {**stated, "perplexity": cell_perplexity(cell), "tokens": sum(tokens)}
-        if arm != UNPATCHED and sum(tokens):
-            before = [one["nll"] for one in findings.cell(UNPATCHED, task, length)["samples"]]
-            after = [one["nll"] for one in cell["samples"]]
-            ratio = perplexity_ratio(before, after, tokens, seed=findings.settings.seed, blocks=windows_of(cell))
-            found["ratio"] = _estimate(ratio)
-        return found
-    gain = None if arm == UNPATCHED else findings.gain(arm, task, length)
-    if length is None:
-        return {**found, "scores": _metrics(task, cell), "gain": _estimate(gain)}
-    found |= {"score": _share(share(cell)), "exact": _share(share(cell, "exact")) if has_exact(cell) else None}
-    depths = sorted({one["depth"] for one in cell["samples"] if one.get("depth") is not None})
-    by_depth = [{"depth": depth, "score": _share(share(cell, "score", depth))} for depth in depths]
-    return {**found, "gain": _estimate(gain), "depths": by_depth}
+def _cell(findings: Findings, task: Task, cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {"task": task.name, **asdict(cell.arm), "length": cell.length}
+    if isinstance(task, Loss):
+        if task.curve == "position":
+            edges, values = position_perplexities(cell)
+            return {**found, "edges": edges, "perplexities": values}
+        tokens = sum(one["tokens"] for one in cell.samples)
+        change = findings.change(cell)
+        ratio = {} if change is None else {"ratio": _estimate(change)}
+        return {**found, **cell.stated, "perplexity": cell.perplexity, "tokens": tokens, **ratio}
+    gain = _estimate(findings.gain(cell))
+    if cell.length is None:
+        return {**found, "scores": _metrics(task, cell), "gain": gain}
+    depths = sorted({one["depth"] for one in cell.samples if one.get("depth") is not None})
+    return {
+        **found,
+        "score": _share(share(cell)),
+        "exact": _share(share(cell, "exact")) if has_exact(cell) else None,
+        "gain": gain,
+        "depths": [{"depth": depth, "score": _share(share(cell, "score", depth))} for depth in depths],
+    }
 
 
 def _share(value: Share | None) -> dict[str, Any] | None:

@@ -6,13 +6,14 @@ Knows cells and statistics; knows neither HTML nor how a number is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.results import RECORD, UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.statistics import (
     PERPLEXITY_TOLERANCE,
     Estimate,
@@ -24,12 +25,7 @@ from ropescale.evals.statistics import (
     stretch_edges,
     wilson,
 )
-
-FIELDS = {  # what a sample of a cell must hold, by task; all others hold a score
-    "perplexity": ("document", "nll", "tokens"),
-    "position": ("document", "window", "edges", "nll", "tokens"),
-    "longppl": ("document", "nll", "tokens", "of"),
-}
+from ropescale.evals.tasks.base import Loss, Retrieval, Short, Task, find, of_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +75,8 @@ class Findings:
     arms: tuple[Arm, ...]  # finished, unpatched first
     unfinished: tuple[Arm, ...]
     not_run: tuple[str, ...]  # tasks of the settings without a cell
-    basis: tuple[str, ...]  # the retrieval tasks that the effective length averages over
-    source: str | None  # the task whose perplexities the rows hold: position, perplexity or none
+    basis: tuple[Retrieval, ...]  # the tasks that the effective length by retrieval averages over
+    source: Loss | None  # the task whose perplexities the rows hold
     alone: Row  # the unpatched model at all its lengths
     groups: Mapping[float, tuple[Row, ...]]  # factor -> the unpatched model at the same lengths, then the arms
     best: Row | None  # the recommended arm; None if none helps
@@ -89,6 +85,11 @@ class Findings:
     def settings(self) -> Settings:
         """Those of the run."""
         return self.results.settings
+
+    @property
+    def panels(self) -> dict[float, list[Arm]]:
+        """Factor -> the arms that are drawn together, the unpatched model first."""
+        return {factor: [row.arm for row in rows] for factor, rows in self.groups.items()} or {1.0: [UNPATCHED]}
 
     @property
     def patched(self) -> list[Row]:
@@ -104,39 +105,77 @@ class Findings:
         """The row of an arm; of the unpatched model, the one at all its lengths."""
         return next((row for row in self.patched if row.arm == arm), self.alone)
 
-    def tasks(self) -> list[str]:
+    @cached_property
+    def tasks(self) -> list[Task]:
         """The tasks with cells, in the order of the settings."""
-        return [name for name in self.settings.tasks if _lengths(self.results, UNPATCHED, name)]
+        return tasks_of(self.results)
 
-    def lengths(self, arm: Arm, task: str) -> list[int]:
+    @property
+    def losses(self) -> list[Loss]:
+        """Those of windows of text."""
+        return [task for task in self.tasks if isinstance(task, Loss)]
+
+    @property
+    def retrieval(self) -> list[Retrieval]:
+        """Those with a length and a score."""
+        return [task for task in self.tasks if isinstance(task, Retrieval)]
+
+    @property
+    def short(self) -> list[Short]:
+        """Those without a length, the harness's among them."""
+        return [task for task in self.tasks if isinstance(task, Short)]
+
+    def lengths(self, arm: Arm, task: Task) -> list[int]:
         """At which lengths an arm ran a task, ascending."""
-        return [length for length in _lengths(self.results, arm, task) if length is not None]
+        return [length for length in _lengths(self.results, arm, task.name) if length is not None]
 
-    def cell(self, arm: Arm, task: str, length: int | None = None) -> Cell:
+    def cells(self, arm: Arm, task: Task | None = None) -> Iterator[tuple[Task, Cell]]:
+        """The cells of an arm, or of one of its tasks: by task, then length."""
+        for one in self.tasks if task is None else [task]:
+            for length in [*self.lengths(arm, one), None]:
+                cell = self.results.cell(arm, one.name, length)
+                if cell is not None:
+                    yield one, cell
+
+    def cell(self, arm: Arm, task: Task, length: int | None = None) -> Cell:
         """A cell that is known to be there."""
-        found = self.results.cell(arm, task, length)
-        assert found is not None
-        return found
+        return _found(self.results, arm, task.name, length)
 
-    def retrieval_tasks(self) -> list[str]:
-        """The tasks with a length and a score."""
-        return [name for name in self.tasks() if name not in LOSS_TASKS and self.lengths(UNPATCHED, name)]
+    def at(self, arm: Arm, task: Task, length: int | None = None) -> Cell | None:
+        """A cell, where it is there."""
+        return self.results.cell(arm, task.name, length)
 
-    def short_tasks(self) -> list[str]:
-        """The tasks without a length: cloze and those of the harness."""
-        return [name for name in self.tasks() if name not in LOSS_TASKS and not self.lengths(UNPATCHED, name)]
+    def before(self, cell: Cell) -> Cell:
+        """The unpatched model's cell of the same task and length."""
+        return _found(self.results, UNPATCHED, cell.task, cell.length)
 
-    def gain(self, arm: Arm, task: str, length: int | None = None) -> Estimate | None:
-        """Score of an arm minus the unpatched model's on the same samples."""
-        cells = self.cell(UNPATCHED, task, length), self.cell(arm, task, length)
+    def gain(self, cell: Cell | None) -> Estimate | None:
+        """Score of a cell minus the unpatched model's on the same samples; None of the unpatched model."""
+        if cell is None or cell.arm == UNPATCHED:
+            return None
+        cells = self.before(cell), cell
         left_out = set().union(*map(too_long, cells))
-        before, after = (scores(cell, without=left_out) for cell in cells)
+        before, after = (scores(one, without=left_out) for one in cells)
         return paired_bootstrap(before, after, seed=self.settings.seed) if before else None
 
+    def change(self, cell: Cell) -> Estimate | None:
+        """Perplexity of a cell over the unpatched model's on the same tokens; None of the unpatched model."""
+        tokens = [one["tokens"] for one in cell.samples]
+        if cell.arm == UNPATCHED or not sum(tokens):
+            return None
+        before, after = ([one["nll"] for one in which.samples] for which in (self.before(cell), cell))
+        return perplexity_ratio(before, after, tokens, seed=self.settings.seed, blocks=windows_of(cell))
 
-def is_ruler(task: str) -> bool:
-    """Whether a task is one of RULER's thirteen."""
-    return task.startswith("niah_") or task in ("vt", "cwe", "fwe", "qa_1", "qa_2")
+
+def tasks_of(results: Results) -> list[Task]:
+    """The tasks with cells of the unpatched model, in the order of the settings."""
+    found = []
+    for name in results.settings.tasks:
+        lengths = _lengths(results, UNPATCHED, name)
+        losses = [_found(results, UNPATCHED, name, length).of_losses for length in lengths]
+        if lengths:
+            found.append(of_cells(name, length=lengths != [None], losses=any(losses)))
+    return found
 
 
 def read_findings(results: Results) -> Findings:
@@ -149,31 +188,35 @@ def read_findings(results: Results) -> Findings:
     for cell in results.cells.values():
         _check(results, cell)
     _check_unpatched(results)
-    tasks = [name for name in results.settings.tasks if _lengths(results, UNPATCHED, name)]
+    tasks = tasks_of(results)
     patched = [arm for arm in results.arms() if arm != UNPATCHED]
     finished = [arm for arm in patched if _finished(results, arm)]
-    retrieval = [name for name in tasks if name not in LOSS_TASKS and None not in _lengths(results, UNPATCHED, name)]
-    basis = tuple(filter(is_ruler, retrieval)) or tuple(name for name in retrieval if name in ("needle", "passkey"))
-    source = next((name for name in ("position", "perplexity") if name in tasks), None)
+    retrieval = [task for task in tasks if isinstance(task, Retrieval)]
+    alone = [task for task in retrieval if task.group is not None and task.group.alone]
+    curves = [task for task in tasks if isinstance(task, Loss) and task.curve]
+    # those by position first, whose stretches are of the same windows; then as tasks are listed
+    source = min(curves, key=lambda task: (task.curve != "position", task.place), default=None)
+
+    basis = tuple(alone or retrieval)
 
     def row(arm: Arm, reach: int) -> Row:
         return _row(results, arm, reach, basis, source)
 
-    alone = row(UNPATCHED, max(results.settings.lengths))
+    unpatched = row(UNPATCHED, max(results.settings.lengths))
     groups: dict[float, tuple[Row, ...]] = {}
     for arm in finished:
         reach = _reach(results, arm)
         rows = groups.get(arm.factor) or (row(UNPATCHED, reach),)
         groups[arm.factor] = (*rows, row(arm, reach))
-    helpful = [one for rows in groups.values() for one in rows if one.arm != UNPATCHED and _helps(one, alone)]
+    helpful = [one for rows in groups.values() for one in rows if one.arm != UNPATCHED and _helps(one, unpatched)]
     return Findings(
         results=results,
         arms=(UNPATCHED, *finished),
         unfinished=tuple(arm for arm in patched if arm not in finished),
-        not_run=tuple(name for name in results.settings.tasks if name not in tasks),
+        not_run=tuple(name for name in results.settings.tasks if name not in {task.name for task in tasks}),
         basis=basis,
         source=source,
-        alone=alone,
+        alone=unpatched,
         groups=groups,
         best=max(helpful, key=_merit, default=None),
     )
@@ -181,36 +224,31 @@ def read_findings(results: Results) -> Findings:
 
 def too_long(cell: Cell) -> set[int]:
     """The numbers of the samples that the arm was not asked, since they are longer than it reads."""
-    return {number for number, sample in enumerate(cell["samples"]) if sample.get("left_out")}
+    return {number for number, sample in enumerate(cell.samples) if sample.get("left_out")}
 
 
 def scores(cell: Cell, rule: str = "score", without: Collection[int] = ()) -> list[float]:
     """The score of each sample but some by a rule; what could not be scored counts as 0."""
-    values = [sample.get(rule) for number, sample in enumerate(cell["samples"]) if number not in without]
+    values = [sample.get(rule) for number, sample in enumerate(cell.samples) if number not in without]
     return [float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0 for value in values]
 
 
 def share(cell: Cell, rule: str = "score", depth: float | None = None) -> Share:
     """Of all samples of a cell, or of those at one depth."""
-    every = zip(cell["samples"], scores(cell, rule), strict=True)
+    every = zip(cell.samples, scores(cell, rule), strict=True)
     asked = [(sample, score) for sample, score in every if not sample.get("left_out")]
     found = [score for sample, score in asked if depth is None or sample.get("depth") == depth]
     return Share(found=math.fsum(found), asked=len(found))
 
 
-def cell_perplexity(cell: Cell) -> float:
-    """Token-weighted, over all samples of a perplexity or longppl cell."""
-    return perplexity(math.fsum(one["nll"] for one in cell["samples"]), sum(one["tokens"] for one in cell["samples"]))
-
-
 def windows_of(cell: Cell) -> int:
     """How many windows of text a perplexity is over: strided, each is read in several pieces."""
-    return len({(str(one["document"]), str(one.get("window"))) for one in cell["samples"]})
+    return len({(str(one["document"]), str(one.get("window"))) for one in cell.samples})
 
 
 def position_perplexities(cell: Cell) -> tuple[list[int], list[float]]:
-    """Edges and perplexities of the buckets of a position cell, over all its windows."""
-    edges = list(cell["samples"][0]["edges"])
+    """Edges and perplexities of the buckets of a cell by position, over all its windows."""
+    edges = list(cell.samples[0]["edges"])
     columns = [_between(cell, first, last) for first, last in pairwise(edges)]
     return edges, [perplexity(math.fsum(nats), sum(tokens)) for nats, tokens in columns]
 
@@ -263,14 +301,14 @@ def _finished(results: Results, arm: Arm) -> bool:
             for length in _lengths(results, UNPATCHED, task)
             if _within(arm, results.settings.original_length, length)
         ]
-        if task == "position":
+        if find(task).reads_all:
             expected = expected[-1:]
         own = _lengths(results, arm, task)
         if set(expected) - set(own):
             return False
         for length in own:
             other = results.cell(UNPATCHED, task, length)
-            if other is None or len(_found(results, arm, task, length)["samples"]) != len(other["samples"]):
+            if other is None or len(_found(results, arm, task, length).samples) != len(other.samples):
                 return False
     return True
 
@@ -295,36 +333,36 @@ def _check_unpatched(results: Results) -> None:
 
 def _check(results: Results, cell: Cell) -> None:
     """Refuse a cell that lacks what its task writes."""
-    task = cell["task"]
-    if task == "record":
-        fault = "" if "record" in cell else "no record"
-    elif not isinstance(cell.get("samples"), list) or not all(isinstance(one, dict) for one in cell["samples"]):
-        fault = "no list of samples"
-    else:
-        needed = FIELDS.get(task, ("score",))
-        fault = next((f"a sample without {name}" for one in cell["samples"] for name in needed if name not in one), "")
-        kind, said = (list, "a list") if task == "position" else ((int, float), "a number")
+    fault = cell.lacks
+    if not fault and cell.task != RECORD:
+        task = of_cells(cell.task, length=cell.length is not None, losses=cell.of_losses)
+        by_position = isinstance(task, Loss) and task.curve == "position"
+        fault = next(
+            (f"a sample without {name}" for one in cell.samples for name in task.fields if name not in one), ""
+        )
+        kind, said = (list, "a list") if by_position else ((int, float), "a number")
+        numbers = {"edges", "nll", "tokens"}.intersection(task.fields)
         fault = fault or next(
             (
                 f"{name} that is not {said}"
-                for one in cell["samples"]
-                for name in ("edges", "nll", "tokens")
-                if name in needed and not isinstance(one[name], kind)
+                for one in cell.samples
+                for name in sorted(numbers)
+                if not isinstance(one[name], kind)
             ),
             "",
         )
-        if not fault and task == "position":
-            uneven = any(not len(s["edges"]) == len(s["nll"]) + 1 == len(s["tokens"]) + 1 for s in cell["samples"])
-            edges = {tuple(one["edges"]) for one in cell["samples"]}
+        if not fault and by_position:
+            uneven = any(not len(s["edges"]) == len(s["nll"]) + 1 == len(s["tokens"]) + 1 for s in cell.samples)
+            edges = {tuple(one["edges"]) for one in cell.samples}
             fault = "edges that do not fit the losses" if uneven or len(edges) != 1 else ""
     if fault:
         raise InvalidArgumentError(
             f"results: every cell in {str(results.folder)!r} must be as an evaluation wrote it, got {fault} in "
-            f"{task!r}; remove its line from results.jsonl and give the same command again"
+            f"{cell.task!r}; remove its line from results.jsonl and give the same command again"
         )
 
 
-def _row(results: Results, arm: Arm, reach: int, basis: Sequence[str], source: str | None) -> Row:
+def _row(results: Results, arm: Arm, reach: int, basis: Sequence[Task], source: Loss | None) -> Row:
     original = results.settings.original_length
     inside, change, stretches = _losses(results, arm, reach, source)
     limit = _limit(results, reach, source)
@@ -358,32 +396,30 @@ def _ends(inside: float, stretches: Mapping[tuple[int, int], float], original: i
     return {min(original, reach): inside, **{high: value for (_, high), value in stretches.items()}}
 
 
-def _limit(results: Results, reach: int, source: str | None) -> float | None:
+def _limit(results: Results, reach: int, source: Loss | None) -> float | None:
     """The perplexity that still counts as kept: `PERPLEXITY_TOLERANCE` times the unpatched model's inside."""
     inside, _, _ = _losses(results, UNPATCHED, reach, source)
     return None if inside is None else PERPLEXITY_TOLERANCE * inside
 
 
 def _losses(
-    results: Results, arm: Arm, reach: int, source: str | None
+    results: Results, arm: Arm, reach: int, source: Loss | None
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
     """Perplexity inside the original length, its ratio to the unpatched model's, and every stretch beyond."""
-    if source == "position":
-        return _losses_by_position(results, arm, reach)
-    if source == "perplexity":
-        return _losses_by_length(results, arm, reach)
-    return None, None, {}
+    if source is None:
+        return None, None, {}
+    of = _losses_by_position if source.curve == "position" else _losses_by_length
+    return of(results, arm, reach, source.name)
 
 
 def _losses_by_position(
-    results: Results, arm: Arm, reach: int
+    results: Results, arm: Arm, reach: int, task: str
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
-    """From the longest position cell within reach: one set of windows, compared with itself unpatched."""
-    lengths = [n for n in _lengths(results, arm, "position") if n is not None and n <= reach]
+    """From the longest cell within reach: one set of windows, compared with itself unpatched."""
+    lengths = [n for n in _lengths(results, arm, task) if n is not None and n <= reach]
     if not lengths:
         return None, None, {}
-    cell, other = results.cell(arm, "position", lengths[-1]), results.cell(UNPATCHED, "position", lengths[-1])
-    assert cell is not None
+    cell, other = _found(results, arm, task, lengths[-1]), results.cell(UNPATCHED, task, lengths[-1])
     original, seed = results.settings.original_length, results.settings.seed
     edges = stretch_edges(original, lengths[-1])
     stretches = {
@@ -402,34 +438,34 @@ def _losses_by_position(
 
 
 def _losses_by_length(
-    results: Results, arm: Arm, reach: int
+    results: Results, arm: Arm, reach: int, task: str
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
-    """From strided perplexity: inside is the largest length that the original length holds."""
+    """From one perplexity a length: inside is the largest length that the original length holds."""
     original, seed = results.settings.original_length, results.settings.seed
-    lengths = [n for n in _lengths(results, arm, "perplexity") if n is not None and n <= reach]
-    cells = {length: cell for length in lengths if (cell := results.cell(arm, "perplexity", length)) is not None}
-    beyond = {(n, n): cell_perplexity(cell) for n, cell in cells.items() if n > original}
+    lengths = [n for n in _lengths(results, arm, task) if n is not None and n <= reach]
+    cells = {length: _found(results, arm, task, length) for length in lengths}
+    beyond = {(n, n): cell.perplexity for n, cell in cells.items() if n > original}
     short = max((n for n in cells if n <= original), default=None)
     if short is None:
         return None, None, beyond
     change = None
-    other = results.cell(UNPATCHED, "perplexity", short)
+    other = results.cell(UNPATCHED, task, short)
     if arm != UNPATCHED and other is not None:
         change = perplexity_ratio(
-            [one["nll"] for one in other["samples"]],
-            [one["nll"] for one in cells[short]["samples"]],
-            [one["tokens"] for one in cells[short]["samples"]],
+            [one["nll"] for one in other.samples],
+            [one["nll"] for one in cells[short].samples],
+            [one["tokens"] for one in cells[short].samples],
             seed=seed,
             blocks=windows_of(cells[short]),
         )
-    return cell_perplexity(cells[short]), change, beyond
+    return cells[short].perplexity, change, beyond
 
 
 def _between(cell: Cell, low: int, high: int) -> tuple[list[float], list[int]]:
     """Losses and tokens of each window's buckets that end after `low` and at `high` at the latest."""
     nats: list[float] = []
     tokens: list[int] = []
-    for one in cell["samples"]:
+    for one in cell.samples:
         for end, loss, count in zip(one["edges"][1:], one["nll"], one["tokens"], strict=True):
             if low < end <= high:
                 nats.append(loss)
@@ -437,13 +473,13 @@ def _between(cell: Cell, low: int, high: int) -> tuple[list[float], list[int]]:
     return nats, tokens
 
 
-def _averages(results: Results, arm: Arm, reach: int, basis: Sequence[str]) -> dict[int, float]:
+def _averages(results: Results, arm: Arm, reach: int, basis: Sequence[Task]) -> dict[int, float]:
     """Length -> mean of the basis tasks' scores, at the lengths that the unpatched model ran all of them at."""
     if not basis:
         return {}
-    every = set.intersection(*(set(_lengths(results, UNPATCHED, task)) for task in basis))
+    every = set.intersection(*(set(_lengths(results, UNPATCHED, task.name)) for task in basis))
     lengths = sorted(length for length in every if length is not None and length <= reach)
-    return {n: math.fsum(share(_found(results, arm, t, n)).rate for t in basis) / len(basis) for n in lengths}
+    return {n: math.fsum(share(_found(results, arm, t.name, n)).rate for t in basis) / len(basis) for n in lengths}
 
 
 def _found(results: Results, arm: Arm, task: str, length: int | None) -> Cell:
@@ -453,23 +489,34 @@ def _found(results: Results, arm: Arm, task: str, length: int | None) -> Cell:
 
 
 def _retrieval(
-    results: Results, arm: Arm, above: int, up_to: int, basis: Iterable[str]
+    results: Results, arm: Arm, above: int, up_to: int, basis: Iterable[Task]
 ) -> tuple[Share | None, Estimate | None]:
     """Of all prompts of the basis with above < length <= up_to: what was found, and the gain over unpatched."""
     after: list[float] = []
     before: list[float] = []
     for task in basis:
-        for length in _lengths(results, arm, task):
+        for length in _lengths(results, arm, task.name):
             if length is not None and above < length <= up_to:
-                after += scores(_found(results, arm, task, length))
-                before += scores(_found(results, UNPATCHED, task, length))
+                after += scores(_found(results, arm, task.name, length))
+                before += scores(_found(results, UNPATCHED, task.name, length))
     if not after:
         return None, None
     gain = None if arm == UNPATCHED else paired_bootstrap(before, after, seed=results.settings.seed)
     return Share(found=math.fsum(after), asked=len(after)), gain
 
 
-def failures(cell: Cell) -> list[dict[str, Any]]:
+def has_exact(cell: Cell) -> bool:
+    """Whether a cell's samples were scored by a stricter rule too."""
+    return any("exact" in one for one in cell.samples)
+
+
+def main_score(cell: Cell | None) -> tuple[str, float] | None:
+    """The metric that stands first in a cell and its value."""
+    numbers = ((name, value) for name, value in ((cell and cell.scores) or {}).items())
+    return next(((str(name), float(value)) for name, value in numbers), None)
+
+
+def failures(cell: Cell) -> list[Mapping[str, Any]]:
     """The samples with a reply that the stricter rule of a task, else its only one, does not count as right."""
-    strict = scores(cell, "exact" if any("exact" in sample for sample in cell["samples"]) else "score")
-    return [one for one, score in zip(cell["samples"], strict, strict=True) if "reply" in one and score < 1]
+    strict = scores(cell, "exact" if has_exact(cell) else "score")
+    return [one for one, score in zip(cell.samples, strict, strict=True) if "reply" in one and score < 1]

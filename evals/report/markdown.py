@@ -9,28 +9,21 @@ from html import escape
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ropescale.evals.report.findings import Findings, cell_perplexity, share
-from ropescale.evals.report.tables import (
-    Comparison,
-    comparison,
-    heads,
-    loss_table,
-    main_score,
-    retrieval_table,
-    short_table,
-)
+from ropescale.evals.report.findings import Findings, main_score, share
+from ropescale.evals.report.tables import Comparison, comparison, heads, short_table, table_by_length
 from ropescale.evals.report.wording import (
     arm_text,
     base_model,
     base_text,
     command_text,
-    evaluators,
+    filled,
     left_out,
     reasons,
     rules,
     verdict,
 )
 from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.tasks.base import Foreign, Loss, Task
 from ropescale.pages.elements import shown
 from ropescale.version import __version__
 
@@ -56,23 +49,18 @@ def report_markdown(findings: Findings) -> str:
         f"{settings.original_length:,} tokens.",
         _table(comparison(findings), findings),
     ]
-    if findings.lengths(UNPATCHED, "perplexity"):
-        parts += [
-            "## Perplexity by context length",
-            "Strided and token-weighted; not to be compared with perplexity by position.",
-            _table(loss_table(findings, "perplexity"), findings),
-        ]
-    for task in findings.retrieval_tasks():
-        parts += [f"## {plain(task)}", _table(retrieval_table(findings, task), findings)]
-    if findings.lengths(UNPATCHED, "longppl"):
-        parts += [
-            "## LongPPL",
-            f"Perplexity of key tokens alone, chosen by {plain(evaluators(findings))}.",
-            _table(loss_table(findings, "longppl"), findings),
-        ]
-    if findings.short_tasks():
-        parts += ["## Short prompts", _table(short_table(findings), findings)]
-    session = findings.results.sessions[-1] if findings.results.sessions else {}
+    for loss in findings.losses:
+        if loss.curve == "length":
+            parts += _by_length(findings, loss)
+    for task in findings.retrieval:
+        parts += [f"## {plain(task.name)}", _table(table_by_length(findings, task), findings)]
+    for loss in findings.losses:
+        if not loss.curve:
+            parts += _by_length(findings, loss)
+    for title, foreign in (("Short prompts", False), ("Tasks of the harness", True)):
+        if short := [task for task in findings.short if isinstance(task, Foreign) == foreign]:
+            parts += [f"## {title}", _table(short_table(findings, short), findings)]
+    session = findings.results.session
     parts += [
         "## How this was made",
         _code(session.get("command")),
@@ -83,6 +71,12 @@ def report_markdown(findings: Findings) -> str:
         + f"; {plain(session.get('processor'))}, {plain(session.get('device'))}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _by_length(findings: Findings, task: Loss) -> list[str]:
+    """The section of a perplexity that has one figure a length."""
+    said = plain(filled(task.brief, findings, task))
+    return [f"## {plain(task.heading)}", said, _table(table_by_length(findings, task), findings)]
 
 
 def model_card(findings: Findings) -> str:
@@ -121,20 +115,19 @@ def eval_results(findings: Findings) -> list[EvalResult]:
     if arm is None:
         return []
     found = []
-    for task in findings.tasks():
-        for length in findings.lengths(arm, task):
-            cell = findings.cell(arm, task, length)
-            if task == "position":
-                continue
-            if task in ("perplexity", "longppl"):
-                values = [("perplexity", cell_perplexity(cell))]
-            else:
-                values = [("accuracy", share(cell).rate)]
-            found += [_result(task, length, name, value) for name, value in values if math.isfinite(value)]
-        cell_without = findings.results.cell(arm, task, None)
-        main = None if cell_without is None else main_score(cell_without.get("scores"))
-        if main is not None and math.isfinite(main[1]):
-            found.append(_result(task, None, "accuracy" if main[0] == "acc" else main[0], main[1]))
+    for task, cell in findings.cells(arm):
+        if isinstance(task, Loss) and task.curve == "position":
+            continue
+        if isinstance(task, Loss):
+            main = ("perplexity", cell.perplexity)
+        elif cell.length is not None:
+            main = ("accuracy", share(cell).rate)
+        elif (first := main_score(cell)) is not None:
+            main = ("accuracy" if first[0] == "acc" else first[0], first[1])
+        else:
+            continue
+        if math.isfinite(main[1]):
+            found.append(_result(task, cell.length, *main))
     return found
 
 
@@ -145,12 +138,12 @@ def _carded(findings: Findings) -> Arm | None:
     return UNPATCHED if findings.settings.base else None
 
 
-def _result(task: str, length: int | None, metric: str, value: float) -> EvalResult:
-    identifier = re.sub(r"[^\w.-]", "_", shown(task, 60))
+def _result(task: Task, length: int | None, metric: str, value: float) -> EvalResult:
+    identifier = re.sub(r"[^\w.-]", "_", shown(task.name, 60))
     return EvalResult(
         task_type="text-generation",
         dataset_type=identifier if length is None else f"ropescale_{identifier}",
-        dataset_name=shown(task, 60) if length is None else f"{shown(task, 60)} at {length:,} tokens",
+        dataset_name=shown(task.name, 60) if length is None else f"{shown(task.name, 60)} at {length:,} tokens",
         dataset_config=None if length is None else str(length),
         metric_type=shown(metric, 40),
         metric_value=round(value, 6),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share, windows_of
+from ropescale.evals.report.findings import Findings, Row, Share, has_exact, main_score, share
 from ropescale.evals.report.wording import (
     NOTHING,
     count_text,
@@ -22,11 +23,13 @@ from ropescale.evals.report.wording import (
     ratio_interval_text,
     ratio_text,
     reach_text,
+    score_text,
     share_text,
     stretch_text,
 )
-from ropescale.evals.results import UNPATCHED, Arm
-from ropescale.evals.statistics import Estimate, perplexity_ratio
+from ropescale.evals.results import UNPATCHED, Arm, Cell
+from ropescale.evals.statistics import Estimate
+from ropescale.evals.tasks.base import Loss, Short, Task
 from ropescale.pages.elements import shown
 
 
@@ -58,7 +61,7 @@ def comparison(findings: Findings) -> Comparison:
     )
     inside = any(row.inside is not None for rows in groups for row in rows)
     original = length_text(findings.settings.original_length)
-    by_position = findings.source == "position"
+    by_position = findings.source is not None and findings.source.curve == "position"
     columns = [
         *([f"perplexity to {original}" if by_position else f"perplexity inside {original}"] if inside else []),
         *(stretch_text(stretch) for stretch in stretches),
@@ -129,80 +132,47 @@ def _marks(rows: Sequence[Row], values: Sequence[float | None], lowest: bool = F
     return [row.arm != UNPATCHED and value == best for row, value in zip(rows, values, strict=True)]
 
 
-def loss_table(findings: Findings, task: str) -> Comparison:
-    """Perplexity of a task by length, with its change against the unpatched model on the same tokens."""
+def table_by_length(findings: Findings, task: Task) -> Comparison:
+    """A task by length: perplexity with its change against the unpatched model on the same tokens, or scores by both
+    rules over all depths.
+    """
     lengths = findings.lengths(UNPATCHED, task)
-    return Comparison(
-        columns=[length_text(length) for length in lengths],
-        groups=_by_factor(findings, [[_loss(findings, arm, task, n) for n in lengths] for arm in findings.arms]),
-    )
+    entry = partial(_loss, findings) if isinstance(task, Loss) else _score
+    lines = [[_entry(entry, findings.at(arm, task, n)) for n in lengths] for arm in findings.arms]
+    return Comparison(columns=[length_text(length) for length in lengths], groups=_by_factor(findings, lines))
 
 
-def _loss(findings: Findings, arm: Arm, task: str, length: int) -> Entry:
-    cell, other = findings.results.cell(arm, task, length), findings.cell(UNPATCHED, task, length)
-    if cell is None:
-        return EMPTY
-    value = perplexity_text(cell_perplexity(cell))
-    tokens = [one["tokens"] for one in cell["samples"]]
-    if arm == UNPATCHED or not sum(tokens):
-        return Entry(text=value)
-    before, after = ([one["nll"] for one in one_cell["samples"]] for one_cell in (other, cell))
-    change = perplexity_ratio(before, after, tokens, seed=findings.settings.seed, blocks=windows_of(cell))
-    return Entry(text=value, small=(estimate_text(ratio_text(change), ratio_interval_text(change)),))
+def short_table(findings: Findings, tasks: Sequence[Short]) -> Comparison:
+    """Tasks without a length: what the harness reports first, and the change against the unpatched model."""
+    entry = partial(_short, findings)
+    lines = [[_entry(entry, findings.at(arm, task)) for task in tasks] for arm in findings.arms]
+    return Comparison(columns=[shown(task.name, 40) for task in tasks], groups=_by_factor(findings, lines))
 
 
-def retrieval_table(findings: Findings, task: str) -> Comparison:
-    """Scores of a task by length and both rules, over all depths."""
-    lengths = findings.lengths(UNPATCHED, task)
-    return Comparison(
-        columns=[length_text(length) for length in lengths],
-        groups=_by_factor(findings, [[_score(findings, arm, task, n) for n in lengths] for arm in findings.arms]),
-    )
+def _entry(of: Callable[[Cell], Entry], cell: Cell | None) -> Entry:
+    return EMPTY if cell is None else of(cell)
 
 
-def _score(findings: Findings, arm: Arm, task: str, length: int) -> Entry:
-    cell = findings.results.cell(arm, task, length)
-    if cell is None:
-        return EMPTY
+def _loss(findings: Findings, cell: Cell) -> Entry:
+    change = findings.change(cell)
+    said = () if change is None else (estimate_text(ratio_text(change), ratio_interval_text(change)),)
+    return Entry(text=perplexity_text(cell.perplexity), small=said)
+
+
+def _score(cell: Cell) -> Entry:
     exact = (f"exact {rate_text(share(cell, 'exact').rate)}",) if has_exact(cell) else ()
     return Entry(text=share_text(share(cell)), small=exact)
 
 
-def has_exact(cell: dict[str, object]) -> bool:
-    """Whether a cell's samples were scored by the stricter rule too."""
-    samples = cell["samples"]
-    assert isinstance(samples, list)
-    return any("exact" in one for one in samples)
-
-
-def short_table(findings: Findings) -> Comparison:
-    """The tasks without a length: what the harness reports first, and the change against the unpatched model."""
-    tasks = findings.short_tasks()
-    return Comparison(
-        columns=[shown(name, 40) for name in tasks],
-        groups=_by_factor(findings, [[_short(findings, arm, task) for task in tasks] for arm in findings.arms]),
-    )
-
-
-def main_score(scores: object) -> tuple[str, float] | None:
-    """The metric that stands first in a cell and its value."""
-    if not isinstance(scores, dict):
-        return None
-    numbers = ((name, value) for name, value in scores.items() if isinstance(value, (int, float)))
-    return next(((str(name), float(value)) for name, value in numbers), None)
-
-
-def _short(findings: Findings, arm: Arm, task: str) -> Entry:
-    cell = findings.results.cell(arm, task, None)
-    main = None if cell is None else main_score(cell.get("scores"))
+def _short(findings: Findings, cell: Cell) -> Entry:
+    main = main_score(cell)
     if main is None:
         return EMPTY
-    name, value = main
-    text = f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"
-    if arm == UNPATCHED:
-        return Entry(text=text, small=(shown(name, 30),))
-    gain = findings.gain(arm, task)
-    return Entry(text=text, small=() if gain is None else (estimate_text(gain_text(gain), gain_interval_text(gain)),))
+    if cell.arm == UNPATCHED:
+        return Entry(text=score_text(cell), small=(shown(main[0], 30),))
+    gain = findings.gain(cell)
+    said = () if gain is None else (estimate_text(gain_text(gain), gain_interval_text(gain)),)
+    return Entry(text=score_text(cell), small=said)
 
 
 def _by_factor(findings: Findings, entries: Sequence[Sequence[Entry]]) -> list[list[tuple[Arm, Sequence[Entry]]]]:

@@ -37,13 +37,11 @@ def print_summary(results: Results, console: Console) -> None:
     if compared.columns:
         console.print(table)
     else:  # no length was tested: what was scored instead
-        for task in findings.tasks():
+        for task in findings.tasks:
             for arm in findings.arms:
-                for length in [*findings.lengths(arm, task), None]:
-                    cell = findings.results.cell(arm, task, length)
-                    score = score_text(cell) if cell is not None else ""
-                    if score:
-                        at = "" if length is None else f" at {length:,}"
-                        console.print(f"{arm_text(arm, findings)}: {task}{at} {score}", highlight=False, markup=False)
+                for _, cell in findings.cells(arm, task):
+                    if score := score_text(cell):
+                        at = task.name if cell.length is None else f"{task.name} at {cell.length:,}"
+                        console.print(f"{arm_text(arm, findings)}: {at} {score}", highlight=False, markup=False)
     for sentence in (verdict(findings), *reasons(findings)):
         console.print(sentence, highlight=False, markup=False)

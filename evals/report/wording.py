@@ -9,14 +9,14 @@ import json
 import math
 from collections.abc import Iterable
 
-from ropescale.evals.report.findings import Findings, Row, Share, cell_perplexity, share, too_long
-from ropescale.evals.results import LOSS_TASKS, UNPATCHED, Arm, Cell
+from ropescale.evals.report.findings import Findings, Row, Share, main_score, share, too_long
+from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
+from ropescale.evals.tasks.base import Foreign, Loss, Short, Task
 from ropescale.pages.elements import shown
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
-CLOZE_CHANCE = 0.25  # every question has four answers
 
 
 def base_text(findings: Findings) -> str:
@@ -142,10 +142,57 @@ def stretch_text(stretch: tuple[int, int]) -> str:
 
 def basis_text(findings: Findings) -> str:
     """The tasks that the effective length by retrieval averages over."""
-    names = ", ".join(shown(name, 40) for name in findings.basis)
-    if len(findings.basis) > 2 and findings.basis[0] not in ("needle", "passkey"):
-        return f"{len(findings.basis)} RULER tasks ({names})"
+    names = ", ".join(shown(task.name, 40) for task in findings.basis)
+    groups = {task.group.title if task.group else "" for task in findings.basis}
+    if len(findings.basis) > 2 and groups != {""} and len(groups) == 1:
+        return f"{len(findings.basis)} {groups.pop()} tasks ({names})"
     return names
+
+
+def filled(sentence: str, findings: Findings, task: Task) -> str:
+    """A sentence of a task's own, with what is known of its cells in the place of names in braces."""
+    facts = {"base": base_model(findings)}
+    if isinstance(task, Loss):
+        facts |= _loss_facts(findings, task)
+    if isinstance(task, Short):
+        facts["chance"] = rate_text(task.chance)
+    for name, fact in facts.items():  # nothing else in braces is touched
+        sentence = sentence.replace(f"{{{name}}}", fact)
+    return sentence
+
+
+def _loss_facts(findings: Findings, task: Loss) -> dict[str, str]:
+    """How many windows and documents were read, in which pieces, and which of their tokens count, as who judges."""
+    cells = [cell for _, cell in findings.cells(UNPATCHED, task)]
+    strides = sorted({(cell.stated["window"], cell.stated["stride"]) for cell in cells if "stride" in cell.stated})
+    read = {
+        length: len(findings.cell(UNPATCHED, task, length).samples)
+        for length in panel_lengths(findings, task).values()
+    }
+    keys = (
+        f"{sum(one['tokens'] for one in cell.samples):,} of {sum(one['of'] for one in cell.samples):,} at "
+        f"{cell.length:,}"
+        for cell in cells
+        if all("of" in one for one in cell.samples)
+    )
+    judges = dict.fromkeys(shown(cell.stated.get("evaluator", "not stated"), 80) for cell in cells)
+    return {
+        "documents": str(len({str(one["document"]) for cell in cells for one in cell.samples})),
+        "windows": ", ".join(f"{count} of {length:,} tokens" for length, count in sorted(read.items())),
+        "strides": "; ".join(f"{window:,} / {stride:,}" for window, stride in strides),
+        "keys": "; ".join(keys),
+        "evaluators": ", ".join(judges),
+    }
+
+
+def panel_lengths(findings: Findings, task: Loss) -> dict[float, int]:
+    """Factor -> the largest length that all its arms ran a task at."""
+    found = {}
+    for factor, arms in findings.panels.items():
+        common = set.intersection(*(set(findings.lengths(arm, task)) for arm in arms))
+        if common:
+            found[factor] = max(common)
+    return found
 
 
 def command_text(arm: Arm, findings: Findings) -> str:
@@ -212,27 +259,27 @@ def verdict(findings: Findings) -> str:
 def _of_short_prompts(findings: Findings, opening: str) -> str:
     """The verdict where no length was tested: the scores of what was."""
     said = []
-    for task in findings.tasks():
+    for task in findings.tasks:
         for arm in findings.arms:
-            for length in [*findings.lengths(arm, task), None]:
-                cell = findings.results.cell(arm, task, length)
-                if cell is not None and (score := score_text(cell)):
-                    at = "" if length is None else f" at {length:,} tokens"
+            for _, cell in findings.cells(arm, task):
+                if score := score_text(cell):
+                    at = "" if cell.length is None else f" at {cell.length:,} tokens"
                     said.append(
                         f"{score} with {shown(arm.label, 60)}"
                         if arm != UNPATCHED
-                        else f"{score} in {shown(task, 40)}{at}"
+                        else f"{score} in {shown(task.name, 40)}{at}"
                     )
     return f"{opening}, the model scores {', '.join(said)}; no effective length was measured."
 
 
-def score_text(cell: Cell) -> str:
-    """The main figure of a cell: the first score of a harness task, or a perplexity."""
-    scores = cell.get("scores")
-    numbers = [value for value in (scores or {}).values() if isinstance(value, (int, float))]
-    if numbers:
-        return f"{numbers[0]:.1%}" if 0 <= numbers[0] <= 1 else f"{numbers[0]:.4g}"
-    return perplexity_text(cell_perplexity(cell)) if cell["task"] in LOSS_TASKS else ""
+def score_text(cell: Cell | None) -> str:
+    """The main figure of a cell: a perplexity, or the first score of the harness; nothing where it has none."""
+    if cell is not None and cell.of_losses:
+        return perplexity_text(cell.perplexity)
+    main = main_score(cell)
+    if main is None:
+        return ""
+    return f"{main[1]:.1%}" if 0 <= main[1] <= 1 else f"{main[1]:.4g}"
 
 
 def _reach(row: Row, other: Row | None = None, named: str = "") -> str:
@@ -291,26 +338,25 @@ def _reasons_for(findings: Findings, best: Row) -> list[str]:
             f"{perplexity_text(same.inside)}: "
             f"{estimate_text(ratio_text(best.change), ratio_interval_text(best.change))}."
         )
-    if "cloze" in findings.short_tasks():
-        said.append(_cloze_reason(findings, best))
-    return said
+    return [*said, *(_short_reason(findings, best, task) for task in findings.short if not isinstance(task, Foreign))]
 
 
-def tells(findings: Findings, task: str) -> bool:
+def tells(findings: Findings, task: Short) -> bool:
     """Whether a short task can show a loss: not where the unpatched model guesses, so that it has none to show."""
-    return task != "cloze" or share(findings.cell(UNPATCHED, task)).interval[0] > CLOZE_CHANCE
+    return task.chance is None or share(findings.cell(UNPATCHED, task)).interval[0] > task.chance
 
 
-def _cloze_reason(findings: Findings, best: Row) -> str:
+def _short_reason(findings: Findings, best: Row, task: Short) -> str:
     """What short prompts lost."""
-    if not tells(findings, "cloze"):
+    if not tells(findings, task):
         return (
-            f"Cloze cannot tell what short prompts lost: {base_model(findings)} scores "
-            f"{rate_text(share(findings.cell(UNPATCHED, 'cloze')).rate)}, and chance is {rate_text(CLOZE_CHANCE)}."
+            f"{task.heading} cannot tell what short prompts lost: {base_model(findings)} scores "
+            f"{rate_text(share(findings.cell(UNPATCHED, task)).rate)}, and chance is {rate_text(task.chance)}."
         )
-    gain = findings.gain(best.arm, "cloze")
+    cell = findings.cell(best.arm, task)
+    gain = findings.gain(cell)
     return (
-        f"Cloze, on short prompts: {rate_text(share(findings.cell(best.arm, 'cloze')).rate)}, "
+        f"{task.heading}, on short prompts: {rate_text(share(cell).rate)}, "
         f"{estimate_text(gain_text(gain), gain_interval_text(gain))}."
     )
 
@@ -324,15 +370,15 @@ def rules(findings: Findings) -> list[str]:
             f"of every shorter length tested, is at least {RULER_THRESHOLD:.1%} (Llama-2-7B at 4,096 tokens). The "
             f"average is over {basis_text(findings)}; the score is the share of answers found in the reply as text."
         )
-    if findings.source == "position":
+    if findings.source is not None and findings.source.curve == "position":
         said.append(
             f"Effective length by perplexity: positions up to the original length, then stretches that double; the "
             f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "
             f"{base_model(findings)} inside the original length, on the same windows."
         )
-    if findings.source == "perplexity":
+    elif findings.source is not None:
         said.append(
-            f"Effective length by perplexity: the largest context length at which strided perplexity, and that of "
+            f"Effective length by perplexity: the largest context length at which {findings.source.noun}, and that of "
             f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times that of "
             f"{base_model(findings)} at the largest length inside it."
         )
@@ -367,22 +413,15 @@ def left_out(findings: Findings) -> list[str]:
     if findings.not_run:
         said.append(f"Not run yet: {', '.join(shown(name, 60) for name in findings.not_run)}.")
     for arm in findings.arms:
-        for task in findings.short_tasks():
-            cell = findings.results.cell(arm, task, None)
+        for task in findings.short:
+            cell = findings.at(arm, task)
             if cell is not None and (beyond := too_long(cell)):
                 said.append(
-                    f"{len(beyond)} of {len(cell['samples'])} prompts of {shown(task, 40)} are longer than the "
-                    f"{tokens_text(cell.get('limit'))} tokens that {arm_text(arm, findings)} reads, and are left "
-                    f"out of its score."
+                    f"{len(beyond)} of {len(cell.samples)} prompts of {shown(task.name, 40)} are longer than the "
+                    f"{tokens_text(cell.stated.get('limit'))} tokens that {arm_text(arm, findings)} reads, and are "
+                    f"left out of its score."
                 )
     return said
-
-
-def evaluators(findings: Findings) -> str:
-    """The models that chose LongPPL's key tokens."""
-    lengths = findings.lengths(UNPATCHED, "longppl")
-    named: Iterable[object] = (findings.cell(UNPATCHED, "longppl", n).get("evaluator", "not stated") for n in lengths)
-    return ", ".join(dict.fromkeys(shown(name, 80) for name in named))
 
 
 def _ratio(value: float) -> str:

@@ -126,10 +126,10 @@ def test_arms_are_the_adapter_on_the_model_as_it_is_and_extended(name: str, adap
         cell = found.cell(arm, "position", 512)
         assert cell is not None
         expected = losses(adapted(adapters / name, rows, **config))
-        assert sum(cell["samples"][0]["nll"]) == pytest.approx(expected, rel=1e-5)
+        assert sum(cell.samples[0]["nll"]) == pytest.approx(expected, rel=1e-5)
     alone = found.cell(UNPATCHED, "position", 512)
     assert alone is not None
-    assert abs(sum(alone["samples"][0]["nll"]) - losses(adapted(adapters / name, rows))) > 1  # the adapter acts
+    assert abs(sum(alone.samples[0]["nll"]) - losses(adapted(adapters / name, rows))) > 1  # the adapter acts
 
 
 def test_the_model_is_as_it_was_after_every_arm(adapters: Path) -> None:

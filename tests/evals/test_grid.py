@@ -28,7 +28,7 @@ from ropescale.evals.plan import Options
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.terminal import print_summary
 from ropescale.evals.report.wording import command_text
-from ropescale.evals.results import UNPATCHED, Arm, key_of, read
+from ropescale.evals.results import UNPATCHED, Arm, read
 from ropescale.evals.tasks import base
 
 YARN = Arm(method="yarn", factor=2.0)
@@ -77,25 +77,25 @@ def test_every_cell_of_the_plan_is_run_and_says_what_it_is(options, tmp_path):
         *((task, method, n) for task in ("perplexity", "passkey") for method in ("none", "yarn") for n in (128, 256)),
     }
     strided = found.cell(YARN, "perplexity", 128)
-    assert (strided["window"], strided["stride"]) == (128, 64)
-    assert sum(sample["tokens"] for sample in strided["samples"]) >= 2 * (256 - 64)
-    position = found.cell(YARN, "position", 256)["samples"]
+    assert (strided.stated["window"], strided.stated["stride"]) == (128, 64)
+    assert sum(sample["tokens"] for sample in strided.samples) >= 2 * (256 - 64)
+    position = found.cell(YARN, "position", 256).samples
     assert [len(sample["nll"]) for sample in position] == [16, 16]
     assert position[0]["edges"][:3] == [1, 16, 32]
     assert all(sum(sample["tokens"]) == 255 for sample in position)
     passkey = found.cell(YARN, "passkey", 256)
-    assert [sample["depth"] for sample in passkey["samples"]] == [0.0, 0.0, 1.0, 1.0]
-    assert all(len(sample["target"][0]) == 5 and isinstance(sample["reply"], str) for sample in passkey["samples"])
-    assert len(found.cell(YARN, "cloze")["samples"]) == 60
-    assert found.cell(YARN, "record")["record"]["knobs"]["factor"] == 2.0
-    assert found.cell(UNPATCHED, "record")["record"] is None
+    assert [sample["depth"] for sample in passkey.samples] == [0.0, 0.0, 1.0, 1.0]
+    assert all(len(sample["target"][0]) == 5 and isinstance(sample["reply"], str) for sample in passkey.samples)
+    assert len(found.cell(YARN, "cloze").samples) == 60
+    assert found.cell(YARN, "record").record["knobs"]["factor"] == 2.0
+    assert found.cell(UNPATCHED, "record").record is None
     assert len(found.timings) == len(found.cells)
 
 
 def test_every_arm_gets_the_same_rows(options, tmp_path):
     found = run(options, tmp_path)
     for task, length in (("passkey", 128), ("passkey", 256), ("position", 256), ("perplexity", 128)):
-        ours, theirs = (found.cell(arm, task, length)["samples"] for arm in (UNPATCHED, YARN))
+        ours, theirs = (found.cell(arm, task, length).samples for arm in (UNPATCHED, YARN))
         for one, other in zip(ours, theirs, strict=True):
             same = ("target", "depth", "document", "window", "tokens", "edges")
             assert {k: one.get(k) for k in same} == {k: other.get(k) for k in same}
@@ -111,7 +111,7 @@ def test_perplexity_by_position_is_what_transformers_own_loss_says(options, tmp_
     model = ropescale.patch(LlamaForCausalLM.from_pretrained(checkpoint), "yarn", factor=2)
     with torch.no_grad():
         loss = model(input_ids=ids, labels=ids).loss.item()
-    nats = found.cell(YARN, "position", 256)["samples"][0]["nll"]
+    nats = found.cell(YARN, "position", 256).samples[0]["nll"]
     assert sum(nats) / 255 == pytest.approx(loss, rel=1e-5)
 
 
@@ -221,9 +221,9 @@ def test_a_model_saved_patched_runs_as_it_is_and_not_against_methods(options, tm
     live = run(options, tmp_path / "live")
     alone = run(replace(options, model=str(saved), methods=("none",), lengths=(128, 256)), tmp_path / "alone")
     assert alone.settings.original_length == 128
-    assert alone.cell(UNPATCHED, "record")["record"]["method"] == "yarn"
+    assert alone.cell(UNPATCHED, "record").record["method"] == "yarn"
     for task, length in (("passkey", 256), ("perplexity", 256)):
-        assert alone.cell(UNPATCHED, task, length)["samples"] == live.cell(YARN, task, length)["samples"]
+        assert alone.cell(UNPATCHED, task, length).samples == live.cell(YARN, task, length).samples
 
 
 def test_a_model_that_returns_nan_is_named_and_finished_cells_are_kept(options, tmp_path, checkpoint, tokenizer):
@@ -256,8 +256,8 @@ def test_a_checkpoint_that_is_scaled_natively_is_evaluated_as_it_is(options, ext
     method = run(replace(few, factors=(4.0,)), tmp_path / "of the original")
     plain = run(replace(few, model=str(extended), methods=("none",)), tmp_path / "as it is")
     assert plain.settings.original_length == 512
-    theirs = method.cell(Arm(method="yarn", factor=4.0), "position", 512)["samples"]
-    ours = plain.cell(UNPATCHED, "position", 512)["samples"]
+    theirs = method.cell(Arm(method="yarn", factor=4.0), "position", 512).samples
+    ours = plain.cell(UNPATCHED, "position", 512).samples
     assert [sum(one["nll"]) for one in ours] == pytest.approx([sum(one["nll"]) for one in theirs], rel=1e-6)
 
 
@@ -270,7 +270,7 @@ def test_methods_on_a_checkpoint_that_is_scaled_natively_say_what_they_start_fro
     found = run(replaced, tmp_path / "replaced")
     assert found.settings.original_length == 128
     arm = Arm(method="yarn", factor=4.0)
-    assert found.cell(arm, "position", 512)["samples"] == original.cell(arm, "position", 512)["samples"]
+    assert found.cell(arm, "position", 512).samples == original.cell(arm, "position", 512).samples
     composed = run(replace(few, model=str(extended), existing="compose", lengths=(512,)), tmp_path / "composed")
     assert composed.settings.original_length == 512
     with pytest.raises(InvalidArgumentError, match="existing"):
@@ -306,7 +306,7 @@ def test_the_call_in_the_report_makes_the_model_that_was_evaluated(
 def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):
     asked = replace(options, methods=("abf",), knobs={"abf": {"theta": 40_000}}, tasks=("passkey",))
     found = run(asked, tmp_path / "out")
-    assert found.cell(Arm(method="abf", factor=2.0), "record")["record"]["knobs"]["theta"] == 40_000
+    assert found.cell(Arm(method="abf", factor=2.0), "record").record["knobs"]["theta"] == 40_000
     with pytest.raises(InvalidArgumentError, match="must be of the same knobs"):
         run(replace(asked, knobs={"abf": {"theta": 50_000}}), tmp_path / "out")
 
@@ -342,9 +342,9 @@ def test_a_task_of_the_users_own_runs_beside_ours(options, tmp_path, monkeypatch
     found = run(asked, tmp_path / "out")
     for arm in (UNPATCHED, YARN):
         cell = found.cell(arm, "colours")
-        assert cell["scores"].keys() == {"acc", "acc_norm"}
-        assert len(cell["samples"]) == 3
-        assert cell["scores"]["acc"] == pytest.approx(sum(sample["score"] for sample in cell["samples"]) / 3)
+        assert cell.scores.keys() == {"acc", "acc_norm"}
+        assert len(cell.samples) == 3
+        assert cell.scores["acc"] == pytest.approx(sum(sample["score"] for sample in cell.samples) / 3)
 
 
 def test_a_checkpoint_that_was_saved_patched_is_named_and_tested_to_twice_what_it_was_extended_to(
@@ -409,29 +409,28 @@ def test_more_windows_are_added_to_those_that_there_are_and_fewer_are_the_first_
     assert 0 < added < sum(read_rows)
     assert more.settings.tasks == at_once.settings.tasks
     for (task, *_), cell in at_once.cells.items():
-        same_cells(more.cells[key_of(cell)], cell)
+        same_cells(more.cells[cell.key], cell)
         if task == "position":
-            assert len(cell["samples"]) == 5
+            assert len(cell.samples) == 5
     assert read(tmp_path / "out").cells == more.cells
     read_rows.clear()
     fewer = run(replace(few, windows=2, methods=("yarn", "ntk")), tmp_path / "out")
     assert {method for _, method, *_ in fewer.cells} == {"none", "yarn", "ntk"}
     alone = run(replace(few, methods=("yarn", "ntk")), tmp_path / "fewer at once")
     for cell in alone.cells.values():
-        same_cells(fewer.cells[key_of(cell)], cell)
-        same_cells(read(tmp_path / "out").cells[key_of(cell)], cell)
+        same_cells(fewer.cells[cell.key], cell)
+        same_cells(read(tmp_path / "out").cells[cell.key], cell)
     assert read_findings(read(tmp_path / "out")).unfinished == ()
     read_rows.clear()
     again = run(replace(few, windows=5, methods=("yarn",)), tmp_path / "out")
     assert not read_rows  # all five are there still
-    assert len(again.cell(YARN, "position", 256)["samples"]) == 5
+    assert len(again.cell(YARN, "position", 256).samples) == 5
 
 
 def same_cells(one, other):
     """The same rows in the same order; figures alike up to the rounding of batches of other sizes."""
-    assert one.keys() == other.keys()
-    assert {**one, "samples": None} == {**other, "samples": None}
-    for ours, theirs in zip(one.get("samples", []), other.get("samples", []), strict=True):
+    assert replace(one, samples=()) == replace(other, samples=())
+    for ours, theirs in zip(one.samples, other.samples, strict=True):
         assert {**ours, "nll": None} == {**theirs, "nll": None}
         assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-5)
 
@@ -455,7 +454,7 @@ def test_an_arm_that_is_being_given_more_samples_is_left_out_of_the_report(optio
 
 def test_limit_bounds_cloze_and_is_refused_where_it_would_bound_nothing(options, tmp_path):
     found = run(replace(options, tasks=("cloze",), limit=4), tmp_path / "out")
-    assert len(found.cell(YARN, "cloze")["samples"]) == 4
+    assert len(found.cell(YARN, "cloze").samples) == 4
     with pytest.raises(
         InvalidArgumentError, match="limit is about cloze and tasks of the harness, got 4 with passkey"
     ):
@@ -464,7 +463,7 @@ def test_limit_bounds_cloze_and_is_refused_where_it_would_bound_nothing(options,
 
 def test_layers_reach_the_patch_and_are_stated(options, tmp_path):
     found = run(replace(options, tasks=("cloze",), limit=2, layers="all", original_length=64), tmp_path / "out")
-    assert found.cell(YARN, "record")["record"]["layers"] == "all"
+    assert found.cell(YARN, "record").record["layers"] == "all"
     report.write(tmp_path / "out")
     told = json.loads((tmp_path / "out" / "evaluate.json").read_text())
     assert (told["existing"], told["layers"], told["original_length"]) == ("error", "all", 64)
@@ -509,7 +508,7 @@ def test_a_prompt_that_is_longer_than_an_arm_reads_is_left_out_of_that_arm_alone
     found = run(asked, tmp_path / "out")
     x2, x4 = YARN, Arm(method="yarn", factor=4.0)
     left_out = {
-        arm: [one["id"] for one in found.cell(arm, "long")["samples"] if one.get("left_out")]
+        arm: [one["id"] for one in found.cell(arm, "long").samples if one.get("left_out")]
         for arm in (UNPATCHED, x2, x4)
     }
     assert left_out == {UNPATCHED: [2], x2: [1, 2], x4: [2]}
@@ -523,7 +522,7 @@ def test_a_prompt_that_is_longer_than_an_arm_reads_is_left_out_of_that_arm_alone
 
 def test_a_run_of_short_questions_alone_says_its_score(options, tmp_path):
     found = run(replace(options, tasks=("cloze",), limit=4), tmp_path / "out")
-    score = f"{found.cell(UNPATCHED, 'cloze')['scores']['acc']:.1%}"
+    score = f"{found.cell(UNPATCHED, 'cloze').scores['acc']:.1%}"
     report.write(tmp_path / "out")
     headline = (tmp_path / "out" / "report.md").read_text().splitlines()[0]
     assert headline.startswith(f"# Unpatched, the model scores {score} in cloze, ")
@@ -567,7 +566,7 @@ def test_in_a_chat_template_a_prompt_and_its_reply_have_the_length_asked_for(
     monkeypatch.setattr(RopescaleLM, "generate_until", seen)
     few = replace(options, model=model, tasks=("passkey",), factors=(8.0,), lengths=(length,), samples=1, chat=True)
     found = run(few, tmp_path / "out")
-    assert len(found.cell(Arm(method="yarn", factor=8.0), "passkey", length)["samples"]) == 2
+    assert len(found.cell(Arm(method="yarn", factor=8.0), "passkey", length).samples) == 2
     assert {tokens for _, tokens in asked} == {length}
     assert all(text.startswith("user: There is an important info") for text, _ in asked)
     ends = {text.rpartition("key?")[2].strip() for text, _ in asked}
@@ -628,6 +627,6 @@ def test_the_stock_harness_answers_smollm2_s_passkeys_as_this_evaluation_does(tm
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "stock").rglob("samples_*.jsonl")
     rows = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["doc_id"])
-    assert [row["filtered_resps"][0] for row in rows] == [sample["reply"] for sample in cell["samples"]]
-    assert [row["score"] for row in rows] == [sample["score"] for sample in cell["samples"]]
+    assert [row["filtered_resps"][0] for row in rows] == [sample["reply"] for sample in cell.samples]
+    assert [row["score"] for row in rows] == [sample["score"] for sample in cell.samples]
     assert len(rows) == 6

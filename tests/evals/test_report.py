@@ -240,7 +240,7 @@ def test_every_arm_stands_in_every_table_of_arms(folder: Path) -> None:
     unpatched = ("unpatched", "")
     once = [unpatched, *patched]
     assert named == [once, [*once[:4], unpatched, *once[4:]], *[once] * (len(tables) - 2)]
-    assert len(tables) == 8
+    assert len(tables) == 9
 
 
 def made_by_hand(folder: Path, **changes: Any) -> Path:
@@ -437,7 +437,8 @@ def test_a_task_that_was_not_run_has_no_section(tmp_path: Path, tasks: tuple[str
 
 def test_strided_perplexity_stands_in_where_positions_were_not_read(tmp_path: Path) -> None:
     findings = findings_of(write_evaluation(tmp_path / "results", tasks=("perplexity", "passkey")))
-    assert findings.source == "perplexity"
+    assert findings.source is not None
+    assert findings.source.name == "perplexity"
     assert findings.alone.keeps == 128
     assert set(findings.alone.stretches) == {(256, 256), (512, 512)}
     assert findings.best is not None
@@ -445,10 +446,50 @@ def test_strided_perplexity_stands_in_where_positions_were_not_read(tmp_path: Pa
 
 
 def test_retrieval_is_ruler_where_it_was_run_and_needles_elsewhere(folder: Path, tmp_path: Path) -> None:
-    assert findings_of(folder).basis == RULER
+    assert [task.name for task in findings_of(folder).basis] == [*RULER]
     other = findings_of(write_evaluation(tmp_path / "other", tasks=("passkey", "needle", "cloze")))
-    assert other.basis == ("passkey", "needle")
+    assert [task.name for task in other.basis] == ["passkey", "needle"]
     assert "The average is over passkey, needle;" in " ".join(rules(other))
+
+
+def test_a_retrieval_task_that_nobody_here_knows_has_a_section_a_figure_and_a_verdict(tmp_path: Path) -> None:
+    """Its cells alone say what it is; a folder of tasks need not be there where results are read."""
+    folder = write_evaluation(tmp_path / "results", tasks=("colours", "cloze"))
+    findings, page = findings_of(folder), page_of(folder)
+    assert [task.name for task in findings.basis] == ["colours"]
+    assert findings.best is not None
+    assert "RULER: " not in page.text
+    assert "No retrieval task was run" not in page.text
+    assert "The average is over colours;" in page.text
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="task-colours">colours</h2>' in text
+    assert '<table class="heat' in text.partition('<h2 id="task-colours">')[2]
+    assert "## colours" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_losses_of_a_task_that_nobody_here_knows_are_read_by_length(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "results", tasks=("perplexity",))
+    for name in ("run.json", "results.jsonl", "timings.jsonl"):
+        path = folder / name
+        path.write_text(path.read_text(encoding="utf-8").replace('"perplexity"', '"colours"'), encoding="utf-8")
+    findings = findings_of(folder)
+    assert findings.source is not None
+    assert findings.source.name == "colours"
+    assert findings.alone.keeps is not None
+    assert re.search(
+        r'<h2 id="task-colours">colours</h2>.*?<svg class="chart"',
+        report.write(folder).read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+
+
+def test_a_task_of_the_harness_is_not_called_short(folder: Path) -> None:
+    sections = report.write(folder).read_text(encoding="utf-8").split("<section ")
+    (harness,) = (one for one in sections if ">Tasks of the harness</h2>" in one)
+    (short,) = (one for one in sections if ">Short prompts</h2>" in one)
+    assert "arc_easy" in harness
+    assert "arc_easy" not in short
+    assert "cloze" in short
 
 
 def test_the_average_is_taken_where_all_its_tasks_were_run(folder: Path) -> None:

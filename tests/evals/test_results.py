@@ -9,7 +9,7 @@ import pytest
 
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.evals import results
-from ropescale.evals.results import UNPATCHED, Arm, Settings
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Settings
 
 SETTINGS = Settings(
     model="m",
@@ -24,7 +24,8 @@ SETTINGS = Settings(
     versions={"torch": "1"},
 )
 SESSION = {"command": "ropescale eval m"}
-CELL = {"task": "passkey", "method": "yarn", "factor": 2.0, "length": 128, "scores": {"score": 1.0}, "samples": []}
+LINE = {"task": "passkey", "method": "yarn", "factor": 2.0, "length": 128, "scores": {"score": 1.0}, "samples": []}
+CELL = Cell.of(LINE)
 
 
 def begun(folder: Path) -> results.Results:
@@ -34,7 +35,7 @@ def begun(folder: Path) -> results.Results:
 def test_a_cell_is_one_whole_line_and_its_time_stands_apart(tmp_path):
     found = begun(tmp_path)
     found.append(CELL, seconds=1.23456, tokens=512)
-    assert (tmp_path / "results.jsonl").read_text() == json.dumps(CELL) + "\n"
+    assert (tmp_path / "results.jsonl").read_text() == json.dumps(LINE) + "\n"
     axes = {"task": "passkey", "method": "yarn", "factor": 2.0, "length": 128}
     assert json.loads((tmp_path / "timings.jsonl").read_text()) == {**axes, "seconds": 1.235, "tokens": 512}
     again = results.read(tmp_path)
@@ -48,7 +49,7 @@ def test_a_cell_is_one_whole_line_and_its_time_stands_apart(tmp_path):
 def test_arms_come_unpatched_first_then_by_factor_in_the_order_in_which_they_ran(tmp_path):
     found = begun(tmp_path)
     for method, factor in (("yarn", 4.0), ("ntk", 2.0), ("none", 1.0), ("linear", 2.0)):
-        found.append({**CELL, "method": method, "factor": factor}, seconds=0, tokens=0)
+        found.append(replace(CELL, arm=Arm(method=method, factor=factor)), seconds=0, tokens=0)
     assert [arm.label for arm in found.arms()] == ["none", "ntk x2", "linear x2", "yarn x4"]
     assert found.arms()[0] == UNPATCHED
 
@@ -59,7 +60,7 @@ def test_a_line_that_a_kill_tore_is_dropped_with_a_warning_and_cut_before_the_ne
     path.write_bytes(path.read_bytes() + b'{"task": "pass')
     with pytest.warns(UserWarning, match="the last line is cut off and is dropped; its cell counts as not run$"):
         found = begun(tmp_path)
-    found.append({**CELL, "length": 256}, seconds=0, tokens=0)
+    found.append(replace(CELL, length=256), seconds=0, tokens=0)
     assert [json.loads(line)["length"] for line in path.read_text().splitlines()] == [128, 256]
 
 
@@ -186,7 +187,7 @@ def test_what_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: real(descriptor, line[:10]))  # a full disk takes a part
     with pytest.raises(CheckpointError) as caught:
-        found.append({**CELL, "length": 256}, seconds=0, tokens=0)
+        found.append(replace(CELL, length=256), seconds=0, tokens=0)
     assert str(caught.value) == (
         f"results: must be a place with room that can be written, got {str(tmp_path / 'results.jsonl')!r} ([Errno 28] "
         f"No space left on device); make room there and give the same command again, finished cells are kept"

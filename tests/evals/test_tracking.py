@@ -6,6 +6,7 @@ import pytest
 
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.evals import tracking
+from ropescale.evals.results import Cell
 
 
 def test_a_tracker_that_the_harness_has_no_logger_for_is_named():
@@ -37,4 +38,5 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     ],
 )
 def test_the_figures_of_a_cell_are_token_weighted(cell, figures):
+    cell = Cell.of({"method": "none", "factor": 1.0, **cell})
     assert tracking.figures_of(cell) == pytest.approx(figures)

@@ -103,7 +103,7 @@ def test_a_trained_adapter_is_an_arm_of_an_evaluation(finished: dict[str, Any], 
     options = Options(model="tiny", adapters=(str(place / "whole"),), **given)
     found = grid.run(options, place / "evaluated", "ropescale eval tiny ...")
     assert [arm.label for arm in found.arms()] == ["none", "yarn x2", "yarn+whole x2"]
-    figures = {arm.label: found.cell(arm, "position", 256)["samples"][0]["nll"] for arm in found.arms()}  # type: ignore[index]
+    figures = {arm.label: found.cell(arm, "position", 256).samples[0]["nll"] for arm in found.arms()}  # type: ignore[union-attr]
     assert len({tuple(nats) for nats in figures.values()}) == 3
     page = report.write(place / "evaluated").read_text(encoding="utf-8")
     assert "yarn+whole" in page
