@@ -100,12 +100,12 @@ def test_every_cell_of_them_is_run_and_stored_by_kind(results: Results) -> None:
         for length in (128, 256):
             replies = results.cell(arm, "lookup", length)
             assert replies is not None
-            assert [one["depth"] for one in replies["samples"]] == [0.0, 0.0, 1.0, 1.0]
-            assert all({"score", "exact", "reply", "target"} <= one.keys() for one in replies["samples"])
+            assert [one["depth"] for one in replies.samples] == [0.0, 0.0, 1.0, 1.0]
+            assert all({"score", "exact", "reply", "target"} <= one.keys() for one in replies.samples)
             losses = results.cell(arm, "lines", length)
             assert losses is not None
             # the second half is scored, but for a token or a few where a cut moved
-            assert all(abs(one["tokens"] - length // 2) <= 4 for one in losses["samples"])
+            assert all(abs(one["tokens"] - length // 2) <= 4 for one in losses.samples)
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
