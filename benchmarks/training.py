@@ -53,7 +53,8 @@ import ropescale
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.recipes.data.preparing import prepare
 from ropescale.recipes.loss import chunked_loss
-from ropescale.recipes.options import Recipe, read_recipe
+from ropescale.recipes.options import Recipe
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.trainer import RecipeTrainer
 from ropescale.recipes.tuning import tuned

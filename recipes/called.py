@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.train import Run, run
 from ropescale.trust import takes_trust
 

@@ -29,7 +29,7 @@ from ropescale.evals.tokens import named_tokenizer
 from ropescale.recipes import train
 from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "training"

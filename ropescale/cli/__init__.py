@@ -155,9 +155,9 @@ def _names(parser: argparse.ArgumentParser, verb: str) -> Names:
     parsers = _verbs(parser)
     names = names_of(parsers[verb])
     if (
-        verb == "train" and "ropescale.recipes.options" in sys.modules
+        verb == "train" and "ropescale.recipes.reading" in sys.modules
     ):  # it was read already, or nothing is wrong there
-        from ropescale.recipes.options import parser as of_recipe
+        from ropescale.recipes.reading import parser as of_recipe
 
         names = names_of(of_recipe("RECIPE"))
     for other, parser_of_it in parsers.items():

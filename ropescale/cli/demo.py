@@ -63,7 +63,7 @@ def _trained(model: str, device: str, folder: Path, command: str) -> tuple[str, 
         return ()
     from ropescale.destinations import require_own_folder
     from ropescale.recipes import train
-    from ropescale.recipes.options import read_recipe
+    from ropescale.recipes.reading import read_recipe
 
     require_own_folder(folder, name="--output")
     on_cpu = device.startswith("cpu")

@@ -82,14 +82,14 @@ def _run(arguments: argparse.Namespace) -> int:
         return 2
     shipped.read_text(arguments.recipe)  # a misspelt name is answered before anything heavy loads
 
-    from ropescale.recipes import options
+    from ropescale.recipes import reading
 
     wanted = {"-h", "--help", "--help-all"} & set(arguments.options)
     if wanted:
-        print(options.help_text(arguments.recipe, everything="--help-all" in wanted))
+        print(reading.help_text(arguments.recipe, everything="--help-all" in wanted))
         return 0
     given = [one for one in arguments.options if one not in (TRUST, DRY)]
-    recipe = options.read_recipe(arguments.recipe, given)
+    recipe = reading.read_recipe(arguments.recipe, given)
     if arguments.dry_run or DRY in arguments.options:
         from ropescale.recipes.dry_run import dry_run
 

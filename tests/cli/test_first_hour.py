@@ -47,7 +47,7 @@ def test_one_and_many_are_the_same_option_in_every_verb(name: str) -> None:
 
 
 def test_training_takes_both_spellings_too() -> None:
-    from ropescale.recipes.options import read_recipe
+    from ropescale.recipes.reading import read_recipe
 
     one = read_recipe("lora", ["--model", "tiny", "--methods", "ntk", "--factors", "8"])
     assert (one.options.method, one.options.factor) == ("ntk", 8.0)

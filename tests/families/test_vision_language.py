@@ -26,7 +26,7 @@ from ropescale.evals.plan import Options
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import parts_of, text_of
 from ropescale.recipes import train, tuning
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 
 
 @pytest.fixture(scope="module", params=WHOLES)

@@ -27,7 +27,7 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleErr
 from ropescale.evals import results
 from ropescale.export.gguf.header import require_sound
 from ropescale.files import read_json, read_text
-from ropescale.recipes.options import read_yaml
+from ropescale.recipes.reading import read_yaml
 from ropescale.recipes.trainer import UNFINISHED, whole
 from ropescale.shards import read_index
 from ropescale.terminal import Clean

@@ -33,7 +33,7 @@ from ropescale.explain import inspection, subject
 from ropescale.export.gguf import reading
 from ropescale.export.source import Source
 from ropescale.export.weights import local_folder
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 from ropescale.shards import bring
 
 TINY = Path(resolve("tiny"))

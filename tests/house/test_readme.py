@@ -81,7 +81,7 @@ def read_alone(arguments: object) -> int:
     """In the place of a verb; of training, whose options are a recipe's, these are read too."""
     recipe, options = getattr(arguments, "recipe", None), getattr(arguments, "options", ())
     if recipe and not recipe.endswith((".yaml", ".yml")) and "--help" not in options:
-        from ropescale.recipes.options import read_recipe
+        from ropescale.recipes.reading import read_recipe
 
         read_recipe(recipe, [one for one in options if one != "--dry-run"])
     return 0

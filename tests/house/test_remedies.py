@@ -33,8 +33,11 @@ from ropescale import adapters, cli, export, list_methods
 from ropescale.errors import RopescaleError
 from ropescale.evals import plan, texts
 from ropescale.evals.engine import RopescaleLM
-from ropescale.recipes import options as recipe
+from ropescale.recipes import reading as recipe
 from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.options import RecipeOptions
+from ropescale.recipes.schedules import SCHEDULES
+from ropescale.recipes.training_options import REFUSED
 from ropescale.spelling import Names, spelled
 
 COMMAND_LINE = "ropescale/cli/"
@@ -59,7 +62,7 @@ def public_arguments() -> frozenset[str]:
     doors += [export.export, export.patch_gguf, export.verify, adapters.merge, adapters.save_adapter, RopescaleLM]
     doors += [peft.get_peft_model, ropescale.get_method("longrope")]
     found = {name for door in doors for name in inspect.signature(door).parameters}
-    kinds = [plan.Options, recipe.RecipeOptions, DataOptions, TrainingArguments]
+    kinds = [plan.Options, RecipeOptions, DataOptions, TrainingArguments]
     kinds += [ropescale.get_method(name) for name in list_methods()]
     found |= {item.name for kind in kinds for item in dataclasses.fields(kind)}
     return frozenset(found | recipe.ALIASES.keys())
@@ -111,7 +114,7 @@ def words_that_are_none(found: list[Message]) -> Iterator[str]:
     asked = r"(?:pass|give|set|lower|raise|leave|use|or|and|larger|another|with) (?:option )?([a-z]+(?:_[a-z]+)+)\b"
     for one in found:
         for name in re.findall(asked + r"(?![\w.('\"/])", uncoded(remedy(one.text))):
-            if name not in public_arguments() and name not in (*OTHERS, *HOSTS, *recipe.SCHEDULES, *list_methods()):
+            if name not in public_arguments() and name not in (*OTHERS, *HOSTS, *SCHEDULES, *list_methods()):
                 yield f"{one.file}:{one.line} names {name}"
 
 
@@ -475,10 +478,10 @@ def test_a_remedy_that_python_names_works(kind: str) -> None:
         IN_PYTHON[kind]()
 
 
-@pytest.mark.parametrize("name", sorted(name for name, told in recipe.REFUSED.items() if "=" in told))
+@pytest.mark.parametrize("name", sorted(name for name, told in REFUSED.items() if "=" in told))
 def test_what_is_said_in_the_place_of_an_option_is_taken(name: str) -> None:
     values = {"max_steps": "7", "save_steps": "5", "dtype": "float32", "seed": "3", "batch_size": "4"}
-    asked = filled(recipe.REFUSED[name], ".*", **values)
+    asked = filled(REFUSED[name], ".*", **values)
     given = [f"--{option.replace('_', '-')}={value}" for option, value in asked.items()]
     read = recipe.read_recipe("pose", ["--model", "tiny", "--factor", "2", *given])
     for option, value in asked.items():

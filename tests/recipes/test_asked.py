@@ -23,10 +23,13 @@ from ropescale.cli import main
 from ropescale.destinations import sole_writer
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes import options as said
 from ropescale.recipes import train, trainer
-from ropescale.recipes.options import DataOptions, RecipeOptions, TrainingOptions, read_recipe
+from ropescale.recipes import training_options as said
+from ropescale.recipes.data.options import DataOptions
+from ropescale.recipes.options import RecipeOptions
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.trainer import RecipeTrainer
+from ropescale.recipes.training_options import TrainingOptions
 
 STEPS = 4
 WEIGHTS = "adapter_model.safetensors"

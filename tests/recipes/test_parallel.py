@@ -25,8 +25,8 @@ import ropescale
 from ropescale import Geometry, get_method
 from ropescale.destinations import LOCK
 from ropescale.errors import InvalidArgumentError
-from ropescale.recipes.options import read_recipe
 from ropescale.recipes.parallel import ARRANGEMENTS, Machines, machine_file, refuse_combinations
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.schedules import Schedule
 from ropescale.recipes.train import run
 from ropescale.recipes.ulysses import Ulysses

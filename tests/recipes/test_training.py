@@ -20,7 +20,7 @@ from ropescale.errors import InvalidArgumentError, RopescaleError, UnknownMethod
 from ropescale.evals import grid, report
 from ropescale.evals.plan import Options
 from ropescale.recipes import train
-from ropescale.recipes.options import parser, read_recipe, read_yaml
+from ropescale.recipes.reading import parser, read_recipe, read_yaml
 from ropescale.recipes.schedules import Draws
 from ropescale.recipes.shipped import list_recipes
 from ropescale.recipes.trainer import UNFINISHED, RecipeTrainer
@@ -410,7 +410,7 @@ def test_every_option_has_a_sentence() -> None:
 
 
 def test_the_help_of_a_recipe_shows_what_it_sets() -> None:
-    from ropescale.recipes.options import help_text
+    from ropescale.recipes.reading import help_text
 
     brief = help_text("t5", everything=False)
     assert "rotation replaced by T5's relative bias" in brief

@@ -13,7 +13,7 @@ import torch
 
 from ropescale.evals.texts import sample
 from ropescale.recipes import train
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.trainer import RecipeTrainer
 
 STEPS = 6

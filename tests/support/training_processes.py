@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import ropescale
 from ropescale.evals.texts import sample
 from ropescale.evals.tokens import named_tokenizer
-from ropescale.recipes.options import read_recipe
+from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.train import run
 from ropescale.recipes.ulysses import Ulysses
 
