@@ -99,7 +99,7 @@ def _computed(config: PreTrainedConfig, where: str) -> Iterator[Finding]:
         require_supported(config)
         for part in parts_of(config):
             # whatever the original length: not every type needs one to compute from
-            part_geometry(part, original_length=whole(config.max_position_embeddings), existing="replace")
+            part_geometry(part, original_length=whole(config.max_position_embeddings) or 1, existing="replace")
             if rope_type_of(part.config) != LATE_TYPE:
                 todays_spectrum(part)
     except RopescaleError as error:

@@ -9,11 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# Why families are refused
 TABLE = (
     "positions from a table of sines and cosines that is built from n_positions when the model is loaded, and no "
     "rope_parameters that could state another"
 )
 THETAS = "a rotation for every theta of layer_rope_theta, each with a config of its own"
+SEVERAL = "a patcher, an encoder and a decoder beside the model itself, each with a rotation and lengths of its own"
+WHOLE_HEAD = (
+    "a class that runs only with a scaling stated: without one it builds cosines for a whole head, and rotates a "
+    "part of it"
+)
+LATEST = (
+    "attention over the latest tokens alone, which a longer context leaves as it is, and no type but the default one"
+)
+SAVED_TABLE = (
+    "positions from a table of sines and cosines that is built from max_position_embeddings and saved with the weights"
+)
 
 
 def always(config: Any, number: int) -> bool:
@@ -62,60 +74,34 @@ class Family:
         return self.far_layers_rotate is not always
 
 
+# Patched, and without a quirk: rows of a name alone
+# fmt: off
+PLAIN = (
+    "apertus", "arcee", "aria_text", "axk1", "axk2", "bailing_hybrid", "bamba", "beam", "bitnet", "cohere",
+    "cohere_compass_text", "cwm", "dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "diffllama",
+    "doge", "dots1", "dots3_note_text", "ernie4_5", "ernie4_5_moe", "falcon_h1", "flex_olmo", "gemma", "gemma2",
+    "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite",
+    "glm_moe_dsa", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "helium", "hrm_text", "hy_v3", "hy_v4", "hyperclovax",
+    "internlm3", "iquestcoder", "jais2", "jetmoe", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama", "longcat_flash",
+    "mellum", "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3",
+    "mistral", "mixtral", "mllama_text_model", "modernbert-decoder", "moshi", "nanochat", "nemotron", "olmo", "olmo2",
+    "olmo3", "olmoe", "persimmon", "phi", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text",
+    "qwen3_moe", "qwen3_next", "qwen4_exp_text", "seed_oss", "solar_open", "stablelm", "starcoder2", "vaultgemma",
+    "youtu", "zamba2", "zaya",
+)
+# fmt: on
 ROWS = (
+    *map(Family, PLAIN),
     Family("afmoe", far_layers_rotate=never),
-    Family("apertus"),
-    Family("arcee"),
-    Family("aria_text"),
-    Family("axk1"),
-    Family("axk2"),
-    Family("bailing_hybrid"),
-    Family("bamba"),
-    Family("beam"),
-    Family("bitnet"),
-    Family(
-        "blt",
-        refused="a patcher, an encoder and a decoder beside the model itself, each with a rotation and lengths of its "
-        "own",
-    ),
+    Family("blt", refused=SEVERAL),
     Family("codegen", refused=TABLE),
-    Family("cohere"),
     Family("cohere2", far_layers_rotate=never),
     Family("cohere2_moe", far_layers_rotate=of_dense_prefix),
-    Family("cohere_compass_text"),
-    Family("cwm"),
-    Family("dbrx"),
-    Family("deepseek_v2"),
-    Family("deepseek_v3"),
-    Family("deepseek_v32"),
-    Family("deepseek_v4"),
-    Family("diffllama"),
-    Family("doge"),
-    Family("dots1"),
-    Family("dots3_note_text"),
     Family("emu3_text_model", whole="emu3"),
-    Family("ernie4_5"),
-    Family("ernie4_5_moe"),
     Family("exaone4", far_layers_rotate=without_window),
     Family("exaone_moe", far_layers_rotate=without_window),
     Family("falcon", built_anyway=True),
-    Family("falcon_h1"),
-    Family("flex_olmo"),
     Family("flint", far_layers_rotate=never),
-    Family("gemma"),
-    Family("gemma2"),
-    Family("gemma3_text"),
-    Family("gemma3n_text"),
-    Family("gemma4_text"),
-    Family("gemma4_unified_text"),
-    Family("glm"),
-    Family("glm4"),
-    Family("glm4_moe"),
-    Family("glm4_moe_lite"),
-    Family("glm_moe_dsa"),
-    Family("gpt_neox"),
-    Family("gpt_neox_japanese"),
-    Family("gpt_oss"),
     Family("gptj", refused=TABLE),
     Family("granite", names_positions=True),
     Family("granite_swa", refused=THETAS),
@@ -123,82 +109,18 @@ ROWS = (
     Family("granitemoe_swa", refused=THETAS),
     Family("granitemoehybrid", names_positions=True),
     Family("granitemoeshared", names_positions=True),
-    Family("helium"),
-    Family("hrm_text"),
     Family("hunyuan_v1_dense", by_alpha=True),
     Family("hunyuan_v1_moe", by_alpha=True),
-    Family("hy_v3"),
-    Family("hy_v4"),
-    Family("hyperclovax"),
-    Family("internlm3"),
-    Family("iquestcoder"),
-    Family("jais2"),
-    Family("jetmoe"),
     Family("kolibri1", far_layers_rotate=without_window),
-    Family("laguna"),
-    Family("lfm2"),
-    Family("lfm2_moe"),
-    Family("lfm3"),
-    Family("llama"),
     Family("llama4_text", built_anyway=True),
-    Family("longcat_flash"),
-    Family("mellum"),
-    Family("mimo_v2_flash"),
-    Family("minicpm3"),
-    Family("minimax"),
-    Family("minimax_m2"),
-    Family("minimax_m3_vl_text"),
-    Family("ministral"),
-    Family("ministral3"),
-    Family("mistral"),
-    Family(
-        "mistral4",
-        refused="a class that runs only with a scaling stated: without one it builds cosines for a whole head, "
-        "and rotates a part of it",
-    ),
-    Family("mixtral"),
-    Family("mllama_text_model"),
-    Family("modernbert-decoder"),
-    Family("moshi"),
-    Family("nanochat"),
-    Family("nemotron"),
-    Family("olmo"),
-    Family("olmo2"),
-    Family("olmo3"),
+    Family("mistral4", refused=WHOLE_HEAD),
     Family("olmo_hybrid", published_without=True),
-    Family("olmoe"),
-    Family("persimmon"),
-    Family("phi"),
     Family("phi3", longrope_only=True),
     Family("phi4_multimodal", longrope_only=True),
     Family("phimoe", recomputing=True),
-    Family("qwen2"),
-    Family("qwen2_moe"),
-    Family("qwen3"),
-    Family("qwen3_5_moe_text"),
-    Family("qwen3_5_text"),
-    Family("qwen3_moe"),
-    Family("qwen3_next"),
-    Family("qwen4_exp_text"),
-    Family(
-        "recurrent_gemma",
-        refused="attention over the latest tokens alone, which a longer context leaves as it is, and no type "
-        "but the default one",
-    ),
-    Family(
-        "roformer",
-        refused="positions from a table of sines and cosines that is built from max_position_embeddings and "
-        "saved with the weights",
-    ),
-    Family("seed_oss"),
+    Family("recurrent_gemma", refused=LATEST),
+    Family("roformer", refused=SAVED_TABLE),
     Family("smollm3", built_anyway=True),
-    Family("solar_open"),
-    Family("stablelm"),
-    Family("starcoder2"),
-    Family("vaultgemma"),
-    Family("youtu"),
-    Family("zamba2"),
-    Family("zaya"),
 )
 CATALOGUE = {row.model_type: row for row in ROWS}
 PATCHED = frozenset(row.model_type for row in ROWS if not row.refused)
