@@ -93,8 +93,7 @@ def evaluate_json(findings: Findings) -> str:
 def _metrics(task: Task, cell: Cell) -> dict[str, float]:
     """Name -> value of what a cell measured."""
     if isinstance(task, Loss):
-        by_position = task.curve == "position"
-        return {task.metric: position_perplexities(cell)[1][-1] if by_position else cell.perplexity}
+        return {task.metric: position_perplexities(cell)[1][-1] if task.by_position else cell.perplexity}
     if cell.length is None:
         return dict(cell.scores or {})
     exact = {"exact": share(cell, "exact").rate} if has_exact(cell) else {}
@@ -123,7 +122,7 @@ def _row(row: Row) -> dict[str, Any]:
 def _cell(findings: Findings, task: Task, cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {"task": task.name, **asdict(cell.arm), "length": cell.length}
     if isinstance(task, Loss):
-        if task.curve == "position":
+        if task.by_position:
             edges, values = position_perplexities(cell)
             return {**found, "edges": edges, "perplexities": values}
         tokens = sum(one["tokens"] for one in cell.samples)

@@ -195,7 +195,7 @@ def read_findings(results: Results) -> Findings:
     alone = [task for task in retrieval if task.group is not None and task.group.alone]
     curves = [task for task in tasks if isinstance(task, Loss) and task.curve]
     # those by position first, whose stretches are of the same windows; then as tasks are listed
-    source = min(curves, key=lambda task: (task.curve != "position", task.place), default=None)
+    source = min(curves, key=lambda task: (not task.by_position, task.place), default=None)
 
     basis = tuple(alone or retrieval)
 
@@ -336,7 +336,7 @@ def _check(results: Results, cell: Cell) -> None:
     fault = cell.lacks
     if not fault and cell.task != RECORD:
         task = of_cells(cell.task, length=cell.length is not None, losses=cell.of_losses)
-        by_position = isinstance(task, Loss) and task.curve == "position"
+        by_position = isinstance(task, Loss) and task.by_position
         fault = next(
             (f"a sample without {name}" for one in cell.samples for name in task.fields if name not in one), ""
         )
@@ -408,7 +408,7 @@ def _losses(
     """Perplexity inside the original length, its ratio to the unpatched model's, and every stretch beyond."""
     if source is None:
         return None, None, {}
-    of = _losses_by_position if source.curve == "position" else _losses_by_length
+    of = _losses_by_position if source.by_position else _losses_by_length
     return of(results, arm, reach, source.name)
 
 

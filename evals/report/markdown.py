@@ -116,7 +116,7 @@ def eval_results(findings: Findings) -> list[EvalResult]:
         return []
     found = []
     for task, cell in findings.cells(arm):
-        if isinstance(task, Loss) and task.curve == "position":
+        if isinstance(task, Loss) and task.by_position:
             continue
         if isinstance(task, Loss):
             main = ("perplexity", cell.perplexity)

@@ -6,6 +6,7 @@ from ropescale.evals.report.elements import identifier
 from ropescale.evals.report.findings import Findings
 from ropescale.evals.report.sections import arms, failed, losses, opening, provenance, retrieval, short
 from ropescale.evals.report.wording import left_out, verdict
+from ropescale.evals.tasks.base import CURVES
 from ropescale.pages.document import document
 from ropescale.pages.elements import paragraph, shown
 
@@ -13,9 +14,14 @@ from ropescale.pages.elements import paragraph, shown
 def page(findings: Findings) -> str:
     """The whole report as HTML."""
     model = shown(findings.settings.model, 80)
-    drawn: dict[str, dict[str, tuple[str, str]]] = {"length": {}, "position": {}, "": {}}
-    for task in findings.losses:
-        drawn[task.curve][identifier(task.name)] = (task.heading, losses.losses(findings, task))
+    by_length, by_position, in_tables = (
+        {
+            identifier(task.name): (task.heading, losses.losses(findings, task))
+            for task in findings.losses
+            if task.curve == curve
+        }
+        for curve in CURVES
+    )
     return document(
         title=f"ropescale: {model}",
         kicker=f"ropescale eval · {model} · {shown(provenance.date(findings.results.session), 40)}",
@@ -24,10 +30,10 @@ def page(findings: Findings) -> str:
         sections={
             "effective": ("Effective length", arms.effective_lengths(findings)),
             "arms": ("All arms", arms.arms(findings)),
-            **drawn["length"],
-            **drawn["position"],
+            **by_length,
+            **by_position,
             **retrieval.sections(findings),
-            **drawn[""],
+            **in_tables,
             "short": ("Short prompts", short.short(findings)),
             "harness": ("Tasks of the harness", short.of_harness(findings)),
             "failures": ("Where it fails", failed.failed(findings)),

@@ -61,7 +61,7 @@ def comparison(findings: Findings) -> Comparison:
     )
     inside = any(row.inside is not None for rows in groups for row in rows)
     original = length_text(findings.settings.original_length)
-    by_position = findings.source is not None and findings.source.curve == "position"
+    by_position = findings.source is not None and findings.source.by_position
     columns = [
         *([f"perplexity to {original}" if by_position else f"perplexity inside {original}"] if inside else []),
         *(stretch_text(stretch) for stretch in stretches),

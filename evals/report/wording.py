@@ -370,7 +370,7 @@ def rules(findings: Findings) -> list[str]:
             f"of every shorter length tested, is at least {RULER_THRESHOLD:.1%} (Llama-2-7B at 4,096 tokens). The "
             f"average is over {basis_text(findings)}; the score is the share of answers found in the reply as text."
         )
-    if findings.source is not None and findings.source.curve == "position":
+    if findings.source is not None and findings.source.by_position:
         said.append(
             f"Effective length by perplexity: positions up to the original length, then stretches that double; the "
             f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "

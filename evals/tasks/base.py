@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ropescale.checks import did_you_mean
+from ropescale.checks import did_you_mean, require_choice
 from ropescale.errors import InvalidArgumentError
 from ropescale.outside import TASKS, run_file
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ropescale.evals.plan import Options
 
 FOLDER = Path(__file__).parent
+# What the figure of a loss is drawn over; nothing for a table, from which no effective length is read
+CURVES = ("length", "position", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +90,13 @@ class Loss(Task):
     metric: str = "perplexity"  # what evaluate.json calls it
     brief: str = ""  # the sentence that opens its section of report.md
     told: str = ""  # the sentence on it in the section of all arms, where the rows of the comparison hold its figures
-    # what its figure is drawn over: "length" or "position"; "" for a table, from which no effective length is read
-    curve: str = "length"
+    curve: str = "length"  # one of `CURVES`
 
     scoring = "loss"
     fields: ClassVar[tuple[str, ...]] = ("document", "nll", "tokens")
+
+    def __post_init__(self) -> None:
+        require_choice(f"task {self.name}: curve", self.curve, CURVES, remedy="leave it out for 'length'")
 
     @property
     def by_position(self) -> bool:

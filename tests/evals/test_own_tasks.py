@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 
 from ropescale.cli import main
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals import grid, plan
+from ropescale.evals import grid, plan, report, tracking
 from ropescale.evals.plan import Options, Plan
 from ropescale.evals.results import UNPATCHED, Arm, Results
 from ropescale.evals.tasks import base
@@ -106,6 +108,46 @@ def test_every_cell_of_them_is_run_and_stored_by_kind(results: Results) -> None:
             assert losses is not None
             # the second half is scored, but for a token or a few where a cut moved
             assert all(abs(one["tokens"] - length // 2) <= 4 for one in losses.samples)
+
+
+@pytest.fixture(scope="module")
+def written(results: Results) -> Path:
+    """The folder with its report."""
+    report.write(results.folder)
+    return results.folder
+
+
+def test_the_report_is_about_them_as_about_ours(written: Path) -> None:
+    """The verdict, its rules, a section with a figure each, tables, and figures for machines."""
+    told = json.loads((written / "report.json").read_text())
+    assert (told["retrieval_basis"], told["perplexity_source"]) == (["lookup"], "lines")
+    assert "the model retrieves only below 128 tokens and keeps its perplexity to 256 tokens" in told["verdict"]
+    assert not any("was run" in reason or "was measured" in reason for reason in told["reasons"])
+    assert any("The average is over lookup;" in rule for rule in told["rules"])
+    assert any("the largest context length at which perplexity of last halves," in rule for rule in told["rules"])
+    asked = {(one["task"], one["length"]) for one in told["cells"]}
+    assert asked == {(task, length) for task in ("lookup", "lines") for length in (128, 256)}
+
+    page = (written / "report.html").read_text()
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert "Lookup by depth and length" in headings
+    assert "Perplexity of last halves" in headings
+    assert "RULER" not in headings
+    assert "The number of a door is hidden among steps and asked for at the end." in page
+    assert "The last half of every window is scored." in page
+    assert page.count('<table class="heat">') == 2, "a heat map an arm"
+    assert "Perplexity of last halves by context length" in page
+
+    tables = (written / "report.md").read_text()
+    assert "| method | factor | perplexity inside 128 | at 256 | retrieval to 128, gain in points |" in tables
+    flat = json.loads((written / "evaluate.json").read_text())
+    assert {"lookup_score_128", "lookup_exact_256", "lines_perplexity_256"} <= flat.keys()
+
+
+def test_trackers_get_their_figures(results: Results) -> None:
+    figures = {key[0]: tracking.figures_of(cell).keys() for key, cell in results.cells.items()}
+    assert figures["lines"] == {"perplexity"}
+    assert figures["lookup"] == {"score", "exact"}
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import ropescale
 from ropescale import get_method, list_methods
+from ropescale.evals.tasks import base
 from ropescale.export import ENGINES, Engine
 from ropescale.families.catalogue import CATALOGUE, LOADED_WHOLE
 from ropescale.methods import FixedMethod
@@ -212,6 +213,52 @@ def test_a_family_that_is_named_elsewhere_is_found() -> None:
         "granite",
         "phi3",
     }
+
+
+TASKS = {task.name for task in base.every()} | {name for group in base.groups() for name in group.members}
+# The metric that loss tasks have in results, reports and training.json; a task is named by a comparison or in a call
+METRIC = {"perplexity"}
+# Rooms in which the word is another one
+OTHERWISE = {
+    "evals.tasks.base": {"position"},  # over what a figure is drawn
+    "evals.report.terminal": {"perplexity"},  # in the columns of a table
+    "recipes": {"passkey", "perplexity", "position"},  # figures of training.json and its page, and a source of rows
+}
+
+
+def tasks_named(text: str) -> set[str]:
+    """The tasks of ours that the code of a module names: in strings, and the metric too where it stands for a task."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} & (TASKS - METRIC)
+        near = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        near += node.args if isinstance(node, ast.Call) else []
+        inner = [one for many in near for one in (many.elts if isinstance(many, ast.Tuple | ast.List) else [many])]
+        found |= {one.value for one in inner if isinstance(one, ast.Constant) and one.value in TASKS}
+    return found
+
+
+@shipped
+def test_a_task_is_named_in_its_own_folder_alone(path: Path) -> None:
+    module = module_of(path)
+    if path.parent.parent != base.FOLDER:
+        otherwise = {name for room, names in OTHERWISE.items() if module.startswith(room) for name in names}
+        assert tasks_named(path.read_text(encoding="utf-8")) - otherwise == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('if task.name in ("needle", "passkey"): pass', "needle"),
+        ('cells = findings.lengths(arm, "perplexity")', "perplexity"),
+        ('curves = [one for one in tasks if one == "perplexity"]', "perplexity"),
+        ('SOURCES = {"position": 1}', "position"),
+        ('GROUPS = ("ruler_full",)', "ruler_full"),
+    ],
+)
+def test_a_task_that_is_named_elsewhere_is_found(text: str, name: str) -> None:
+    assert name in tasks_named(text)
 
 
 ENGINE_FILES = {type(engine).__module__: engine for engine in ENGINES.values()}

@@ -33,7 +33,7 @@ HIGHEST = 1e6  # perplexity at which an axis ends: a curve beyond it leaves the 
 
 def losses(findings: Findings, task: Loss) -> str:
     """The section of a perplexity."""
-    if task.curve == "position":
+    if task.by_position:
         return _by_position(findings, task)
     made = comparison_table(f"{_noun(task)} by context length in tokens", table_by_length(findings, task), findings)
     if not task.curve:
