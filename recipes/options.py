@@ -186,16 +186,7 @@ class RecipeOptions:
     @property
     def request(self) -> Request:
         """What the model is patched with."""
-        return Request(
-            method=self.method,
-            factor=self.factor,
-            target_length=self.target_length,
-            original_length=self.original_length,
-            existing=self.existing,
-            layers=self.layers,
-            log_n=self.log_n,
-            knobs=self.method_knobs,
-        )
+        return Request.of(vars(self), knobs=self.method_knobs)
 
     def _require_method(self) -> None:
         """Refuse a method with knobs or without a factor that it needs."""

@@ -189,5 +189,15 @@ def _parser() -> argparse.ArgumentParser:
         title="verbs", metavar="VERB", dest="name", required=True, parser_class=argparse.ArgumentParser
     )
     for name in VERBS:
-        importlib.import_module(f"ropescale.cli.{name.replace('-', '_')}").add_to(verbs)
+        verb = importlib.import_module(f"ropescale.cli.{name.replace('-', '_')}")
+        own = verbs.add_parser(
+            name,
+            help=verb.HELP,
+            description=verb.__doc__,
+            epilog=getattr(verb, "EXAMPLES", None),
+            formatter_class=OneSpelling,
+            allow_abbrev=False,
+        )
+        own.set_defaults(verb=verb.run, doing=verb.DOING, extras=getattr(verb, "EXTRAS", ()))
+        verb.add_options(own)
     return parser

@@ -3,41 +3,13 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
-
-from ropescale.spelling import OneSpelling
-
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 DRY = "--dry-run"
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
 MODEL = "tiny (embedded), smollm2, a path or a hub id"
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-def add_verb(
-    verbs: Verbs,
-    name: str,
-    call: Callable[[argparse.Namespace], int],
-    *,
-    doing: str,
-    extras: Sequence[str] = (),
-    **said: Any,
-) -> argparse.ArgumentParser:
-    """The parser of a new verb.
-
-    Args:
-        verbs: where it is added.
-        name: as it is typed.
-        call: what it does, which returns the exit code.
-        doing: the same as a piece of a sentence, for what nobody foresaw, as in "evaluating {model}".
-        extras: what it needs besides the core.
-        said: its help, description, epilog and usage.
-    """
-    parser = verbs.add_parser(name, formatter_class=OneSpelling, allow_abbrev=False, **said)
-    parser.set_defaults(verb=call, doing=doing, extras=extras)
-    return parser
 
 
 def either(words: Iterable[str]) -> str:

@@ -7,11 +7,13 @@ import argparse
 import sys
 from typing import Any
 
-from ropescale.cli.arguments import BYTES, Verbs, add_extension, add_knobs, add_layers, add_start, add_trust, add_verb
+from ropescale.cli.arguments import BYTES, add_extension, add_knobs, add_layers, add_start, add_trust
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_transformers
 from ropescale.errors import InvalidArgumentError
 
+HELP = "talk with a model, extended or not"
+DOING = "talking with {model}"
 EXAMPLES = """\
 examples:
   ropescale chat smollm2 --method yarn --factor 2
@@ -19,17 +21,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "chat",
-        _run,
-        doing="talking with {model}",
-        help="talk with a model, extended or not",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="smollm2, a path (also one that was saved patched) or a hub id")
     add_extension(parser, method=None, told="extend it by this method first (see `ropescale methods`)")
@@ -51,7 +44,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     quieten_transformers()
     import torch
 

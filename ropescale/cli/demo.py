@@ -9,11 +9,14 @@ import dataclasses
 import os
 from pathlib import Path
 
-from ropescale.cli.arguments import Verbs, add_grid, add_trust, add_verb
+from ropescale.cli.arguments import add_grid, add_trust
 from ropescale.cli.eval import asked_options, cells_kept, reported
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_libraries
 
+HELP = "compare methods on the embedded model"
+DOING = "comparing methods on {model}"
+EXTRAS = ("eval", "train")
 EXAMPLES = """\
 examples:
   ropescale demo
@@ -22,18 +25,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "demo",
-        _run,
-        doing="comparing methods on {model}",
-        extras=("eval", "train"),
-        help="compare methods on the embedded model",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add = parser.add_argument
     add("--model", default="tiny", metavar="MODEL", help="tiny (embedded, the default), smollm2, a path or a hub id")
     add_grid(parser)
@@ -41,7 +34,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     quieten_libraries()
     from ropescale.evals import demo
 

@@ -9,25 +9,24 @@ exit code: 0 nothing found, 1 something found, 2 not a checkpoint.
 
 import argparse
 
-from ropescale.cli.arguments import Verbs, add_verb
 from ropescale.cli.next_line import say_next
 
+HELP = "what is wrong with a checkpoint or an adapter, and the remedy"
+DOING = "examining {path}"
+EXAMPLES = """\
+examples:
+  ropescale doctor path/to/checkpoint
+  ropescale doctor path/to/adapter && train
+"""
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "doctor",
-        _run,
-        doing="examining {path}",
-        help="what is wrong with a checkpoint or an adapter, and the remedy",
-        description=__doc__,
-        epilog="examples:\n  ropescale doctor path/to/checkpoint\n  ropescale doctor path/to/adapter && train",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument("path", metavar="PATH", help="the folder of a checkpoint or of an adapter; tiny, smollm2")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from ropescale.doctor.adapter import BESIDE, adapter_in
     from ropescale.doctor.diagnosis import diagnose, unserved
 

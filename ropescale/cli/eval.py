@@ -21,12 +21,10 @@ from ropescale import failures
 from ropescale.cli.arguments import (
     DRY,
     MODEL,
-    Verbs,
     add_grid,
     add_layers,
     add_start,
     add_trust,
-    add_verb,
     json_object,
     list_of,
     one_of,
@@ -39,6 +37,9 @@ if TYPE_CHECKING:
     from ropescale.evals.plan import Options
     from ropescale.evals.results import Results
 
+HELP = "evaluate a model over methods, factors, tasks and lengths"
+DOING = "evaluating {model}"
+EXTRAS = ("eval",)
 EXAMPLES = """\
 examples:
   ropescale eval tiny --methods none,yarn --factors 4 --tasks perplexity,passkey --lengths 128,512 --output out/a
@@ -55,20 +56,11 @@ The harness alone can run the tasks too, on a checkpoint that was saved patched:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     other = "a task of the evaluation harness by its name (hellaswag, arc_easy ...), where a hub is reached"
     tasks = [*base.listed(), ("any other", other)]
-    parser = add_verb(
-        verbs,
-        "eval",
-        _run,
-        doing="evaluating {model}",
-        extras=("eval",),
-        help="evaluate a model over methods, factors, tasks and lengths",
-        description=f"{__doc__}\ntasks:\n" + "".join(f"  {names:<12} {what}\n" for names, what in tasks),
-        epilog=EXAMPLES,
-    )
+    parser.description = f"{__doc__}\ntasks:\n" + "".join(f"  {names:<12} {what}\n" for names, what in tasks)
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help=f"{MODEL}; unpatched")
     add_grid(parser)
@@ -104,7 +96,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     if arguments.task_folder:
         print(base.FOLDER)
         return 0

@@ -7,10 +7,11 @@ alone, no weights; prints the numbers, and writes one page that opens from disk.
 import argparse
 from pathlib import Path
 
-from ropescale.cli.arguments import Verbs, add_verb
 from ropescale.cli.next_line import say_next
 from ropescale.cli.pictures import add_picture, pictured
 
+HELP = "what positions do to a score, in pictures"
+DOING = "explaining {model}"
 EXAMPLES = """\
 examples:
   ropescale explain tiny
@@ -19,21 +20,13 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "explain",
-        _run,
-        doing="explaining {model}",
-        help="what positions do to a score, in pictures",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add_picture(parser, "page", methods="some of every kind", output="the page (default: out/explain-MODEL.html)")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from rich.table import Column, Table
 
     from ropescale.console import Console

@@ -10,32 +10,26 @@ import argparse
 
 from ropescale import listing
 from ropescale.cli.arguments import (
-    Verbs,
     add_extension,
     add_knobs,
     add_original_length,
     add_trust,
-    add_verb,
     either,
     lines,
 )
 from ropescale.cli.quiet import quieten_transformers
 from ropescale.errors import InvalidArgumentError
 
+HELP = f"write a model for {either(engine.title for engine in listing.engines().values())}"
+DOING = "exporting {source}"
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     engines = listing.engines()
     examples = [f"  ropescale export {line}\n" for engine in engines.values() for line in engine.examples]
-    parser = add_verb(
-        verbs,
-        "export",
-        _run,
-        doing="exporting {source}",
-        help=f"write a model for {either(engine.title for engine in engines.values())}",
-        description=f"{__doc__}\nengines:\n{lines({name: engine.summary for name, engine in engines.items()})}",
-        epilog=f"examples:\n{''.join(examples)}",
-    )
+    parser.description = f"{__doc__}\nengines:\n{lines({name: engine.summary for name, engine in engines.items()})}"
+    parser.epilog = f"examples:\n{''.join(examples)}"
     files = [f"for {name} a new {engine.suffix} file" for name, engine in engines.items() if engine.suffix]
     types = [f"of {name}: {either(engine.outtypes)}" for name, engine in engines.items() if engine.outtypes]
     add = parser.add_argument
@@ -60,7 +54,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     quieten_transformers()
     from ropescale.export import export, patch_gguf
     from ropescale.request import require_knobs

@@ -4,26 +4,26 @@ length, pairs that never complete a turn, and what is scaled already with what t
 
 import argparse
 
-from ropescale.cli.arguments import MODEL, Verbs, add_original_length, add_verb
+from ropescale.cli.arguments import MODEL, add_original_length
 from ropescale.cli.next_line import say_next
 
+HELP = "a checkpoint's geometry, wavelengths, and what is scaled already"
+DOING = "reading the config of {model}"
+EXAMPLES = """\
+examples:
+  ropescale inspect tiny
+  ropescale inspect path/to/checkpoint
+"""
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "inspect",
-        _run,
-        doing="reading the config of {model}",
-        help="a checkpoint's geometry, wavelengths, and what is scaled already",
-        description=__doc__,
-        epilog="examples:\n  ropescale inspect tiny\n  ropescale inspect path/to/checkpoint",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_original_length(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from rich.table import Table
 
     from ropescale.console import Console

@@ -12,10 +12,12 @@ training needs.
 
 import argparse
 
-from ropescale.cli.arguments import BYTES, MODEL, Verbs, add_trust, add_verb, list_of
+from ropescale.cli.arguments import BYTES, MODEL, add_trust, list_of
 from ropescale.cli.next_line import say_next
 from ropescale.errors import InvalidArgumentError
 
+HELP = "what a length needs of a device's memory, by formula"
+DOING = "working out the memory of {model}"
 EXAMPLES = """\
 examples:
   ropescale memory tiny --length 128,512,1024
@@ -23,17 +25,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "memory",
-        _run,
-        doing="working out the memory of {model}",
-        help="what a length needs of a device's memory, by formula",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add = parser.add_argument
     add("model", metavar="MODEL", help=MODEL)
     add("--length", "--lengths", type=list_of(int), required=True, metavar="N,N", help="tokens, prompt and reply")
@@ -42,7 +35,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from rich.table import Table
 
     from ropescale import memory

@@ -7,9 +7,12 @@ The destination is complete or not there at all.
 import argparse
 from pathlib import Path
 
-from ropescale.cli.arguments import Verbs, add_trust, add_verb
+from ropescale.cli.arguments import add_trust
 from ropescale.cli.next_line import say_next
 
+HELP = "add a trained adapter into its base"
+DOING = "merging {adapter}"
+EXTRAS = ("train",)
 EXAMPLES = """\
 examples:
   ropescale merge out/train-tiny out/merged --base tiny
@@ -17,18 +20,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "merge",
-        _run,
-        doing="merging {adapter}",
-        extras=("train",),
-        help="add a trained adapter into its base",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add = parser.add_argument
     add("adapter", metavar="ADAPTER", help="a folder or hub id with an adapter, of ropescale or of PEFT alone")
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
@@ -37,7 +30,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from ropescale import adapters
     from ropescale.console import Console
 

@@ -3,23 +3,18 @@
 import argparse
 
 from ropescale import listing, outside
-from ropescale.cli.arguments import Verbs, add_verb
 from ropescale.cli.next_line import say_next
 
-
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    add_verb(
-        verbs,
-        "methods",
-        _run,
-        doing="listing the methods",
-        help="list the methods and their knobs",
-        description=__doc__,
-    )
+HELP = "list the methods and their knobs"
+DOING = "listing the methods"
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from rich.table import Table
 
     from ropescale.console import Console

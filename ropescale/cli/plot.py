@@ -5,10 +5,11 @@ lines.
 import argparse
 from pathlib import Path
 
-from ropescale.cli.arguments import Verbs, add_verb
 from ropescale.cli.next_line import say_next
 from ropescale.cli.pictures import add_picture, pictured
 
+HELP = "wavelengths of every pair under several methods"
+DOING = "drawing {model}"
 EXAMPLES = """\
 examples:
   ropescale plot tiny --factor 8
@@ -16,17 +17,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "plot",
-        _run,
-        doing="drawing {model}",
-        help="wavelengths of every pair under several methods",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add_picture(
         parser,
         "picture",
@@ -35,7 +27,8 @@ def add_to(verbs: Verbs) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from ropescale.explain import plot, subject
 
     path = arguments.output or Path("out", f"plot-{Path(arguments.model).name}.png")

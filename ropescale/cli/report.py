@@ -5,26 +5,24 @@ report.json, model-card.md and evaluate.json.
 import argparse
 from pathlib import Path
 
-from ropescale.cli.arguments import Verbs, add_verb
 from ropescale.cli.next_line import after_results, say_next
 
+HELP = "write the report of finished results"
+DOING = "reporting {folder}"
+EXTRAS = ("eval",)
+EXAMPLES = """\
+example:
+  ropescale report out/eval-tiny
+"""
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "report",
-        _run,
-        doing="reporting {folder}",
-        extras=("eval",),
-        help="write the report of finished results",
-        description=__doc__,
-        epilog="example:\n  ropescale report out/eval-tiny",
-    )
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from ropescale.evals import report, results
 
     print(report.write(arguments.folder))

@@ -6,9 +6,11 @@ the new length. SRC is only read; DST must be new, or an empty folder, and is co
 import argparse
 from pathlib import Path
 
-from ropescale.cli.arguments import MODEL, Verbs, add_extension, add_knobs, add_original_length, add_verb
+from ropescale.cli.arguments import MODEL, add_extension, add_knobs, add_original_length
 from ropescale.cli.next_line import say_next
 
+HELP = "write a checkpoint with a longer context, weights unread"
+DOING = "extending {source}"
 EXAMPLES = """\
 examples:
   ropescale rescale path/to/model path/to/model-32k --method yarn --factor 4
@@ -18,17 +20,8 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "rescale",
-        _run,
-        doing="extending {source}",
-        help="write a checkpoint with a longer context, weights unread",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     add = parser.add_argument
     add("source", metavar="SRC", help=MODEL)
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
@@ -48,7 +41,8 @@ def add_to(verbs: Verbs) -> None:
     add("--link", action="store_true", help="hard-link the weights in the place of a copy, where that is possible")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     from ropescale.request import require_knobs
     from ropescale.rescaling import rescale_checkpoint
 

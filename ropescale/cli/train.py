@@ -13,11 +13,14 @@ import shlex
 import sys
 
 from ropescale import failures
-from ropescale.cli.arguments import DRY, TRUST, Verbs, add_trust, add_verb
+from ropescale.cli.arguments import DRY, TRUST, add_trust
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_libraries
 from ropescale.trust import trusting
 
+HELP = "fine-tune briefly, so that an extension holds"
+DOING = "training by {recipe}"
+EXTRAS = ("train",)
 EXAMPLES = """\
 options (all of them, with the values of a recipe: `ropescale train RECIPE --help`):
   --model MODEL        tiny (embedded), smollm2, a path or a hub id
@@ -41,19 +44,9 @@ examples:
 """
 
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
-    parser = add_verb(
-        verbs,
-        "train",
-        _run,
-        doing="training by {recipe}",
-        extras=("train",),
-        help="fine-tune briefly, so that an extension holds",
-        description=__doc__,
-        epilog=EXAMPLES,
-        usage="ropescale train [--list] RECIPE --model MODEL [options]",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.usage = "ropescale train [--list] RECIPE --model MODEL [options]"
     add = parser.add_argument
     add("--list", action="store_true", help="name the recipes, and stop")
     add(DRY, action="store_true", help="check everything and print the plan, and write nothing")
@@ -62,7 +55,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     quieten_libraries()
     from rich.table import Table
 

@@ -7,24 +7,20 @@ import argparse
 import shlex
 
 from ropescale import listing
-from ropescale.cli.arguments import Verbs, add_trust, add_verb, either, lines, list_of
+from ropescale.cli.arguments import add_trust, either, lines, list_of
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_transformers
 
+HELP = "run an export in its engine and compare it with the patched model"
+DOING = "verifying {path}"
 
-def add_to(verbs: Verbs) -> None:
-    """Its parser, among those of the other verbs."""
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
     engines = {engine.called: engine for engine in listing.engines().values() if engine.running}
     examples = [f"  ropescale verify-export {line}\n" for engine in engines.values() for line in engine.checks]
-    parser = add_verb(
-        verbs,
-        "verify-export",
-        _run,
-        doing="verifying {path}",
-        help="run an export in its engine and compare it with the patched model",
-        description=f"{__doc__}\nengines:\n{lines({name: engine.running for name, engine in engines.items()})}",
-        epilog=f"examples:\n{''.join(examples)}",
-    )
+    parser.description = f"{__doc__}\nengines:\n{lines({name: engine.running for name, engine in engines.items()})}"
+    parser.epilog = f"examples:\n{''.join(examples)}"
     add = parser.add_argument
     add("path", metavar="DST", help="what `ropescale export` wrote")
     add("--engine", required=True, metavar="NAME", help=either(engines))
@@ -43,7 +39,8 @@ def add_to(verbs: Verbs) -> None:
     add_trust(parser)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
     quieten_transformers()
     from ropescale.export import verify
     from ropescale.export.engines.base import run_as

@@ -66,7 +66,7 @@ def test_every_verb_is_tried_here() -> None:
 def test_what_nobody_foresaw_is_one_sentence_and_a_file(
     verb: str, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(f"ropescale.cli.{verb.replace('-', '_')}._run", failing(ZeroDivisionError("one\n\x1b[2Jtwo")))
+    monkeypatch.setattr(f"ropescale.cli.{verb.replace('-', '_')}.run", failing(ZeroDivisionError("one\n\x1b[2Jtwo")))
     assert cli.main([verb, *VERBS[verb]]) == 1
     said = capsys.readouterr().err
     found = re.fullmatch(
@@ -88,7 +88,7 @@ def test_what_nobody_foresaw_is_one_sentence_and_a_file(
 def test_ctrl_c_is_a_line_and_130(
     verb: str, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(f"ropescale.cli.{verb.replace('-', '_')}._run", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(f"ropescale.cli.{verb.replace('-', '_')}.run", failing(KeyboardInterrupt()))
     assert cli.main([verb, *VERBS[verb]]) == 130
     assert capsys.readouterr().err == "ropescale: stopped\n"
     assert list(temporary.iterdir()) == []
@@ -124,7 +124,7 @@ def test_exceptions_of_every_kind(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("ropescale.cli.plot._run", failing(error))
+    monkeypatch.setattr("ropescale.cli.plot.run", failing(error))
     foreseen = isinstance(error, RopescaleError) or (isinstance(error, ImportError) and error.name != "zzz")
     assert cli.main(["plot", "tiny"]) == (2 if foreseen else 1)
     answer = capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_without_a_place_for_the_file_the_sentence_says_where_it_was(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    monkeypatch.setattr("ropescale.cli.plot._run", failing(KeyError("x")))
+    monkeypatch.setattr("ropescale.cli.plot.run", failing(KeyError("x")))
     assert cli.main(["plot", "tiny"]) == 1
     answer = capsys.readouterr().err
     assert re.search(r"it was in \S+test_failures\.py, line \d+, and no file could be written \(", answer)
@@ -150,7 +150,7 @@ def test_a_link_planted_for_the_file_is_not_followed(temporary: Path, monkeypatc
     names = iter(["planted", "free"])
     monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: names)
     (temporary / "ropescale-planted.txt").symlink_to(kept)
-    monkeypatch.setattr("ropescale.cli.plot._run", failing(KeyError("x")))
+    monkeypatch.setattr("ropescale.cli.plot.run", failing(KeyError("x")))
     assert cli.main(["plot", "tiny"]) == 1
     assert kept.read_text() == "kept"
     assert (temporary / "ropescale-free.txt").exists()
@@ -210,7 +210,7 @@ def test_ctrl_c_in_a_process_leaves_one_line(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from ropescale import cli; from ropescale.cli import methods; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "methods._run = lambda arguments: os.kill(os.getpid(), signal.SIGINT) or 0; sys.exit(cli.main(['methods']))"
+        "methods.run = lambda arguments: os.kill(os.getpid(), signal.SIGINT) or 0; sys.exit(cli.main(['methods']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ropescale: stopped\n")
@@ -219,7 +219,7 @@ def test_ctrl_c_in_a_process_leaves_one_line(tmp_path: Path) -> None:
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
     code = (
         "import sys; from ropescale import cli; from ropescale.cli import methods; "
-        "methods._run = lambda arguments: [print('x' * 99) for _ in range(999)] and 0; sys.exit(cli.main(['methods']))"
+        "methods.run = lambda arguments: [print('x' * 99) for _ in range(999)] and 0; sys.exit(cli.main(['methods']))"
     )
     reading, writing = os.pipe()
     os.close(reading)

@@ -107,7 +107,7 @@ def test_a_verb_ends_with_a_command_that_is_understood(
     assert command[0] == "ropescale"
     seen = []
     for verb in ("eval", "train", "rescale", "doctor", "inspect", "explain", "plot", "verify_export"):
-        monkeypatch.setattr(f"ropescale.cli.{verb}._run", lambda arguments: seen.append(arguments.name) or 0)
+        monkeypatch.setattr(f"ropescale.cli.{verb}.run", lambda arguments: seen.append(arguments.name) or 0)
     assert cli.main(command[1:]) == 0
     assert seen == [command[1]]
 
