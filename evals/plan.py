@@ -165,14 +165,7 @@ class Options:
     def request(self, arm: Arm) -> Request:
         """What is asked of `patch` for an arm: its method, beneath an adapter where it has one."""
         method = arm.method.partition("+")[0]
-        return Request(
-            method=method,
-            factor=arm.factor,
-            original_length=self.original_length,
-            existing=self.existing,
-            layers=self.layers,
-            knobs=self.knobs.get(method, {}),
-        )
+        return Request.of(vars(self), method=method, factor=arm.factor, knobs=self.knobs.get(method, {}))
 
     @property
     def trained(self) -> dict[Arm, str]:

@@ -47,7 +47,10 @@ class Request:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], **others: Any) -> Self:
-        """What the arguments of a function ask, as `locals()` has them; `others` come before them."""
+        """What a function's arguments ask, as `locals()` has them where it begins, or options as `vars` does.
+
+        `others` come before them.
+        """
         stated = {item.name: arguments[item.name] for item in dataclasses.fields(cls) if item.name in arguments}
         return cls(**{**stated, **others})
 

@@ -97,5 +97,6 @@ def run(arguments: argparse.Namespace) -> int:
     if done.unmodified:
         print(f"the unmodified checkpoint instead:\n  {done.unmodified}")
     print("written from the config, not run yet")
-    print(f"next: {done.verifying or ' '.join(done.commands)}")
+    if following := done.verifying or " ".join(done.commands):
+        print(f"next: {following}")
     return 0

@@ -74,10 +74,11 @@ def export(
         UnsupportedModelError: a model without a head over the vocabulary, for an engine that has no other.
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
+    asked = locals()
     engine, path = engine_of(to), Path(destination).expanduser()
     engine.require(path, outtype)
     require_new(path, None if isinstance(model, nn.Module) else local_folder(str(model)))
-    request = source.requested(locals())
+    request = source.requested(asked)
     opened = source.opened(model, request, as_it_is=method == source.AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
     if not engine.every_head:
         _require_language_model(opened)

@@ -26,7 +26,7 @@ from ropescale.errors import (
     InvalidArgumentError,
     UnsupportedModelError,
 )
-from ropescale.export import export, verify
+from ropescale.export import ENGINES, export, verify
 
 pytestmark = IGNORED
 
@@ -123,7 +123,7 @@ def test_a_vision_language_model_is_refused_by_name(name: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"to": "onnx"}, r"^to: must be one of gguf, mlx, sglang, transformers, vllm, got 'onnx'"),
+        ({"to": "onnx"}, rf"^to: must be one of {', '.join(sorted(ENGINES))}, got 'onnx'"),
         ({"to": "gguf"}, r"^destination: must be a file name that ends in \.gguf, got "),
         ({"to": "vllm", "outtype": "f16"}, r"^outtype: must be left out for vllm, got 'f16'"),
         ({"to": "vllm", "factor": 4}, r"^method: must be given with factor, got None"),

@@ -13,6 +13,7 @@ from exports import (
     checkpoint,
     often,
     require_exact,
+    with_entry,
 )
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -52,26 +53,6 @@ def test_what_a_copied_gguf_file_has_no_use_for_is_refused(
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "plain.gguf"
     export("tiny", path, to="gguf", method="none")
-    return path
-
-
-def with_entry(source: Path, name: str, value: Any, path: Path) -> Path:
-    """A copy with another value in one entry of the metadata: of whatever kind, or a text of these bytes."""
-    read = gguf.GGUFReader(source)
-    told = gguf.GGUFWriter(path, "llama")
-    for field in read.fields.values():
-        if field.name != name and not field.name.startswith(("GGUF.", "general.architecture")):
-            told.add_key_value(field.name, field.contents(), field.types[0], sub_type=field.types[-1])
-    if name == "general.architecture":
-        del told.kv_data[0][name]
-    kind = gguf.GGUFValueType.STRING if isinstance(value, bytes) else gguf.GGUFValueType.get_type(value)
-    told.kv_data[0][name] = gguf.gguf_writer.GGUFValue(value, kind)
-    for tensor in read.tensors:
-        told.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    told.write_header_to_file()
-    told.write_kv_data_to_file()
-    told.write_tensors_to_file()
-    told.close()
     return path
 
 

@@ -9,13 +9,14 @@ import pytest
 from exports import (
     IGNORED,
     often,
+    with_entry,
 )
 
 from ropescale.errors import (
     CheckpointError,
     InvalidArgumentError,
 )
-from ropescale.export import export, verify
+from ropescale.export import ENGINES, export, verify
 
 pytestmark = IGNORED
 
@@ -56,27 +57,17 @@ def test_a_wrong_rotation_is_found_in_rounded_weights(outtype: str, tmp_path: Pa
     """An attention factor that is forgotten: the smallest of the mistakes that engines make."""
     for name, knobs in (("right", {}), ("wrong", {"attention_factor": 1.0})):
         export("tiny", tmp_path / f"{name}.gguf", to="gguf", method="yarn", factor=4, outtype=outtype, **knobs)
-    right, wrong = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("right", "wrong"))
-    told = gguf.GGUFWriter(tmp_path / "told.gguf", "llama")  # what the right one says about itself, the wrong scaling
-    for field in wrong.fields.values():
-        if not field.name.startswith(("GGUF.", "general.architecture")):
-            said = right.fields[field.name] if field.name == "ropescale.record" else field
-            told.add_key_value(said.name, said.contents(), said.types[0], sub_type=said.types[-1])
-    for tensor in wrong.tensors:
-        told.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    told.write_header_to_file()
-    told.write_kv_data_to_file()
-    told.write_tensors_to_file()
-    told.close()
+    said = gguf.GGUFReader(tmp_path / "right.gguf").fields["ropescale.record"].contents()
+    # what the right one says about itself, the wrong scaling
+    with_entry(tmp_path / "wrong.gguf", "ropescale.record", said, tmp_path / "told.gguf")
     verdict = verify(tmp_path / "told.gguf", engine="llama.cpp")
     assert not verdict.exact, str(verdict)
 
 
 def test_wrong_questions_to_verify_are_refused_in_words(tmp_path: Path) -> None:
     export("tiny", tmp_path / "out", to="transformers", method="yarn", factor=4)
-    with pytest.raises(
-        InvalidArgumentError, match=r"^engine: must be one of llama\.cpp, mlx, transformers, vllm, got 'onnx'"
-    ):
+    run = sorted(engine.called for engine in ENGINES.values() if engine.running)
+    with pytest.raises(InvalidArgumentError, match=rf"^engine: must be one of {', '.join(run)}, got 'onnx'"):
         verify(tmp_path / "out", engine="onnx")
     with pytest.raises(
         InvalidArgumentError, match=r"^engine: must be the one that .* was written for \('transformers'\)"

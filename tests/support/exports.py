@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from families import FIXED, config_of, model_of
@@ -82,6 +83,26 @@ IGNORED = [
     pytest.mark.filterwarnings("ignore:.*rotary module serves sliding-window.*"),
     pytest.mark.filterwarnings("ignore:.*does not have.*:UserWarning"),
 ]
+
+
+def with_entry(source: Path, name: str, value: Any, path: Path) -> Path:
+    """A copy with another value in one entry of the metadata: of whatever kind, or a text of these bytes."""
+    read = gguf.GGUFReader(source)
+    told = gguf.GGUFWriter(path, "llama")
+    for field in read.fields.values():
+        if field.name != name and not field.name.startswith(("GGUF.", "general.architecture")):
+            told.add_key_value(field.name, field.contents(), field.types[0], sub_type=field.types[-1])
+    if name == "general.architecture":
+        del told.kv_data[0][name]
+    kind = gguf.GGUFValueType.STRING if isinstance(value, bytes) else gguf.GGUFValueType.get_type(value)
+    told.kv_data[0][name] = gguf.gguf_writer.GGUFValue(value, kind)
+    for tensor in read.tensors:
+        told.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    told.write_header_to_file()
+    told.write_kv_data_to_file()
+    told.write_tensors_to_file()
+    told.close()
+    return path
 
 
 def often(values: Iterable[str], *kept: str) -> list[Any]:

@@ -243,6 +243,7 @@ def patch_gguf(
         CheckpointError: not a GGUF file, or a destination that cannot be written.
         InvalidArgumentError: arguments that break their rules.
     """
+    request = Request.of(locals())
     _require_package()
     from ropescale.export.gguf import reading
     from ropescale.export.gguf.architectures import reads_divisors
@@ -255,7 +256,7 @@ def patch_gguf(
     require_new(new)
     reader = reading.opened(existing)
     config = reading.file_config(reader, existing)
-    extended(config, Request.of(locals())).write(config)
+    extended(config, request).write(config)
     told = canonical(config)
     name = reading.required(reader, existing, "general.architecture", reading.TEXT)
     scaling = scaling_of(told.main, divisors=reads_divisors(name), name=name)
