@@ -488,6 +488,41 @@ def test_the_table_of_methods_in_the_readme_is_the_registry() -> None:
     assert sorted(rows) == list_methods()
 
 
+# Functions of a user's, whose signatures are theirs, and one that lm-eval calls by its keywords
+MANY_PARAMETERS = {
+    "evals/engine.py: RopescaleLM.__init__",
+    "evals/evaluate.py: evaluate",
+    "ropescale/export/verification.py: verify",
+    "ropescale/export/writing.py: export",
+    "ropescale/rescaling.py: rescale_checkpoint",
+}
+
+
+def with_many_parameters(source: str) -> set[str]:
+    """The functions that take more than eight parameters, the model or class that they belong to aside."""
+    found = set()
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{node.name}.")
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls")]) > 8:
+                    found.add(f"{prefix}{node.name}")
+                visit(node.body, f"{prefix}{node.name}.")
+
+    visit(ast.parse(source).body, "")
+    return found
+
+
+def test_no_function_takes_more_than_eight_parameters_but_the_public_ones() -> None:
+    found = {f"{named(path)}: {one}" for path in SHIPPED for one in with_many_parameters(path.read_text("utf-8"))}
+    assert found == MANY_PARAMETERS
+    assert with_many_parameters("class A:\n def f(self, a, b, c, d, e, f, g, *, h, i): ...") == {"A.f"}
+    assert with_many_parameters("class A:\n def f(self, a, b, c, d, e, f, g, *, h): ...") == set()
+
+
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     drawers = re.compile(r"util|helper|common|misc", re.IGNORECASE)
     assert [
