@@ -2,9 +2,6 @@
 
 import copy
 import json
-import re
-import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import config_of, family, knobs_for, logits, model_of
+from families import config_of, family, knobs_for, model_of
+from faults import FORM, YARN, checks, edited, patched, scaled, without_value
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ropescale
 from ropescale import cli
-from ropescale.adapter_files import RECORD_FILE
-from ropescale.checkpoints import resolve
-from ropescale.doctor.finding import Finding
 from ropescale.errors import CheckpointError, InvalidArgumentError, UnsupportedModelError
 
-YARN = {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {**YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONGROPE = {**YARN, "rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
@@ -37,42 +29,6 @@ class Fault:
     check: str
     plant: Callable[[Path], Any]
     cure: Callable[[Path], Any]
-
-
-def edited(name: str = "config.json", **entries: Any) -> Callable[[Path], Any]:
-    """Write entries into a file of a checkpoint; None takes one out."""
-
-    def edit(folder: Path) -> None:
-        values = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-        values = {key: value for key, value in {**values, **entries}.items() if value is not None}
-        (folder / name).write_text(json.dumps(values))
-
-    return edit
-
-
-def without_value(name: str) -> Callable[[Path], Any]:
-    """Write null for an entry of the config."""
-
-    def edit(folder: Path) -> None:
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), name: None}))
-
-    return edit
-
-
-def scaled(**entries: Any) -> Callable[[Path], Any]:
-    """A yarn checkpoint of 64 x 4 tokens with other entries in its rope_parameters; None takes one out."""
-    rope = {key: value for key, value in {**YARN, **entries}.items() if value is not None}
-    return edited(rope_parameters=rope, max_position_embeddings=256)
-
-
-def patched(method: str = "yarn", **arguments: Any) -> Callable[[Path], Any]:
-    def patch(folder: Path) -> None:
-        model = ropescale.load(folder)
-        ropescale.patch(model, method, factor=4, **arguments)
-        model.save_pretrained(folder)
-
-    return patch
 
 
 def then(*steps: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -277,30 +233,6 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as a user has it, with a tokenizer."""
-    folder = tmp_path_factory.mktemp("plain")
-    family("llama").save_pretrained(folder)
-    AutoTokenizer.from_pretrained(resolve("tiny")).save_pretrained(folder)
-    edited("tokenizer_config.json", model_max_length=10**30)(folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(plain: Path, tmp_path: Path) -> Path:
-    folder = Path(shutil.copytree(plain, tmp_path / "checkpoint"))
-    shutil.copy(Path(resolve("tiny"), "tokenizer.json"), folder)
-    return folder
-
-
-def checks(found: list[Finding]) -> set[str]:
-    return {finding.check for finding in found}
-
-
-FORM = re.compile(r"[^;]+: .*must .*, got .+; .+")  # {what}: {rule}, got {value}; {what to do}
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_found_and_its_remedy_makes_it_go(
     fault: Fault, checkpoint: Path, capsys: pytest.CaptureFixture[str]
@@ -410,132 +342,6 @@ def test_a_tokenizer_that_is_missing_beside_weights_is_found(
 
 def test_the_embedded_checkpoint_is_clean() -> None:
     assert ropescale.diagnose("tiny") == []
-
-
-# What happens to a model after it was loaded
-
-
-def cast(model: nn.Module) -> None:
-    model.to(torch.bfloat16)
-
-
-def rounded(model: nn.Module) -> None:
-    model.half().float()
-
-
-def emptied(model: nn.Module) -> None:
-    for name in ("inv_freq", "original_inv_freq"):
-        getattr(model.model.rotary_emb, name).fill_(float("nan"))
-
-
-def edited_after_loading(model: nn.Module) -> None:
-    model.config.rope_parameters = dict(YARN)
-    model.config.max_position_embeddings = 256
-
-
-def factor_lost(model: nn.Module) -> None:
-    model.model.rotary_emb.attention_scaling = 1.3
-
-
-def theta_dropped(model: nn.Module) -> None:
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        model.config.rope_scaling = {"rope_type": "linear", "factor": 4.0}
-
-
-LIVE = {
-    "cast after loading": (cast, "low-precision"),
-    "cast and cast back": (rounded, "low-precision"),
-    "uninitialised frequencies": (emptied, "uninitialised"),
-    "a config edited after loading": (edited_after_loading, "config-edited"),
-    "another attention factor": (factor_lost, "config-edited"),
-    "rope_scaling set after loading": (theta_dropped, "theta-lost"),
-}
-
-
-@pytest.mark.parametrize("name", LIVE)
-def test_a_fault_of_a_loaded_model_is_found_and_loading_again_cures_it(name: str, plain: Path) -> None:
-    spoil, check = LIVE[name]
-    model = AutoModelForCausalLM.from_pretrained(plain)
-    assert ropescale.diagnose(model) == []
-    spoil(model)
-    found = ropescale.diagnose(model)
-    assert checks(found) == {check}
-    assert [str(one) for one in found if not FORM.fullmatch(str(one))] == []
-    assert ropescale.diagnose(AutoModelForCausalLM.from_pretrained(plain, dtype=model.dtype)) == []
-
-
-def test_a_model_without_weights_is_uninitialised() -> None:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config_of("llama"))
-    assert checks(ropescale.diagnose(model)) == {"uninitialised"}
-
-
-@pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "power", "rerope", "dynamic_ntk"])
-@pytest.mark.parametrize("name", ["llama", "olmo3"])
-def test_a_patched_model_is_clean(method: str, name: str) -> None:
-    model = family(name)
-    before = logits(model)
-    with ropescale.patched(model, method, factor=4):
-        assert ropescale.diagnose(model) == []
-        if name == "llama":  # local layers of olmo3 keep buffers of their own, which the cast does round
-            assert ropescale.diagnose(model.to(torch.bfloat16).float()) == []
-    assert ropescale.diagnose(family(name)) == []
-    assert torch.equal(logits(family(name)), before)
-
-
-# An adapter beside the base that it names
-
-
-@pytest.fixture
-def adapter(checkpoint: Path, tmp_path: Path) -> Path:
-    """An adapter that was trained on the checkpoint patched with yarn x4, and says so."""
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    edited("adapter_config.json", base_model_name_or_path=str(checkpoint), peft_type="LORA")(folder)
-    record = ropescale.record(ropescale.patch(ropescale.load(checkpoint), "yarn", factor=4))
-    (folder / RECORD_FILE).write_text(json.dumps(record.to_dict()))
-    return folder
-
-
-def test_an_adapter_for_its_unscaled_base_is_clean(adapter: Path) -> None:
-    assert ropescale.diagnose(adapter) == []
-
-
-def test_an_adapter_for_its_patched_base_is_clean(adapter: Path, checkpoint: Path) -> None:
-    patched()(checkpoint)
-    assert ropescale.diagnose(adapter) == []
-
-
-@pytest.mark.parametrize("other", [patched("linear"), patched("yarn", beta_fast=16)], ids=["method", "knob"])
-def test_an_adapter_that_was_trained_under_another_scaling_is_found(
-    other: Callable[[Path], Any], adapter: Path, checkpoint: Path, plain: Path
-) -> None:
-    other(checkpoint)
-    assert checks(ropescale.diagnose(adapter)) == {"adapter-scaling"}
-    edited("adapter_config.json", base_model_name_or_path=str(plain))(adapter)  # "or name the unscaled base"
-    assert ropescale.diagnose(adapter) == []
-
-
-def test_an_adapter_of_another_base_is_found(adapter: Path, checkpoint: Path) -> None:
-    edited(rope_parameters={"rope_type": "default", "rope_theta": 5e5})(checkpoint)
-    assert checks(ropescale.diagnose(adapter)) == {"adapter-scaling"}
-
-
-def test_an_adapter_without_a_record_for_a_patched_base_is_found(adapter: Path, checkpoint: Path) -> None:
-    record = (adapter / RECORD_FILE).read_text()
-    (adapter / RECORD_FILE).unlink()
-    assert ropescale.diagnose(adapter) == []  # an unscaled base: nothing says that it was another
-    patched()(checkpoint)
-    assert checks(ropescale.diagnose(adapter)) == {"adapter-record"}
-    (adapter / RECORD_FILE).write_text(record)
-    assert ropescale.diagnose(adapter) == []
-
-
-def test_an_adapter_without_a_base_is_found(adapter: Path, checkpoint: Path) -> None:
-    edited("adapter_config.json", base_model_name_or_path="")(adapter)
-    assert checks(ropescale.diagnose(adapter)) == {"adapter-base"}
-    edited("adapter_config.json", base_model_name_or_path=str(checkpoint))(adapter)
-    assert ropescale.diagnose(adapter) == []
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
