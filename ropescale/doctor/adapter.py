@@ -1,5 +1,6 @@
 """What an adapter's folder says, held against the base that the adapter will be put on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,70 +66,58 @@ def adapter_in(path: str | Path) -> Adapter | None:
     )
 
 
-def of_adapter(folder: Path) -> list[Finding]:
+def of_adapter(folder: Path) -> Iterator[Finding]:
     """An adapter beside its base: what it was trained on must be what it will be put on."""
     base = read_json(folder / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        return [
-            Finding(
-                check="adapter-base",
-                where=f"{CONFIG_FILE}: base_model_name_or_path",
-                rule=f"must name the model that the adapter belongs to, got {shortened(base)}",
-                remedy="write the path or hub id of the base there",
-            )
-        ]
+        yield Finding(
+            check="adapter-base",
+            where=f"{CONFIG_FILE}: base_model_name_or_path",
+            rule=f"must name the model that the adapter belongs to, got {shortened(base)}",
+            remedy="write the path or hub id of the base there",
+        )
+        return
     try:
         config = text_of(read_config(resolve(base), trust_remote_code=False))
     except CheckpointError:
-        return [
-            Finding(
-                check="adapter-base",
-                where=f"{CONFIG_FILE}: base_model_name_or_path",
-                rule=f"must name a model that is found here or on a hub that is reached, got {shortened(base)}",
-                remedy="write the path or hub id of the base there, or give it to merge and export",
-            )
-        ]
+        yield Finding(
+            check="adapter-base",
+            where=f"{CONFIG_FILE}: base_model_name_or_path",
+            rule=f"must name a model that is found here or on a hub that is reached, got {shortened(base)}",
+            remedy="write the path or hub id of the base there, or give it to merge and export",
+        )
+        return
     require_supported(config)
     on_base = saved_record(config)
     if not (folder / RECORD_FILE).is_file():
-        if on_base is None:
-            return []
-        return [
-            Finding(
+        if on_base is not None:
+            yield Finding(
                 check="adapter-record",
                 where=RECORD_FILE,
                 rule=f"must say how the base was scaled when the adapter was trained, got no such file beside a base "
                 f"that is saved with {on_base.method_instance()}",
                 remedy=f"copy the record (the entry {RECORD_FIELD!r} of the config that it was trained on) into it",
             )
-        ]
+        return
     trained = Record.from_dict(read_json(folder / RECORD_FILE))
-    if on_base is not None:
-        if _deeds(trained) == _deeds(on_base):
-            return []
-        return [
-            Finding(
-                check="adapter-scaling",
-                where=RECORD_FILE,
-                rule=f"must be the record of the base, got an adapter trained with {trained.method_instance()} from "
-                f"{trained.original_length} to {trained.target_length} tokens for a base saved with "
-                f"{on_base.method_instance()} from {on_base.original_length} to {on_base.target_length}",
-                remedy="put it on the base that it was trained on, or name the unscaled base in adapter_config.json",
-            )
-        ]
-    before = {"rope_parameters": trained.before["rope_parameters"]}
-    today = {"rope_parameters": config.rope_parameters}
-    if before == today:
-        return []
-    return [
-        Finding(
+    before, today = trained.before["rope_parameters"], config.rope_parameters
+    if on_base is None and before != today:
+        yield Finding(
             check="adapter-scaling",
             where=RECORD_FILE,
-            rule=f"must start from the rope_parameters of the base, got {shortened(before['rope_parameters'])} for a "
-            f"base with {shortened(today['rope_parameters'])}",
+            rule=f"must start from the rope_parameters of the base, got {shortened(before)} for a base with "
+            f"{shortened(today)}",
             remedy="put the adapter on the base that it was trained on",
         )
-    ]
+    elif on_base is not None and _deeds(trained) != _deeds(on_base):
+        yield Finding(
+            check="adapter-scaling",
+            where=RECORD_FILE,
+            rule=f"must be the record of the base, got an adapter trained with {trained.method_instance()} from "
+            f"{trained.original_length} to {trained.target_length} tokens for a base saved with "
+            f"{on_base.method_instance()} from {on_base.original_length} to {on_base.target_length}",
+            remedy="put it on the base that it was trained on, or name the unscaled base in adapter_config.json",
+        )
 
 
 def _deeds(record: Record) -> tuple[Any, ...]:

@@ -57,7 +57,7 @@ def diagnose(path_or_model: str | Path | nn.Module) -> list[Finding]:
             f"{path_or_model}: must be the folder of a checkpoint or of an adapter, got no folder; check the path"
         )
     if (folder / CONFIG_FILE).is_file():
-        return of_adapter(folder)
+        return list(of_adapter(folder))
     return _of_checkpoint(folder)
 
 
