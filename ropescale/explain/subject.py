@@ -17,16 +17,6 @@ METHODS = ("linear", "ntk", "yarn", "dynamic_ntk", "rerope", "self_extend", "lm_
 FACTOR = 4.0
 
 
-def model_facts(model: str, *, original_length: int | None = None, existing: str = "replace") -> tuple[Geometry, int]:
-    """The geometry of a checkpoint, and its number of attention heads.
-
-    As it was pretrained; with `existing="compose"` as it is scaled today. The arguments and errors are those of
-    `facts_by_layers`; where layer types have rotations of their own, that of those that read the whole context.
-    """
-    _, geometry, heads = facts_by_layers(model, original_length=original_length, existing=existing, layers="global")[0]
-    return geometry, heads
-
-
 def facts_by_layers(
     model: str, *, original_length: int | None = None, existing: str = "replace", layers: str = "global"
 ) -> list[tuple[str, Geometry, int]]:

@@ -77,11 +77,6 @@ class Rotation:
         """Theta's own frequencies."""
         return Geometry(rotary_dim=self.rotary_dim, theta=self.theta, original_length=self.original_length)
 
-    @property
-    def has_positionless(self) -> bool:
-        """Whether some pair does not rotate."""
-        return bool((self.spectrum.inv_freq == 0).any())
-
     def pairwise(self) -> dict[str, Any]:
         """The longrope form with equal lists, which states any fixed rotation."""
         factors = self.divisors.tolist()

@@ -124,12 +124,6 @@ class Substitution:
         self.rotary.__dict__.update(self.attributes)
 
 
-def substitution_in(rotary: nn.Module) -> Substitution | None:
-    """The substitution that stands in this rotary module, if any."""
-    found = rotary.__dict__.get("_apply")
-    return found if isinstance(found, Substitution) else None
-
-
 def deviation(rotary: nn.Module, rotation: Rotation, positions: Tensor) -> float:
     """The largest difference between the module's cos and sin and those of `rotation`; infinite if no layout fits.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ropescale import Geometry, cli, get_method, list_methods
 from ropescale.errors import InvalidArgumentError
 from ropescale.explain import page, readings, theory
-from ropescale.explain.subject import METHODS, chosen_methods, model_facts
+from ropescale.explain.subject import METHODS, chosen_methods, facts_by_layers
 from ropescale.methods.late import LateMethod, Sizes
 from ropescale.pages.chart import Axis, Chart, Curve, Mark, drawn
 from ropescale.pages.elements import number
@@ -431,7 +431,7 @@ def test_a_picture_has_the_same_bytes_each_time(end, in_a_folder, capsys, monkey
 
 
 def test_a_line_that_lies_on_another_is_dashed_and_said_to():
-    facts, heads = model_facts("tiny")
+    _, facts, heads = facts_by_layers("tiny")[0]
     methods, length = chosen_methods(("ntk", "dynamic_ntk"), facts)
     text = page.page("tiny", facts, readings.readings(facts, methods, length=length, heads=heads))
     waves = text.partition('id="wavelengths"')[2] or text
@@ -446,7 +446,7 @@ def test_the_verb_writes_the_page_and_prints_the_numbers(in_a_folder, capsys):
     for word in ("critical pair", "10 of 16", "rerope", "position 255"):
         assert word in answer.out
     written = (in_a_folder / "out" / "explain-tiny.html").read_text(encoding="utf-8")
-    models, heads = model_facts("tiny")
+    _, models, heads = facts_by_layers("tiny")[0]
     methods, length = chosen_methods(["yarn", "rerope"], models, factor=2.0)
     assert written == page.page("tiny", models, readings.readings(models, methods, length=length, heads=heads))
     assert [path.name for path in (in_a_folder / "out").iterdir()] == ["explain-tiny.html"]

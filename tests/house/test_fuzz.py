@@ -133,7 +133,7 @@ FORMATS = {
     "config": Format(
         copied,
         {"config.json": damaged_json, "generation_config.json": damaged_json},
-        (*CHECKPOINT, lambda folder: subject.model_facts(str(folder))),
+        (*CHECKPOINT, lambda folder: subject.facts_by_layers(str(folder))),
     ),
     "record": Format(
         rescaled,
