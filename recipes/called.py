@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ropescale.recipes.reading import read_recipe
-from ropescale.recipes.train import Run, run
+from ropescale.recipes.train import Ledger, run
 from ropescale.trust import takes_trust
 
 
@@ -20,7 +20,7 @@ def train(
     output: str | Path | None = None,
     trust_remote_code: bool = False,
     **options: Any,
-) -> Run:
+) -> Ledger:
     """Patch a model and fine-tune it by a recipe; returns what `training.json` in the output folder then holds.
 
     The same as `ropescale train`, with its options as arguments: the folder gets the adapter with its scaling (or the

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from ropescale.recipes.run import Run
 
 
-def card(told: Mapping[str, Any], *, adapter: bool) -> str:
-    """The text, from what `training.json` holds; of a base that is a folder here, its name alone is told."""
-    settings, record = told["settings"], told["record"]
+def card(run: Run, *, adapter: bool) -> str:
+    """The text; of a base that is a folder here, its name alone is told."""
+    settings, record = run.settings, run.record
     base = str(settings["model"])
     local = base.startswith((".", "/", "~")) or "\\\\" in base or Path(base).exists()
     name = Path(base).name if local else base
@@ -30,7 +30,7 @@ def card(told: Mapping[str, Any], *, adapter: bool) -> str:
         f"# {name}, extended to {record['target_length']:,} tokens",
         "",
         f"{kind} for {name} with {record['method']}, from {record['original_length']:,} to "
-        f"{record['target_length']:,} tokens, trained for {told['steps']:,} steps by `ropescale train "
+        f"{record['target_length']:,} tokens, trained for {run.steps:,} steps by `ropescale train "
         f"{Path(str(settings['recipe'])).stem}`. Load it with ropescale, which scales positions as in training:",
         "",
         "```python",
@@ -42,8 +42,7 @@ def card(told: Mapping[str, Any], *, adapter: bool) -> str:
         "| | before | after |",
         "|---|---|---|",
     ]
-    for figure, shown in (("perplexity", "{:.2f}"), ("passkey", "{:.0%}")):
-        for length, after in told["after"][figure].items():
-            before = told["before"][figure][length]
-            lines.append(f"| {figure} at {int(length):,} | {shown.format(before)} | {shown.format(after)} |")
+    shown = {"perplexity": "{:.2f}", "passkey": "{:.0%}"}
+    for name, said, before, after in run.compared():
+        lines.append(f"| {said} | {shown[name].format(before)} | {shown[name].format(after)} |")
     return "\n".join(lines) + "\n"

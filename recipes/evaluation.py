@@ -22,13 +22,12 @@ from ropescale.evals.forward import resting, scores, token_losses
 from ropescale.evals.passkey import PasskeySample, passkey_samples, shortest_length
 from ropescale.evals.tasks.windows import windows
 from ropescale.evals.texts import documents
+from ropescale.recipes.run import Figures
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEED = 0  # of the passkeys: every run is asked the same
 AT_ONCE = 8192  # tokens of a forward pass
 BUCKETS = 8  # of positions, per window
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +39,10 @@ class Yardstick:
     passkeys: dict[int, list[PasskeySample]]  # by length; without those too short for the task
 
     def measured(self, model: nn.Module, *, longest: int | None = None) -> Figures:
-        """The figures of a model, at lengths up to `longest`.
-
-        Returns:
-            {"perplexity": {length: of whole windows}, "perplexity_by_position": {"from-to": of the longest read},
-            "passkey": {length: share answered}, "passkey_by_depth": {length: {depth: share}}}, keys as strings; each
-            of them empty where no length is so short.
-        """
+        """The figures of a model, at lengths up to `longest`."""
         lengths = [length for length in self.lengths if longest is None or length <= longest]
         if not lengths:
-            return {name: {} for name in ("perplexity", "perplexity_by_position", "passkey", "passkey_by_depth")}
+            return Figures(perplexity={}, perplexity_by_position={}, passkey={}, passkey_by_depth={})
         reach = lengths[-1]
         with resting(model):
             losses = torch.cat([token_losses(model, ids) for ids in _batches(self.windows[:, :reach])])
@@ -57,18 +50,18 @@ class Yardstick:
                 length: _answered(model, samples) for length, samples in self.passkeys.items() if length in lengths
             }
         bucket = max(1, self.lengths[-1] // BUCKETS)  # of every model alike, so that curves can be compared
-        return {
+        return Figures(
             # column i holds the loss of token i + 1
-            "perplexity": {str(n): math.exp(losses[:, : n - 1].mean()) for n in lengths},
-            "perplexity_by_position": {
+            perplexity={str(n): math.exp(losses[:, : n - 1].mean()) for n in lengths},
+            perplexity_by_position={
                 f"{start}-{min(start + bucket, reach)}": math.exp(
                     losses[:, max(start - 1, 0) : start + bucket - 1].mean()
                 )
                 for start in range(0, reach, bucket)
             },
-            "passkey": {str(n): sum(found) / len(found) for n, found in answered.items()},
-            "passkey_by_depth": {str(n): _by_depth(self.passkeys[n], found) for n, found in answered.items()},
-        }
+            passkey={str(n): sum(found) / len(found) for n, found in answered.items()},
+            passkey_by_depth={str(n): _by_depth(self.passkeys[n], found) for n, found in answered.items()},
+        )
 
     def perplexity(self, model: nn.Module, length: int) -> float:
         """Of whole windows of that length."""
@@ -131,9 +124,8 @@ def digest(measure: Yardstick) -> str:
 
 def flat(figures: Figures) -> dict[str, float]:
     """Perplexities and passkeys by length as a tracker takes them."""
-    return {
-        f"eval_{name}_{length}": value for name in ("perplexity", "passkey") for length, value in figures[name].items()
-    }
+    named = {"perplexity": figures.perplexity, "passkey": figures.passkey}
+    return {f"eval_{name}_{length}": value for name, found in named.items() for length, value in found.items()}
 
 
 def _batches(ids: Tensor) -> Iterator[Tensor]:

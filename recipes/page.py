@@ -1,6 +1,6 @@
 """The page of a training run: training.html, one file that opens from disk, with what training changed first.
 
-Built from what `training.json` holds, in the look of the evaluation's report.
+In the look of the evaluation's report.
 """
 
 from __future__ import annotations
@@ -12,46 +12,51 @@ from ropescale.evals.report.wording import NOTHING, rate_text
 from ropescale.pages.chart import Axis, Chart, Curve, drawn, legend
 from ropescale.pages.document import document
 from ropescale.pages.elements import Line, Value, details, facts, paragraph, table
+from ropescale.recipes.run import Figures, Run
 
 POINTS = 400  # of a loss curve at most
 SHARES = (0, 0.2, 0.4, 0.6, 0.8, 1)  # ticks
 
 
-def page(told: Mapping[str, Any]) -> str:
+def page(run: Run) -> str:
     """The whole page as HTML."""
-    settings = told["settings"]
+    settings = run.settings
     sections = {
-        "change": ("Before and after", _change(told)),
-        "position": ("Perplexity by position", _by_position(told)),
-        "curves": ("While it trained", _curves(told["log"])),
-        "scale": ("Logit scale", _logit_scale(told.get("logit_scale"))),
-        "data": ("Data", _data(told["account"])),
-        "made": ("How this was made", _provenance(told)),
+        "change": ("Before and after", _change(run)),
+        "position": ("Perplexity by position", _by_position(run)),
+        "curves": ("While it trained", _curves(run.log)),
+        "scale": ("Logit scale", _logit_scale(run.logit_scale)),
+        "data": ("Data", _data(run.account)),
+        "made": ("How this was made", _provenance(run)),
     }
     return document(
         title=f"ropescale: {settings['recipe']} on {settings['model']}",
-        kicker=f"ropescale train {settings['recipe']} · {settings['model']} · {told['date']}",
-        heading=verdict(told),
+        kicker=f"ropescale train {settings['recipe']} · {settings['model']} · {run.date}",
+        heading=verdict(run),
         sections=sections,
         closing="Written by ropescale from training.json beside this file.",
     )
 
 
-def verdict(told: Mapping[str, Any]) -> str:
+def verdict(run: Run) -> str:
     """What training changed at the longest length, in a sentence."""
-    before, after = told["before"], told["after"]
-    longest = list(after["perplexity"])[-1]
-    said = f"perplexity {_number(before['perplexity'][longest])} → {_number(after['perplexity'][longest])}"
-    if longest in after["passkey"]:
-        said += f", passkeys {_share(before['passkey'][longest])} → {_share(after['passkey'][longest])}"
-    record = told["record"]
+    before, after = run.before, run.after
+    longest = list(after.perplexity)[-1]
+    said = f"perplexity {_number(before.perplexity[longest])} → {_number(after.perplexity[longest])}"
+    if longest in after.passkey:
+        said += f", passkeys {_share(before.passkey[longest])} → {_share(after.passkey[longest])}"
+    record = run.record
     method = f"{record['method']} to {record['target_length']:,} tokens"
-    return f"{method}, {told['steps']:,} steps: at {int(longest):,} tokens {said}"
+    return f"{method}, {run.steps:,} steps: at {int(longest):,} tokens {said}"
 
 
-def _change(told: Mapping[str, Any]) -> str:
+def _arms(run: Run) -> dict[str, Figures]:
+    return {"unpatched": run.unpatched, "patched": run.before, "trained": run.after}
+
+
+def _change(run: Run) -> str:
     """Three columns of figures: the model as it was, patched, and trained."""
-    arms = {"unpatched": told["unpatched"], "patched": told["before"], "trained": told["after"]}
+    arms = _arms(run)
     groups = []
     for name, shown in (("perplexity", _number), ("passkey", _share)):
         groups.append(
@@ -59,11 +64,11 @@ def _change(told: Mapping[str, Any]) -> str:
                 Line(
                     heads=[f"{name}, {int(length):,} tokens"],
                     values=[
-                        Value(text=shown(figures[name][length]) if length in figures[name] else NOTHING)
-                        for figures in arms.values()
+                        Value(text=shown(figures[length]) if length in figures else NOTHING)
+                        for figures in (getattr(arm, name) for arm in arms.values())
                     ],
                 )
-                for length in told["after"][name]
+                for length in getattr(run.after, name)
             ]
         )
     depths = [
@@ -71,11 +76,11 @@ def _change(told: Mapping[str, Any]) -> str:
             heads=[f"passkey, {int(length):,} tokens, depth {float(depth):.0%}"],
             values=[
                 Value(text=NOTHING),
-                Value(text=_share(told["before"]["passkey_by_depth"][length][depth])),
+                Value(text=_share(run.before.passkey_by_depth[length][depth])),
                 Value(text=_share(after)),
             ],
         )
-        for length, row in told["after"]["passkey_by_depth"].items()
+        for length, row in run.after.passkey_by_depth.items()
         for depth, after in row.items()
     ]
     said = [
@@ -84,7 +89,7 @@ def _change(told: Mapping[str, Any]) -> str:
         "a length is over the first tokens of the same windows, every token scored. The report of an evaluation has "
         "windows of its own, and its strided perplexity scores the last part of each alone, so its figures for the "
         "unpatched model at the same length are others.",
-        *([told["note"]] if told.get("note") else []),
+        *([run.note] if run.note else []),
     ]
     return (
         paragraph(said)
@@ -93,10 +98,10 @@ def _change(told: Mapping[str, Any]) -> str:
     )
 
 
-def _by_position(told: Mapping[str, Any]) -> str:
+def _by_position(run: Run) -> str:
     curves = {}
-    for series, (name, key) in enumerate({"unpatched": "unpatched", "patched": "before", "trained": "after"}.items()):
-        buckets = told[key]["perplexity_by_position"]  # empty where it was not measured
+    for series, (name, figures) in enumerate(_arms(run).items()):
+        buckets = figures.perplexity_by_position  # empty where it was not measured
         middles = [sum(map(int, ends.split("-"))) / 2 for ends in buckets]
         curves[name] = Curve(series=series, x=middles, y=list(buckets.values()))
     figure = _figure(
@@ -173,17 +178,17 @@ def _data(account: Mapping[str, Any]) -> str:
     return table(caption, ["source", "", "documents", "tokens"], [lines])
 
 
-def _provenance(told: Mapping[str, Any]) -> str:
-    parameters = told["parameters"]
+def _provenance(run: Run) -> str:
+    parameters = run.parameters
     rows = {
-        "command": told["command"],
-        "steps": f"{told['steps']:,} of {told['settings']['max_steps']:,}",
-        "tokens read": f"{told['tokens']:,}",
-        "seconds": f"{told['seconds']:,.0f} on {told['device']}, {told['threads']} threads",
+        "command": run.command,
+        "steps": f"{run.steps:,} of {run.settings['max_steps']:,}",
+        "tokens read": f"{run.tokens:,}",
+        "seconds": f"{run.seconds:,.0f} on {run.device}, {run.threads} threads",
         "parameters trained": f"{parameters['trained']:,} of {parameters['all']:,}",
-        "versions": ", ".join(f"{name} {number}" for name, number in told["versions"].items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),
     }
-    settings = facts("Settings", {name: str(value) for name, value in told["settings"].items()})
+    settings = facts("Settings", {name: str(value) for name, value in run.settings.items()})
     return facts("The run", rows) + details("All settings", settings)
 
 

@@ -47,13 +47,14 @@ from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.card import card
 from ropescale.recipes.data.preparing import Prepared, identify, prepare
-from ropescale.recipes.evaluation import Figures, Yardstick, digest, yardstick
+from ropescale.recipes.evaluation import Yardstick, digest, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.parallel import Machines, refuse_combinations
 from ropescale.recipes.proof import alone
 from ropescale.recipes.rehearsal import rehearse
+from ropescale.recipes.run import Run
 from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.seals import digest_of
 from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoints, last_whole, whole
@@ -66,10 +67,10 @@ SPELLINGS = ("recipe", "data")  # of settings, those whose content is compared i
 RESULTS = ("after", "log", "logit_scale", "proof", "record", "steps", "tokens")
 PACKAGES = ("ropescale", "torch", "transformers", "peft", "accelerate")
 
-Run = dict[str, Any]
+Ledger = dict[str, Any]  # what the file of a run holds so far
 
 
-def run(recipe: Recipe, command: str) -> Run:
+def run(recipe: Recipe, command: str) -> Ledger:
     """Carry out a recipe, or go on with it; returns what `training.json` then holds.
 
     The output folder gets the adapter with its record (or the whole model, patched, where all of it was trained), the
@@ -85,7 +86,7 @@ def run(recipe: Recipe, command: str) -> Run:
         return _run(recipe, command, first=first)
 
 
-def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
+def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     """As `run`, in a folder that nobody else writes to."""
     options, training, folder = recipe.options, recipe.training, recipe.output
     console = Console(stderr=True, quiet=not first)
@@ -154,7 +155,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Run:
     if first:
         save(trained, tokenizer, folder, told)
         _written(folder, told)
-        write_atomically(folder / "training.html", page.page(told))
+        write_atomically(folder / "training.html", page.page(Run.of(told)))
     return told
 
 
@@ -167,7 +168,7 @@ class Read:
     measure: Yardstick
 
 
-def begin(recipe: Recipe, command: str) -> tuple[Run, Schedule, PreTrainedTokenizerBase, dict[str, Any]]:
+def begin(recipe: Recipe, command: str) -> tuple[Ledger, Schedule, PreTrainedTokenizerBase, dict[str, Any]]:
     """What is known of a run that may begin, or go on: with its schedule, its tokenizer, and how its model is loaded.
 
     Reads neither weights nor texts as tokens, and writes nothing.
@@ -189,7 +190,7 @@ def begin(recipe: Recipe, command: str) -> tuple[Run, Schedule, PreTrainedTokeni
 
 def read(
     recipe: Recipe,
-    told: Run,
+    told: Ledger,
     schedule: Schedule,
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
@@ -312,7 +313,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
     return schedule
 
 
-def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, told: Run) -> None:
+def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, told: Ledger) -> None:
     """Write what was trained into the folder, each file whole or not at all.
 
     Raises:
@@ -326,28 +327,28 @@ def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBas
         tokenizer.save_pretrained(beside)
         record = told["record"]
         raise_limits(beside, record["before"]["max_position_embeddings"], record["target_length"])
-        (beside / CARD).write_text(card(told, adapter=adapter), encoding="utf-8")
+        (beside / CARD).write_text(card(Run.of(told), adapter=adapter), encoding="utf-8")
         # the config last: a folder without one is not taken for a finished adapter or model
         for file in sorted(beside.iterdir(), key=lambda one: (one.name.endswith("config.json"), one.name)):
             os.replace(file, folder / file.name)
 
 
-def summary(told: Run) -> Table:
+def summary(told: Ledger) -> Table:
     """What training changed, for a terminal."""
-    table = Table("", "before", "after", title=f"{told['settings']['model']}: {told['steps']} steps")
+    run = Run.of(told)
+    table = Table("", "before", "after", title=f"{run.settings['model']}: {run.steps} steps")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, shown in (("perplexity", "{:.2f}"), ("passkey", "{:.0%}")):
-        for length, after in told["after"][name].items():
-            before = told["before"][name][length]
-            table.add_row(f"{name} at {int(length):,}", shown.format(before), shown.format(after))
-    first = next(iter(told["unpatched"]["perplexity"]), None)
+    shown = {"perplexity": "{:.2f}", "passkey": "{:.0%}"}
+    for name, said, before, after in run.compared():
+        table.add_row(said, shown[name].format(before), shown[name].format(after))
+    first = next(iter(run.unpatched.perplexity), None)
     if first is not None:
-        table.caption = f"unpatched at {int(first):,}: perplexity {told['unpatched']['perplexity'][first]:.2f}"
+        table.caption = f"unpatched at {int(first):,}: perplexity {run.unpatched.perplexity[first]:.2f}"
     return table
 
 
-def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
+def _opened(folder: Path, recipe: Recipe, command: str) -> Ledger:
     """What is known of a run in this folder, or the beginning of a new one.
 
     A run that has written no checkpoint has nothing to go on from, so that its folder is as good as new.
@@ -357,7 +358,7 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
     """
     settings = recipe.settings()
     file = folder / RUN
-    told: Run | None = None
+    told: Ledger | None = None
     if file.exists():
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
@@ -397,7 +398,7 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Run:
     }
 
 
-def _may_be_extended(told: Run, folder: Path, steps: int) -> bool:
+def _may_be_extended(told: Ledger, folder: Path, steps: int) -> bool:
     """Whether a run is finished, at its last step, and is to take more."""
     last = checkpoints(folder)
     done = told.get("steps")
@@ -409,13 +410,13 @@ def _may_be_extended(told: Run, folder: Path, steps: int) -> bool:
     )
 
 
-def _extended(told: Run, settings: dict[str, Any]) -> Run:
+def _extended(told: Ledger, settings: dict[str, Any]) -> Ledger:
     """A finished run that is to take more steps: its figures before training stay, those after it are to come."""
     kept = {name: value for name, value in told.items() if name not in RESULTS}
     return {**kept, "settings": settings, "extended": [*told.get("extended", []), told["steps"]]}
 
 
-def _require_same(folder: Path, told: Run, what: str, found: Any) -> None:
+def _require_same(folder: Path, told: Ledger, what: str, found: Any) -> None:
     """Note by what something is known when a run begins, and refuse to go on with something else.
 
     Raises:
@@ -445,18 +446,17 @@ def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> N
             )
 
 
-def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> Figures:
+def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **limits: Any) -> dict[str, Any]:
     """Measure, and say what came out."""
     figures = measure.measured(model, **limits)
-    if not figures["perplexity"]:
-        return figures
-    said = [f"perplexity {value:.2f} at {int(length):,}" for length, value in figures["perplexity"].items()]
-    said += [f"passkey {value:.0%} at {int(length):,}" for length, value in figures["passkey"].items()]
-    console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
-    return figures
+    if figures.perplexity:
+        said = [f"perplexity {value:.2f} at {int(length):,}" for length, value in figures.perplexity.items()]
+        said += [f"passkey {value:.0%} at {int(length):,}" for length, value in figures.passkey.items()]
+        console.print(f"{what}: {', '.join(said)}", highlight=False, soft_wrap=True)
+    return asdict(figures)
 
 
-def _written(folder: Path, told: Run) -> None:
+def _written(folder: Path, told: Ledger) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RUN, json.dumps(told, indent=1) + "\n")
 

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ropescale.checkpoints import resolve
 from ropescale.evals.results import write_atomically
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.recipes import train
-from ropescale.recipes.evaluation import Figures, Yardstick, yardstick
+from ropescale.recipes.evaluation import Yardstick, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.reading import read_recipe
 
@@ -133,28 +134,32 @@ def native(factor: int, measured: Yardstick) -> dict[str, Any]:
     config.max_position_embeddings = factor * LENGTH
     model = LlamaForCausalLM(config)
     model.load_state_dict(torch.load(native_state(factor))["model"])
-    return {"command": " ".join(["python", *command]), "steps": steps, "figures": measured.measured(model.eval())}
+    return {
+        "command": " ".join(["python", *command]),
+        "steps": steps,
+        "figures": asdict(measured.measured(model.eval())),
+    }
 
 
-def drope_extension(folder: Path, measured: Yardstick) -> dict[str, Figures]:
+def drope_extension(folder: Path, measured: Yardstick) -> dict[str, dict[str, Any]]:
     """A trained DroPE model within its length, and at twice and four times it, the logit scale fitted for each."""
     model = ropescale.load(folder)
     ropescale.unpatch(model)
     with ropescale.patched(model, "nope", factor=1, logit_scale="none"):
-        found = {"x1": measured.measured(model, longest=LENGTH)}
+        found = {"x1": asdict(measured.measured(model, longest=LENGTH))}
     ropescale.patch(model, "nope", factor=1)
     for factor in (2, 4):
         fitted = fitted_logit_scale(model, measured, factor * LENGTH)
-        found[f"x{factor}"] = {**measured.measured(model, longest=factor * LENGTH), "logit_scale": fitted}
+        found[f"x{factor}"] = {**asdict(measured.measured(model, longest=factor * LENGTH)), "logit_scale": fitted}
     return found
 
 
-def yarn_extension(measured: Yardstick) -> dict[str, Figures]:
+def yarn_extension(measured: Yardstick) -> dict[str, dict[str, Any]]:
     """YaRN without training, beside it."""
     found = {}
     for factor in (2, 4):
         with ropescale.patched(ropescale.load("tiny"), "yarn", factor=factor) as model:
-            found[f"x{factor}"] = measured.measured(model, longest=factor * LENGTH)
+            found[f"x{factor}"] = asdict(measured.measured(model, longest=factor * LENGTH))
     return found
 
 

@@ -729,6 +729,6 @@ def test_a_model_read_less_far_has_the_same_buckets_as_the_others() -> None:
     given: dict[str, Any] = {"texts": "sample", "held_out": list, "limit": 1, "passkeys": 0}
     measure = yardstick(named_tokenizer("tiny"), lengths=(128, 512), **given)
     model = ropescale.load("tiny")
-    short, whole = (measure.measured(model, longest=longest)["perplexity_by_position"] for longest in (128, None))
+    short, whole = (measure.measured(model, longest=longest).perplexity_by_position for longest in (128, None))
     assert list(short) == list(whole)[: len(short)]
     assert list(short)[-1].endswith("-128")

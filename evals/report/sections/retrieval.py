@@ -8,7 +8,7 @@ from ropescale.evals.report.elements import Heat, comparison_table, heat_map, id
 from ropescale.evals.report.findings import Findings, has_exact, share
 from ropescale.evals.report.tables import table_by_length
 from ropescale.evals.report.wording import arm_text, count_text, interval_text, length_text, rate_text
-from ropescale.evals.results import UNPATCHED, Arm, Cell
+from ropescale.evals.results import UNPATCHED, Cell
 from ropescale.evals.tasks.base import Retrieval
 from ropescale.pages.elements import Line, Raw, Value, details, paragraph, shown, table
 
@@ -47,39 +47,29 @@ def _depths_of(findings: Findings, task: Retrieval) -> list[float]:
 
 def _by_depth(findings: Findings, task: Retrieval, depths: Sequence[float]) -> str:
     lengths = findings.lengths(UNPATCHED, task)
+    named = [*((rate_text(depth), depth) for depth in depths), ("all", None)]
     maps, lines = [], []
     for arm in findings.arms:
-        cells = {n: findings.at(arm, task, n) for n in lengths}
-        named = {rate_text(depth): depth for depth in depths} | {"all": None}
-        rows = {
-            name: [_heat(cell, depth) for cell in cells.values() if cell is not None] for name, depth in named.items()
-        }
-        maps.append(heat_map(arm_text(arm, findings), "depth", _columns(findings, arm, [task]), rows))
-        lines.append([_line(arm_text(arm, findings), name, [*cells.values()], depth) for name, depth in named.items()])
+        cells = [findings.at(arm, task, n) for n in lengths]
+        ran = [cell for cell in cells if cell is not None]
+        rows = {name: [_heat(cell, depth) for cell in ran] for name, depth in named}
+        maps.append(heat_map(arm_text(arm, findings), "depth", [length_text(cell.length or 0) for cell in ran], rows))
+        lines.append([_line(arm_text(arm, findings), name, cells, depth) for name, depth in named])
+    counts = _counts(f"{task.name}: found of asked", "depth", lengths, lines)
+    scores = comparison_table(
+        f"{task.name}: scores over all depths, by length in tokens", table_by_length(findings, task), findings
+    )
     return (
         paragraph([task.text or DEPTHS])
         + _grid(maps, len(lengths), 5, 8)
-        + details(
-            "Counts and 95% intervals (Wilson)",
-            table(
-                f"{task.name}: found of asked with the Wilson interval, by length in tokens",
-                ["arm", "depth", *map(length_text, lengths)],
-                lines,
-            ),
-            long=True,
-        )
-        + details(
-            "All depths together, also by the exact rule (the number as a whole)",
-            comparison_table(
-                f"{task.name}: scores over all depths, by length in tokens", table_by_length(findings, task), findings
-            ),
-        )
+        + details("Counts and 95% intervals (Wilson)", counts, long=True)
+        + details("All depths together, also by the exact rule (the number as a whole)", scores)
     )
 
 
-def _columns(findings: Findings, arm: Arm, tasks: Sequence[Retrieval]) -> list[str]:
-    """The lengths at which an arm ran any of these tasks."""
-    return [length_text(n) for n in sorted({n for task in tasks for n in findings.lengths(arm, task)})]
+def _counts(what: str, corner: str, lengths: Sequence[int], lines: Sequence[Sequence[Line]]) -> str:
+    columns = ["arm", corner, *map(length_text, lengths)]
+    return table(f"{what} with the Wilson interval, by length in tokens", columns, lines)
 
 
 def _grid(maps: Sequence[str], lengths: int, many: int, more: int) -> str:
@@ -125,18 +115,11 @@ def _by_task(findings: Findings, tasks: Sequence[Retrieval], title: str, said: s
         maps.append(heat_map(arm_text(arm, findings), "task", [*map(length_text, ran)], rows, css="named"))
         lines.append(own)
     missing = [shown(task.name, 40) for task in tasks if findings.lengths(UNPATCHED, task) != lengths]
+    counts = _counts(f"{title}: prompts' scores added up, of how many,", "task", lengths, lines)
     return (
         paragraph([said, *([f"Not at every length: {', '.join(missing)}."] if missing else [])])
         + _grid(maps, len(lengths), 0, 5)
-        + details(
-            "Counts, 95% intervals (Wilson) and averages",
-            table(
-                f"{title}: prompts' scores added up, of how many, with the Wilson interval, by length in tokens",
-                ["arm", "task", *map(length_text, lengths)],
-                lines,
-            ),
-            long=True,
-        )
+        + details("Counts, 95% intervals (Wilson) and averages", counts, long=True)
     )
 
 
