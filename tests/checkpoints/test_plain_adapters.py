@@ -24,6 +24,7 @@ from ropescale.cli import main
 from ropescale.doctor.adapter import BESIDE
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals import grid
+from ropescale.evals.bench import Bench
 from ropescale.evals.plan import Options
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.wording import command_text
@@ -133,7 +134,7 @@ def test_arms_are_the_adapter_on_the_model_as_it_is_and_extended(name: str, adap
 
 
 def test_the_model_is_as_it_was_after_every_arm(adapters: Path) -> None:
-    bench = grid.Bench(Options(**FEW, adapters=tuple(str(adapters / name) for name in KINDS)))
+    bench = Bench(Options(**FEW, adapters=tuple(str(adapters / name) for name in KINDS)))
     assert bench.model is not None
     before = {name: one.clone() for name, one in bench.model.named_parameters()}
     expected = losses(bench.model)
@@ -333,7 +334,7 @@ def test_an_adapter_whose_prompts_would_be_others_is_refused(adapters: Path, tmp
     tokenizer.add_tokens(["<|new|>"])
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(given)
-    grid.Bench(Options(**FEW, adapters=(str(given),)))  # all that the model's own tokenizer has is the same
+    Bench(Options(**FEW, adapters=(str(given),)))  # all that the model's own tokenizer has is the same
     model = base()
     tokenizer.save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "model")
@@ -342,11 +343,11 @@ def test_an_adapter_whose_prompts_would_be_others_is_refused(adapters: Path, tmp
     chatty.save_pretrained(tmp_path / "model")
     asked = Options(**{**FEW, "model": str(tmp_path / "model")}, adapters=(str(given),), chat=True)
     with pytest.raises(InvalidArgumentError, match="adapters must have the template of the model"):
-        grid.Bench(asked)
+        Bench(asked)
     tokens = json.loads((given / "tokenizer.json").read_text())
     vocabulary = tokens["model"]["vocab"]
     first, second = list(vocabulary)[300:302]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (given / "tokenizer.json").write_text(json.dumps(tokens))
     with pytest.raises(InvalidArgumentError, match="adapters must have the tokens of the model"):
-        grid.Bench(Options(**FEW, adapters=(str(given),)))
+        Bench(Options(**FEW, adapters=(str(given),)))

@@ -18,6 +18,7 @@ import ropescale
 from ropescale import cli, memory
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import budget, grid
+from ropescale.evals.bench import Bench
 from ropescale.evals.plan import Options, Plan
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def test_a_budget_chooses_what_fits_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     speed = [1e9]  # operations per second
-    monkeypatch.setattr(grid.Bench, "operations_per_second", lambda bench: speed[0])
+    monkeypatch.setattr(Bench, "operations_per_second", lambda bench: speed[0])
     given = ["eval", "tiny", "--methods", "yarn", "--tasks", "position,passkey", "--budget", "0.1"]
     assert cli.main([*given, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
@@ -166,7 +167,7 @@ def test_a_budget_chooses_what_fits_and_the_same_command_goes_on(
 def test_a_dry_run_of_many_hours_says_what_to_leave_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(grid.Bench, "operations_per_second", lambda bench: 1e7)
+    monkeypatch.setattr(Bench, "operations_per_second", lambda bench: 1e7)
     given = ["eval", "tiny", "--methods", "yarn", "--tasks", "position,passkey", "--dry-run"]
     assert cli.main(given) == 0
     found = re.search(r"about ([\d.]+) h in all.*\nfor less than 60 min: (.*)", capsys.readouterr().out)

@@ -22,6 +22,7 @@ from ropescale.checkpoints import resolve
 from ropescale.destinations import sole_writer
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
 from ropescale.evals import grid, report
+from ropescale.evals.bench import Bench
 from ropescale.evals.chat import chat_frame
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
@@ -129,7 +130,7 @@ def test_a_second_run_changes_nothing_and_more_methods_run_alone(options, tmp_pa
 
 def test_a_run_that_was_stopped_goes_on_with_the_next_cell_to_the_same_results(options, tmp_path, monkeypatch):
     whole = run(options, tmp_path / "whole")
-    real, done = grid.Bench.cell, []
+    real, done = Bench.cell, []
 
     def stopping(self, planned, first=0):
         if len(done) == 4:
@@ -137,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_cell_to_the_same_results(o
         done.append(planned)
         return real(self, planned, first)
 
-    monkeypatch.setattr(grid.Bench, "cell", stopping)
+    monkeypatch.setattr(Bench, "cell", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(options, tmp_path / "stopped")
     monkeypatch.undo()
@@ -438,14 +439,14 @@ def same_cells(one, other):
 def test_an_arm_that_is_being_given_more_samples_is_left_out_of_the_report(options, tmp_path, monkeypatch):
     few = replace(options, tasks=("passkey",), lengths=(128,), samples=1)
     run(few, tmp_path / "out")
-    real = grid.Bench.cell
+    real = Bench.cell
 
     def stopping(self, planned, first=0):
         if planned.arm == YARN:
             raise KeyboardInterrupt
         return real(self, planned, first)
 
-    monkeypatch.setattr(grid.Bench, "cell", stopping)
+    monkeypatch.setattr(Bench, "cell", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(replace(few, samples=2), tmp_path / "out")
     findings = read_findings(read(tmp_path / "out"))

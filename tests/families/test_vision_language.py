@@ -21,6 +21,7 @@ import ropescale
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.evals import grid
+from ropescale.evals.bench import Bench
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
 from ropescale.evals.tokens import named_tokenizer
@@ -178,7 +179,7 @@ def test_a_saved_one_is_evaluated_by_vllm_to_its_own_length(tmp_path: Path, monk
     whole = ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4)
     whole.save_pretrained(tmp_path)
     monkeypatch.setattr(grid, "vllm_model", lambda path, **_: None)
-    bench = grid.Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
+    bench = Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
     assert bench.plan.original_length == 64
     assert bench.record(bench.options.arms[0])["record"] == ropescale.record(whole).to_dict()
 

@@ -265,7 +265,7 @@ ENGINE_FILES = {type(engine).__module__: engine for engine in ENGINES.values()}
 OWN = {name for engine in ENGINES.values() for name in (engine.name, engine.called, engine.title)}
 PACKAGES = {"gguf", "transformers", "Transformers"}  # of Python, which anybody may name
 # The harness's own class for an engine, which is a backend of evaluation
-BACKEND = ("evals.engine", "evals.grid", "evals.plan", "ropescale.cli.eval")
+BACKEND = ("evals.engine", "evals.bench", "evals.plan", "ropescale.cli.eval")
 
 
 def engines_named(text: str) -> set[str]:

@@ -18,6 +18,7 @@ from training import STEPS, options, run
 import ropescale
 from ropescale.errors import InvalidArgumentError, RopescaleError, UnknownMethodError
 from ropescale.evals import grid, report
+from ropescale.evals.bench import Bench
 from ropescale.evals.plan import Options
 from ropescale.recipes import train
 from ropescale.recipes.reading import parser, read_recipe, read_yaml
@@ -110,7 +111,7 @@ def test_a_trained_adapter_is_an_arm_of_an_evaluation(finished: dict[str, Any], 
 
 
 def test_an_adapter_leaves_the_model_of_an_evaluation_as_it_was(finished: dict[str, Any], place: Path) -> None:
-    bench = grid.Bench(Options(model="tiny", adapters=(str(place / "whole"),)))
+    bench = Bench(Options(model="tiny", adapters=(str(place / "whole"),)))
     (arm,) = bench.options.trained
     assert (arm.method, arm.factor) == ("yarn+whole", 2.0)
     model: Any = bench.model

@@ -1,0 +1,372 @@
+"""A model on the bench: loaded once, made each arm in turn, with the harness's tasks around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from lm_eval import evaluator
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel
+
+import ropescale
+from ropescale.adapter_files import files_of, record_of, tokenizer_of
+from ropescale.adapters import put_on
+from ropescale.checkpoint import load_language_model
+from ropescale.checkpoints import note_on, resolve
+from ropescale.contents import read_config
+from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
+from ropescale.evals import results
+from ropescale.evals.cells import answer, nats_of, window_of
+from ropescale.evals.chat import PLAIN, chat_frame
+from ropescale.evals.engine import RopescaleLM, vllm_model
+from ropescale.evals.plan import Options, Plan, PlannedCell, original_length_of, scaling_text
+from ropescale.evals.provenance import fingerprint, fingerprint_of_files, fingerprint_of_parameters
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.tasks import base
+from ropescale.evals.tasks.base import Foreign, Loss, Task
+from ropescale.evals.texts import documents
+from ropescale.evals.tokens import named_tokenizer
+from ropescale.families.parts import text_of
+from ropescale.families.reading import scaling
+from ropescale.heads import require_language_model
+from ropescale.merging import lent, require_in_layers
+from ropescale.patching import put_in
+from ropescale.records import saved_record
+
+PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
+PACKAGES = ("ropescale", "torch", "transformers", "lm_eval")
+
+
+class Bench:
+    """A loaded model with the harness around it, and the tasks that were built for it."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.path = resolve(options.model)
+        self.model: PreTrainedModel | None = None
+        self.frame = chat_frame(named_tokenizer(self.path)) if options.chat else PLAIN
+        if options.backend == "vllm":
+            config = read_config(self.path)
+            require_language_model(config, options.model)
+            self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
+            self._saved = saved_record(text_of(config))
+            self.plan = self._planned(config)
+        else:
+            dtype = getattr(torch, options.dtype_name)
+            self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
+            self._saved = ropescale.record(self.model)
+            extended = [arm.method for arm in options.arms if not arm.unextended]
+            if self._saved is not None and extended:
+                raise InvalidArgumentError(
+                    f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
+                    f"{', '.join(dict.fromkeys(extended))}; give methods=['none'], or the checkpoint that it was made "
+                    f"from"
+                )
+            self._require_tokenizers()
+            self.plan = self._planned(self.model.config)
+            # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
+            longest = self.plan.lengths[-1]
+            thought: dict[str, Any] = {}
+            if options.chat:
+                thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
+            self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **thought)
+        self._rows: dict[tuple[str, int | None, int], Any] = {}
+
+    def _planned(self, config: Any) -> Plan:
+        """The plan for the lengths of the checkpoint, which may be extended; then `base` says what it is called."""
+        saved, text = self._saved, text_of(config)
+        self.base = ""
+        if saved is not None:
+            self.base = f"as saved: {saved.method} x{saved.target_length / saved.original_length:.4g}"
+            return Plan.of(self.options, saved.original_length, saved.target_length)
+        if scaling(text):
+            self.base = f"as published: {scaling_text(text)}"
+        return Plan.of(self.options, original_length_of(self.options, config))
+
+    def patched(self, arm: Arm) -> AbstractContextManager[Any]:
+        """A context in which the model is this arm."""
+        if arm == UNPATCHED:
+            return nullcontext()
+        assert self.model is not None
+        if arm.adapter:
+            return self._with_adapter(arm)
+        return self._extended(arm)
+
+    @contextmanager
+    def _extended(self, arm: Arm) -> Iterator[None]:
+        assert self.model is not None
+        put_in(self.model, self.options.request(arm))
+        try:
+            yield
+        finally:
+            ropescale.unpatch(self.model)
+
+    @contextmanager
+    def _with_adapter(self, arm: Arm) -> Iterator[None]:
+        assert self.model is not None
+        folder = self.options.trained[arm]
+        carried = record_of(folder) is not None
+        with ExitStack() as undoing:
+            undoing.enter_context(lent(self.model, self._loaded_again))
+            if carried:
+                wrapped: Any = ropescale.load_adapter(self.model, folder)
+                undoing.callback(ropescale.unpatch, self.model)
+            else:
+                if not arm.unextended:
+                    undoing.enter_context(self._extended(arm))
+                wrapped = put_on(self.model, folder)
+            require_in_layers(wrapped, folder)
+            undoing.callback(wrapped.unload)
+            yield
+
+    def _loaded_again(self) -> PreTrainedModel:
+        """The model as it was loaded: for weights that an adapter wrote over."""
+        return load_language_model(self.options.model, dtype=getattr(torch, self.options.dtype_name))
+
+    def _require_tokenizers(self) -> None:
+        """Refuse an adapter for which the prompts of the other arms would be other tokens.
+
+        Raises:
+            InvalidArgumentError: another vocabulary, or with `chat` another template.
+        """
+        ours = named_tokenizer(self.path)
+        for folder in self.options.adapters:
+            theirs = tokenizer_of(folder)
+            if theirs is None:
+                continue
+            what = "tokens"
+            same = all(theirs.get_vocab().get(token) == number for token, number in ours.get_vocab().items())
+            if same and self.options.chat:
+                what, same = "template", theirs.chat_template in (None, ours.chat_template)
+            if not same:
+                raise InvalidArgumentError(
+                    f"eval: adapters must have the {what} of the model, so that all arms get the same prompts, got "
+                    f"{folder!r} whose tokenizer has others; run `ropescale merge {folder} merged`, and evaluate that "
+                    f"with methods=['none']"
+                )
+
+    def record(self, arm: Arm) -> Cell:
+        """The cell that says what patch did for an arm."""
+        with self.patched(arm):
+            record = self._saved if self.model is None else ropescale.record(self.model)
+        return Cell(task=results.RECORD, arm=arm, record=None if record is None else record.to_dict())
+
+    def settings(self) -> Settings:
+        """What the cells' figures depend on besides their axes."""
+        options, plan = self.options, self.plan
+        return Settings(
+            model=options.model,
+            weights=fingerprint_of_parameters(self.model)
+            if self.model is not None
+            else fingerprint_of_files(Path(self.path)),
+            dtype=options.dtype_name,
+            original_length=plan.original_length,
+            existing=options.existing,
+            layers=options.layers,
+            base=self.base,
+            notes=tuple(filter(None, [note_on(options.model)])),
+            backend=options.backend,
+            tasks=plan.knobs,
+            lengths=plan.lengths,
+            seed=options.seed,
+            texts=fingerprint([document.text.encode() for document in documents(options.source)]),
+            versions={name: version(name) for name in PACKAGES},
+            knobs={name: dict(given) for name, given in options.knobs.items()},
+            adapters={
+                arm.method: fingerprint(path.read_bytes() for path in files_of(folder))
+                for arm, folder in options.trained.items()
+            },
+        )
+
+    def depths(self, task: Task) -> int:
+        """In how many depths a task has its samples."""
+        return len(self.plan.knobs[task.name].get("depths", [None]))
+
+    def rows(self, task: Task, length: int | None, first: int = 0) -> Any:
+        """The harness's task with its rows, built once for all arms; of retrieval, from sample `first` on.
+
+        Raises:
+            InvalidArgumentError: no such task, or a length that it cannot be asked for.
+        """
+        if (task.name, length, first) not in self._rows:
+            self._rows[task.name, length, first] = self._built(task, length, first)
+        return self._rows[task.name, length, first]
+
+    def _built(self, task: Task, length: int | None, first: int) -> Any:
+        knobs = {key: value for key, value in self.plan.knobs[task.name].items() if key != "version"}
+        metadata = {**knobs, "tokenizer": self.path, "pretrained": self.path, "seed": self.options.seed}
+        if length is not None:
+            metadata["lengths"] = [length]
+        if first:
+            metadata["first_sample"] = first
+        folder = base.folder_of(task)
+        folders = filter(None, [base.FOLDER, self.options.include_path]) if folder is None else [folder]
+        manager = TaskManager(include_path=[*map(str, folders)], include_defaults=folder is None, metadata=metadata)
+        known = task.name if folder is None else f"ropescale_{task.name}"
+        if known not in manager.all_tasks:
+            raise base.unknown(task.name, manager.all_tasks)
+        loaded = self._loaded(manager, known)
+        if len(loaded) != 1:
+            raise InvalidArgumentError(
+                f"eval: tasks of the harness must be single tasks, got the group {task.name!r} of {len(loaded)}; "
+                f"name its tasks"
+            )
+        built = next(iter(loaded.values()))
+        if built.get_config("num_fewshot") is None:
+            built.set_config(key="num_fewshot", value=0)
+        built.set_fewshot_seed(seed=self.options.seed)
+        if folder is not None and self.frame.room and built.config.output_type == "generate_until":
+            # a reply that the model begins itself has lines of its own, and ends where the model ends it
+            room = int(built.config.generation_kwargs["max_gen_toks"]) + self.frame.room
+            built.set_config(key="generation_kwargs", value={"max_gen_toks": room, "until": []}, update=True)
+        return built
+
+    def _loaded(self, manager: TaskManager, name: str) -> dict[str, Any]:
+        """The harness's tasks of that name, with their data.
+
+        Raises:
+            CheckpointError: data that cannot be had.
+        """
+        try:
+            found: dict[str, Any] = manager.load([name])["tasks"]
+        except (OSError, datasets.exceptions.DatasetsError) as error:  # ConnectionError is an OSError
+            raise CheckpointError(
+                f"eval: tasks must have their data here or on a hub that is reached, got {name!r} "
+                f"({type(error).__name__}: {first_line(error)}); run it once where the hub is reached, or name tasks "
+                f"that need no download: {', '.join(task.name for task in base.every()[:5])}"
+            ) from error
+        return found
+
+    def try_tasks(self) -> None:
+        """Build the rows of every task, so that what cannot be asked for is known before the first costly cell."""
+        for task, length in dict.fromkeys((cell.task, cell.length) for cell in self.plan.cells):
+            self.rows(task, length)
+
+    def finished(self, found: Results, planned: PlannedCell) -> int | None:
+        """From which sample on a cell has to be run, or row of text; None where it is finished."""
+        task, earlier = planned.task, found.cell(planned.arm, planned.task.name, planned.length)
+        if earlier is None:
+            return 0
+        if isinstance(task, Loss):
+            rows = [*map(window_of, self.rows(task, planned.length).eval_docs)]
+            had = [*map(window_of, earlier.samples)]
+            if had == rows[: len(had)]:
+                return len(had) if len(had) < len(rows) else None
+            return None if rows == had[: len(rows)] else 0  # more windows may be other ones, of longer documents
+        wanted = found.settings.tasks[task.name].get("samples")
+        done, rest = divmod(len(earlier.samples), self.depths(task))
+        return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
+
+    def cell(self, planned: PlannedCell, first: int = 0) -> Cell | None:
+        """Run one cell on a model that is its arm, from sample or row `first` on; None in all processes but the first.
+
+        Raises:
+            RopescaleError: the model returned something that is not a number.
+        """
+        task = planned.task
+        texts = isinstance(task, Loss)
+        built = self.rows(task, planned.length, 0 if texts else first)
+        rows = [*range(first, len(built.eval_docs))] if texts and first else []
+        name = built.config.task
+        limit = self.options.limit if task.scoring == "short" else None
+        reach = self._limited_to(planned.arm)
+        left_out, fitting = self._measured(built, limit, reach) if isinstance(task, Foreign) else ({}, [])
+        made = partial(Cell, task=task.name, arm=planned.arm, length=planned.length)
+        if left_out and not fitting:
+            samples = [{"id": i, "score": None, "left_out": size} for i, size in left_out.items()]
+            return made(stated={"limit": reach}, scores={}, samples=samples) if self.lm.rank == 0 else None
+        found = evaluator.evaluate(
+            self.lm,
+            {"tasks": {name: built}, "groups": {}, "group_map": {}},
+            limit=None if left_out else limit,
+            samples={name: chosen} if (chosen := rows or (fitting if left_out else None)) else None,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=self.options.chat,
+        )
+        if found is None:
+            return None
+        samples = found["samples"][name]
+        if isinstance(task, Loss):
+            in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
+            stated = task.stated(self.options, planned.length or 0)
+            return made(stated=stated, samples=[task.sample(one["doc"], nats_of(one)) for one in in_order])
+        scores = {
+            key.partition(",")[0]: value
+            for key, value in found["results"][name].items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and "stderr" not in key
+            and key not in ("sample_len",)
+        }  # fmt: skip
+        main = next(iter(scores))
+        if not left_out:
+            return made(scores=scores, samples=[answer(i, one, main) for i, one in enumerate(samples)])
+        answers = {int(one["doc_id"]): answer(int(one["doc_id"]), one, main) for one in samples}
+        answers |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
+        return made(stated={"limit": reach}, scores=scores, samples=[row for _, row in sorted(answers.items())])
+
+    def _limited_to(self, arm: Arm) -> int:
+        """Tokens that the model reads as this arm, which the harness is told.
+
+        The model as it is, with an adapter or without, is read beyond its length on purpose: as far as any arm.
+        """
+        reaches = {one: int(one.factor * self.plan.original_length) for one in self.options.arms}
+        reach = max(
+            *self.plan.lengths, self.plan.own_length or 0, max(reaches.values()) if arm.unextended else reaches[arm]
+        )
+        if isinstance(self.lm, RopescaleLM):
+            self.lm.limit(reach)
+        return reach
+
+    def _measured(self, built: Any, limit: int | None, reach: int) -> tuple[dict[int, int], list[int]]:
+        """Rows of a task of the harness: those too long for the arm, by number, with their tokens; and the others."""
+        if not isinstance(self.lm, RopescaleLM):
+            return {}, []
+        built.build_all_requests(
+            limit=limit,
+            rank=0,
+            world_size=1,
+            apply_chat_template=self.options.chat,
+            chat_template=self.lm.apply_chat_template if self.options.chat else None,
+            tokenizer_name=self.lm.tokenizer_name if self.options.chat else "",
+        )
+        sizes: dict[int, int] = {}
+        for request in built.instances:
+            sizes[request.doc_id] = max(sizes.get(request.doc_id, 0), self.lm.tokens_of(request))
+        left_out = {number: size for number, size in sizes.items() if size > reach}
+        return left_out, [number for number in sizes if number not in left_out]
+
+    def seconds(self, plan: Plan, rate: float) -> float:
+        """How long a plan takes on this model at so many operations per second, roughly."""
+        return sum(map(self.operations, plan.cells)) / max(rate, 1.0)
+
+    def operations(self, cell: PlannedCell) -> float:
+        """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""
+        return cell.tokens * self._operations_per_token(cell.length or 32)
+
+    def _operations_per_token(self, length: int) -> float:
+        if self.model is None:
+            return 1.0
+        config = self.model.config.get_text_config()
+        return float(2 * self.model.num_parameters() + 2 * config.num_hidden_layers * config.hidden_size * length)
+
+    @torch.inference_mode()
+    def operations_per_second(self) -> float:
+        """Measured on one short sequence: the best of three, since the first also warms up."""
+        if self.model is None:
+            return 1.0
+        probe = torch.zeros(1, PROBE_LENGTH, dtype=torch.long, device=self.model.device)
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self.model(input_ids=probe, use_cache=False)
+            seconds.append(time.perf_counter() - began)
+        return self._operations_per_token(PROBE_LENGTH) * PROBE_LENGTH / min(seconds)
