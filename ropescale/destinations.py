@@ -11,11 +11,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
 
 # Flags of an opening that neither follows a link nor waits; Windows has neither flag
@@ -114,6 +115,41 @@ def written_whole(destination: Path, size: int = 0, *, name: str = "destination"
             removed(apart)
         Path(lock.lock_file).unlink(missing_ok=True)  # nobody waits for it
         lock.release()
+
+
+def cached(
+    folder: Path, make: Callable[[Path], Path], *, whole: Callable[[Path], bool] = Path.exists, waiting: str
+) -> Path:
+    """A folder of a cache, made where it is not there.
+
+    The work is done beside it, under a lock that other processes wait for, and takes its place at the end.
+
+    Args:
+        folder: of the cache.
+        make: fills an empty folder, and returns it or the folder within it that is to take the place.
+        whole: whether the folder is there as it was made; `make` removes one that is not.
+        waiting: what is said while another process makes it.
+
+    Raises:
+        OSError: it cannot be written; whatever `make` raises.
+    """
+    if whole(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work, lock = folder.with_suffix(".partial"), FileLock(folder.with_suffix(".lock"))
+    with Console(stderr=True).status(waiting):
+        lock.acquire()
+    try:
+        if not whole(folder):  # the process that held the lock may have made it
+            shutil.rmtree(work, ignore_errors=True)  # what a killed run left
+            work.mkdir()
+            try:
+                make(work).rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    finally:
+        lock.release()
+    return folder
 
 
 @contextlib.contextmanager

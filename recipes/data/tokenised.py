@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ropescale.console import Console
+from ropescale.destinations import cached
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals.tokens import leading_tokens
 from ropescale.recipes.data.chats import written
@@ -226,42 +225,29 @@ def digest(*facts: Any) -> str:
 def built(folder: Path, build: Callable[[Path], None]) -> Path:
     """The folder, filled by `build` if it is not there, or not as it was filled: then it is filled again.
 
-    The work is done in a sibling folder which is renamed at the end, under a lock that other processes wait for.
-
     Raises:
         CheckpointError: the disk is full or cannot be written.
     """
-    if folder.exists() and fault(folder) is None:
-        return folder
-    work = folder.with_suffix(".partial")
+
+    def make(work: Path) -> Path:
+        if folder.exists():
+            print(f"data: {folder} is damaged ({fault(folder)}) and is made again", file=sys.stderr)
+            shutil.rmtree(folder)
+        build(work)
+        seal(work)
+        return work
+
+    def whole(place: Path) -> bool:
+        return place.exists() and fault(place) is None
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        with Console(stderr=True).status(f"data: waiting for another process that prepares {folder.name}"):
-            lock.acquire()
-        try:
-            if folder.exists():
-                found = fault(folder)
-                if found is None:  # the process that held the lock has filled it
-                    return folder
-                print(f"data: {folder} is damaged ({found}) and is made again", file=sys.stderr)
-                shutil.rmtree(folder)
-            shutil.rmtree(work, ignore_errors=True)  # what a killed run left
-            work.mkdir()
-            try:
-                build(work)
-                seal(work)
-                work.rename(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-        finally:
-            lock.release()
+        waiting = f"data: waiting for another process that prepares {folder.name}"
+        return cached(folder, make, whole=whole, waiting=waiting)
     except OSError as error:
         raise CheckpointError(
             f"cache_dir: must be a folder with room for the tokens, got {str(folder.parent)!r} ({error}); make room, "
             f"or name another folder"
         ) from error
-    return folder
 
 
 def require_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

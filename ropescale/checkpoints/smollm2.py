@@ -17,11 +17,11 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from ropescale.checkpoints import cache_folder
 from ropescale.console import Console
+from ropescale.destinations import cached
 from ropescale.errors import CheckpointError
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -63,25 +63,14 @@ def obtain() -> Path:
     Raises:
         CheckpointError: neither source gave it, what came is not the model expected, or it cannot be written.
     """
-    folder = cache_folder() / "smollm2"
-    if _is_complete(folder):
-        return folder
+    folder, waiting = cache_folder() / "smollm2", "smollm2: waiting for another process that is obtaining it"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        with Console(stderr=True).status("smollm2: waiting for another process that is obtaining it"):
-            lock.acquire()
-        try:
-            if not _is_complete(folder):  # the process that held the lock may have obtained it
-                _assemble(folder)
-        finally:
-            lock.release()
+        return cached(folder, _assemble, whole=_is_complete, waiting=waiting)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"smollm2: the cache must be a folder with 1 GB to spare, got {str(folder.parent)!r} ({error}); make "
             f"room, or point ROPESCALE_CACHE at another folder"
         ) from error
-    return folder
 
 
 def fetch_gguf(folder: Path) -> Download:
@@ -109,18 +98,12 @@ def _is_complete(folder: Path) -> bool:
     return folder.exists()
 
 
-def _assemble(folder: Path) -> None:
-    """Builds the checkpoint beside its place and moves it there; whoever calls holds the lock."""
-    work = folder.with_suffix(".partial")
-    shutil.rmtree(work, ignore_errors=True)  # what a killed run left
-    work.mkdir()
-    try:
-        checkpoint = work / "checkpoint"
-        source = _fetch(checkpoint, work / "download")
-        (checkpoint / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-        checkpoint.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _assemble(work: Path) -> Path:
+    """Builds the checkpoint in a folder within that one, beside what is downloaded for it."""
+    checkpoint = work / "checkpoint"
+    source = _fetch(checkpoint, work / "download")
+    (checkpoint / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+    return checkpoint
 
 
 def _fetch(checkpoint: Path, download: Path) -> dict[str, object]:

@@ -373,9 +373,8 @@ def test_callers_at_the_same_time_get_one_checkpoint(
 ) -> None:
     offer(offline, write_gguf(tmp_path / "model.gguf", llama).read_bytes(), monkeypatch)
     assembled = []
-    monkeypatch.setattr(
-        smollm2, "_assemble", lambda folder, assemble=smollm2._assemble: (assembled.append(folder), assemble(folder))
-    )
+    assemble = smollm2._assemble
+    monkeypatch.setattr(smollm2, "_assemble", lambda work: assembled.append(work) or assemble(work))
     with ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(resolve, ["smollm2"] * 3))
     assert folders == [str(tmp_path / "cache" / "smollm2")] * 3
