@@ -118,6 +118,18 @@ class Method(metaclass=_OfItsKind):
             )
         object.__setattr__(self, knob, number)
 
+    def require_order(self, low: str, high: str) -> None:
+        """Check that one knob is at most another.
+
+        Raises:
+            InvalidArgumentError: it is above.
+        """
+        least, most = getattr(self, low), getattr(self, high)
+        if least > most:
+            raise InvalidArgumentError(
+                f"{self.name}: {low} must be at most {high} ({most:g}), got {least:g}; lower {low} or raise {high}"
+            )
+
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{knob}={value!r}' for knob, value in self.knobs().items())})"
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns
@@ -28,10 +27,7 @@ class NTKByParts(FixedMethod, name="by_parts"):
         super().__post_init__()
         self.require_number("alpha", above=0)
         self.require_number("beta", above=0)
-        if self.alpha > self.beta:
-            raise InvalidArgumentError(
-                f"by_parts: alpha must be at most beta ({self.beta:g}), got {self.alpha:g}; lower alpha or raise beta"
-            )
+        self.require_order("alpha", "beta")
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         return blended_by_turns(base, self.factor, self.alpha, self.beta, geometry)

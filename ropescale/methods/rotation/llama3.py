@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns
@@ -26,11 +25,7 @@ class Llama3(FixedMethod, name="llama3"):
         super().__post_init__()
         self.require_number("low_freq_factor", above=0)
         self.require_number("high_freq_factor", above=0)
-        if self.low_freq_factor > self.high_freq_factor:
-            raise InvalidArgumentError(
-                f"llama3: low_freq_factor must be at most high_freq_factor ({self.high_freq_factor:g}), got "
-                f"{self.low_freq_factor:g}; lower low_freq_factor or raise high_freq_factor"
-            )
+        self.require_order("low_freq_factor", "high_freq_factor")
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         return blended_by_turns(base, self.factor, self.low_freq_factor, self.high_freq_factor, geometry)

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from ropescale.checks import require_choice, require_flag
-from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.base import FixedMethod
 from ropescale.spectrum import blended_by_turns, yarn_inv_freq
@@ -41,11 +40,7 @@ class YaRN(FixedMethod, name="yarn"):
         super().__post_init__()
         for knob in ("beta_fast", "beta_slow"):
             self.require_number(knob, at_least=0.001, at_most=LONGEST, hint="turns over the original length")
-        if self.beta_slow > self.beta_fast:
-            raise InvalidArgumentError(
-                f"yarn: beta_slow must be at most beta_fast ({self.beta_fast:g}), got {self.beta_slow:g}; "
-                f"lower beta_slow or raise beta_fast"
-            )
+        self.require_order("beta_slow", "beta_fast")
         require_flag("yarn: truncate", self.truncate, default=True)
         require_choice("yarn: ramp", self.ramp, RAMPS, remedy="leave it out for the ramp of all released code")
         if self.attention_factor is not None:
