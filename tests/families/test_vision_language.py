@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedC
 import ropescale
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
-from ropescale.evals import grid
+from ropescale.evals import bench
 from ropescale.evals.bench import Bench
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
@@ -178,10 +178,10 @@ def test_the_harness_reads_text_as_the_model_does(name: str) -> None:
 def test_a_saved_one_is_evaluated_by_vllm_to_its_own_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4)
     whole.save_pretrained(tmp_path)
-    monkeypatch.setattr(grid, "vllm_model", lambda path, **_: None)
-    bench = Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
-    assert bench.plan.original_length == 64
-    assert bench.record(bench.options.arms[0])["record"] == ropescale.record(whole).to_dict()
+    monkeypatch.setattr(bench, "vllm_model", lambda path, **_: None)
+    made = Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
+    assert made.plan.original_length == 64
+    assert made.record(made.options.arms[0]).record == ropescale.record(whole).to_dict()
 
 
 @pytest.mark.parametrize("recipe", ["lora", "lora_plus"])
