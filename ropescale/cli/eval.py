@@ -11,7 +11,6 @@ model-card.md, evaluate.json.
 import argparse
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from ropescale.cli.arguments import (
     list_of,
     one_of,
 )
-from ropescale.cli.next_line import after_results, say_next
+from ropescale.cli.next_line import after_results, say_again, say_next
 from ropescale.cli.quiet import quieten_libraries
 from ropescale.evals.tasks import base
 
@@ -120,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"within {arguments.budget:g} minutes: {fewer or 'all of it'}", file=sys.stderr)
     if arguments.dry_run:
         grid.print_cost(options, Console(), folder)
-        return say_next(*(word for word in shlex.split(arguments.command)[1:] if word != DRY))
+        return say_again(arguments.command, without=DRY)
     try:
         results = reported(options, folder, arguments.command)
     except KeyboardInterrupt:

@@ -18,6 +18,12 @@ def say_next(*words: object) -> int:
     return 0
 
 
+def say_again(command: str, *, without: str) -> int:
+    """Say the command itself without the option that had it only tell; returns the exit code of what went well."""
+    print(f"next: {shlex.join(word for word in shlex.split(command) if word != without)}")
+    return 0
+
+
 def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     """What follows from an evaluation: to write the arm that is recommended, or to train one."""
     from ropescale.evals.report.findings import read_findings

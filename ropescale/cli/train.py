@@ -9,12 +9,11 @@ or out of disk goes on from its last checkpoint when the same command is given a
 """
 
 import argparse
-import shlex
 import sys
 
 from ropescale import failures
 from ropescale.cli.arguments import DRY, TRUST, add_trust
-from ropescale.cli.next_line import say_next
+from ropescale.cli.next_line import say_again, say_next
 from ropescale.cli.quiet import quieten_libraries
 from ropescale.trust import trusting
 
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         with trusting(arguments.trust_remote_code or TRUST in arguments.options):
             first = recipe.training.process_index == 0
             dry_run(recipe, arguments.command, Console(quiet=not first))
-        return say_next(*(word for word in shlex.split(arguments.command)[1:] if word != DRY)) if first else 0
+        return say_again(arguments.command, without=DRY) if first else 0
 
     from ropescale.recipes import train
 

@@ -97,7 +97,10 @@ def test_a_method_of_a_file_is_known_to_every_verb_and_named_by_what_comes_next(
     assert following[:3] == ["ropescale", *known]
     twice = ropescale.load("tiny").model.rotary_emb.inv_freq / 2
     assert torch.allclose(ropescale.load("longer").model.rotary_emb.inv_freq, twice)
-    assert cli.main([*known, "eval", "tiny", "--methods", "square_root", "--factors", "4", "--dry-run"]) == 0
+    capsys.readouterr()
+    asked = [*known, "eval", "tiny", "--methods", "square_root", "--factors", "4"]
+    assert cli.main([*asked, "--dry-run"]) == 0
+    assert shlex.split(capsys.readouterr().out.rpartition("next: ")[2]) == ["ropescale", *asked]
 
 
 @pytest.mark.parametrize(

@@ -530,6 +530,50 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     ] == []
 
 
+def places(text: str) -> dict[str, set[str]]:
+    """What a "Where things live" names of each room: files, and folders, which end in a stroke."""
+    listed = text.partition("## Where things live\n")[2].split("```")[1]
+    rooms = re.split(r"^(\w+)/", listed, flags=re.MULTILINE)[1:]
+    named = (set(re.findall(r"(?:\w+/)*\w+(?:\.py\b|/)", lines)) for lines in rooms[1::2])
+    return dict(zip(rooms[::2], named, strict=True))
+
+
+PLACES = places((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+
+def nowhere(path: Path, listed: dict[str, set[str]]) -> bool:
+    """Whether a list names neither a module nor a folder of its room that it lies in."""
+    room, *folders, name = path.relative_to(ROOT).parts
+    return name != "__init__.py" and not {name, *(f"{folder}/" for folder in folders)} & listed[room]
+
+
+def gone(listed: dict[str, set[str]]) -> list[str]:
+    """What a list names and the tree has not: neither in the room nor at the top."""
+    return [
+        f"{room}: {name}"
+        for room, names in listed.items()
+        for name in sorted(names)
+        if not (ROOT / name).exists() and not any((ROOT / room).rglob(name.rstrip("/")))
+    ]
+
+
+def test_where_things_live_is_the_tree() -> None:
+    assert [named(path) for path in SHIPPED if nowhere(path, PLACES)] == []
+    assert gone(PLACES) == []
+
+
+def test_a_module_without_a_place_and_a_place_without_a_module_are_found() -> None:
+    listed = places("## Where things live\n```\nevals/  words\n  plan.py  what runs; report/: pages\nscripts/\n```\n")
+    assert listed == {"evals": {"plan.py", "report/"}, "scripts": set()}
+    assert nowhere(ROOT / "evals" / "engine.py", listed)
+    assert not nowhere(ROOT / "evals" / "plan.py", listed)
+    assert not nowhere(ROOT / "evals" / "report" / "page.py", listed)
+    assert gone({"evals": {"plan.py", "report/", "scripts/census.py", "old.py", "old/"}}) == [
+        "evals: old.py",
+        "evals: old/",
+    ]
+
+
 def test_every_constraint_is_one_exact_version() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -546,5 +590,5 @@ DATA = {
 
 def test_every_package_of_the_house_is_in_the_wheel() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {module_of(path) for path in SHIPPED if path.name == "__init__.py"}
+    folders = {module_of(path.parent) for path in SHIPPED}
     assert listed == {re.sub(rf"^({'|'.join(BESIDE)})\b", r"ropescale.\1", name) for name in folders} | DATA
