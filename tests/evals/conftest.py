@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
+from evaluations import write_evaluation
+from reports import HOSTILE
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -32,3 +35,15 @@ def leading() -> PreTrainedTokenizerFast:
     )
     assert made("The")["input_ids"][0] == 7 == made.bos_token_id
     return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_evaluation(tmp_path / "results")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Hostile strings wherever a string can come from outside, the method's name among them."""
+    arms = [("none", 1.0), ("yarn", 2.0), (HOSTILE, 2.0), ("yarn", 4.0)]
+    return write_evaluation(tmp_path / "results", arms=arms, text=HOSTILE)

