@@ -193,7 +193,7 @@ CASES: dict[str, dict[str, Case]] = {
         "device": Case("meta", refused="--device: must be one that torch"),
     },
 }
-# What lets the code of a checkpoint run shows on one with code alone: tests/house/test_attacks.py
+# What lets the code of a checkpoint run shows on one with code alone: tests/house/test_code_in_files.py
 APART = {"help", "trust_remote_code"}
 BEGIN = conversation.Conversation.__init__
 

@@ -1,11 +1,14 @@
 """What tests here are given."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
 
 import families
 import pytest
 from attacks import TINY
+from messages import Message, every_message
 from transformers import PreTrainedModel
 
 import ropescale
@@ -38,3 +41,8 @@ def mine(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "diary.txt").write_text("mine")
     return folder
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Message]:
+    return every_message()
