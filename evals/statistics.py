@@ -138,14 +138,14 @@ def effective_length(scores: Mapping[int, float], threshold: float = RULER_THRES
 def kept_length(perplexities: Mapping[int, float], limit: float) -> int:
     """The largest length up to which perplexity, there and at all shorter ones, stays at or below a limit.
 
-    `perplexities` maps the end of a stretch of positions, or a context length, in tokens, to its perplexity. 0 where
+    `perplexities` maps the end of a band of positions, or a context length, in tokens, to its perplexity. 0 where
     the first is above the limit already, or is not a number.
     """
     return effective_length({length: -value for length, value in perplexities.items()}, -limit)
 
 
-def stretch_edges(original_length: int, reach: int) -> list[int]:
-    """Where stretches of positions end: L, 2L, 4L ... up to `reach`, or quarters of L below 2L."""
+def band_edges(original_length: int, reach: int) -> list[int]:
+    """Where bands of positions end: L, 2L, 4L ... up to `reach`, or quarters of L below 2L."""
     if reach <= original_length:
         return [reach]
     if reach < 2 * original_length:

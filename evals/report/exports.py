@@ -107,7 +107,7 @@ def _row(row: Row) -> dict[str, Any]:
         "perplexity_inside": row.inside,
         "perplexity_inside_ratio": _estimate(row.change),
         "perplexity_stretches": [
-            {"from": low, "to": high, "perplexity": value} for (low, high), value in row.stretches.items()
+            {"from": low, "to": high, "perplexity": value} for (low, high), value in row.bands.items()
         ],
         "retrieval_inside": _share(row.retrieval_inside),
         "retrieval_inside_gain": _estimate(row.gain_inside),

@@ -17,12 +17,12 @@ from ropescale.evals.results import RECORD, UNPATCHED, Arm, Cell, Results, Setti
 from ropescale.evals.statistics import (
     PERPLEXITY_TOLERANCE,
     Estimate,
+    band_edges,
     effective_length,
     kept_length,
     paired_bootstrap,
     perplexity,
     perplexity_ratio,
-    stretch_edges,
     wilson,
 )
 from ropescale.evals.tasks.base import Loss, Retrieval, Short, Task, find, of_cells
@@ -54,7 +54,7 @@ class Row:
     reach: int  # tokens: the largest length that the row is about
     inside: float | None  # perplexity inside the original length
     change: Estimate | None  # inside, over the unpatched model's on the same tokens; None for the unpatched model
-    stretches: Mapping[tuple[int, int], float]  # positions from, to -> perplexity; from = to is a context length
+    bands: Mapping[tuple[int, int], float]  # positions from, to -> perplexity; from = to is a context length
     retrieval_inside: Share | None  # the basis' prompts of at most the original length
     retrieval_beyond: Share | None  # the longer ones
     gain_inside: Estimate | None  # of those prompts, against the unpatched model
@@ -194,7 +194,7 @@ def read_findings(results: Results) -> Findings:
     retrieval = [task for task in tasks if isinstance(task, Retrieval)]
     alone = [task for task in retrieval if task.group is not None and task.group.alone]
     curves = [task for task in tasks if isinstance(task, Loss) and task.curve]
-    # those by position first, whose stretches are of the same windows; then as tasks are listed
+    # those by position first, whose bands are of the same windows; then as tasks are listed
     source = min(curves, key=lambda task: (not task.by_position, task.place), default=None)
 
     basis = tuple(alone or retrieval)
@@ -364,11 +364,11 @@ def _check(results: Results, cell: Cell) -> None:
 
 def _row(results: Results, arm: Arm, reach: int, basis: Sequence[Task], source: Loss | None) -> Row:
     original = results.settings.original_length
-    inside, change, stretches = _losses(results, arm, reach, source)
+    inside, change, bands = _losses(results, arm, reach, source)
     limit = _limit(results, reach, source)
     keeps = keeps_from = None
     if inside is not None and limit is not None:
-        ends = _ends(inside, stretches, original, reach)
+        ends = _ends(inside, bands, original, reach)
         keeps, keeps_from = kept_length(ends, limit), min(ends)
     averages = _averages(results, arm, reach, basis)
     low, high = _retrieval(results, arm, 0, original, basis), _retrieval(results, arm, original, reach, basis)
@@ -377,7 +377,7 @@ def _row(results: Results, arm: Arm, reach: int, basis: Sequence[Task], source: 
         reach=reach,
         inside=inside,
         change=change,
-        stretches=stretches,
+        bands=bands,
         retrieval_inside=low[0],
         retrieval_beyond=high[0],
         gain_inside=low[1],
@@ -391,9 +391,9 @@ def _row(results: Results, arm: Arm, reach: int, basis: Sequence[Task], source: 
     )
 
 
-def _ends(inside: float, stretches: Mapping[tuple[int, int], float], original: int, reach: int) -> dict[int, float]:
-    """Every stretch by its end, the original length first."""
-    return {min(original, reach): inside, **{high: value for (_, high), value in stretches.items()}}
+def _ends(inside: float, bands: Mapping[tuple[int, int], float], original: int, reach: int) -> dict[int, float]:
+    """Every band by its end, the original length first."""
+    return {min(original, reach): inside, **{high: value for (_, high), value in bands.items()}}
 
 
 def _limit(results: Results, reach: int, source: Loss | None) -> float | None:
@@ -405,7 +405,7 @@ def _limit(results: Results, reach: int, source: Loss | None) -> float | None:
 def _losses(
     results: Results, arm: Arm, reach: int, source: Loss | None
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
-    """Perplexity inside the original length, its ratio to the unpatched model's, and every stretch beyond."""
+    """Perplexity inside the original length, its ratio to the unpatched model's, and every band beyond."""
     if source is None:
         return None, None, {}
     of = _losses_by_position if source.by_position else _losses_by_length
@@ -421,20 +421,20 @@ def _losses_by_position(
         return None, None, {}
     cell, other = _found(results, arm, task, lengths[-1]), results.cell(UNPATCHED, task, lengths[-1])
     original, seed = results.settings.original_length, results.settings.seed
-    edges = stretch_edges(original, lengths[-1])
-    stretches = {
+    edges = band_edges(original, lengths[-1])
+    bands = {
         (low, high): perplexity(math.fsum(nats), sum(tokens))
         for low, high in pairwise(edges)
         for nats, tokens in [_between(cell, low, high)]
     }
     nats, tokens = _between(cell, 0, min(original, lengths[-1]))
     if not sum(tokens):
-        return None, None, stretches
+        return None, None, bands
     change = None
     if arm != UNPATCHED and other is not None:
         before, _ = _between(other, 0, min(original, lengths[-1]))
         change = perplexity_ratio(before, nats, tokens, seed=seed, blocks=windows_of(cell))
-    return perplexity(math.fsum(nats), sum(tokens)), change, stretches
+    return perplexity(math.fsum(nats), sum(tokens)), change, bands
 
 
 def _losses_by_length(

@@ -10,6 +10,7 @@ from functools import partial
 from ropescale.evals.report.findings import Findings, Row, Share, has_exact, main_score, share
 from ropescale.evals.report.wording import (
     NOTHING,
+    band_text,
     count_text,
     estimate_text,
     factor_text,
@@ -25,7 +26,6 @@ from ropescale.evals.report.wording import (
     reach_text,
     score_text,
     share_text,
-    stretch_text,
 )
 from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import Estimate
@@ -56,21 +56,19 @@ EMPTY = Entry(text=NOTHING)
 def comparison(findings: Findings) -> Comparison:
     """Everything about every arm: the best patched arm of a factor is marked in each column."""
     groups = list(findings.groups.values()) or [(findings.alone,)]
-    stretches = sorted(
-        {stretch for rows in groups for row in rows for stretch in row.stretches}, key=lambda s: s[::-1]
-    )
+    bands = sorted({band for rows in groups for row in rows for band in row.bands}, key=lambda s: s[::-1])
     inside = any(row.inside is not None for rows in groups for row in rows)
     original = length_text(findings.settings.original_length)
     by_position = findings.source is not None and findings.source.by_position
     columns = [
         *([f"perplexity to {original}" if by_position else f"perplexity inside {original}"] if inside else []),
-        *(stretch_text(stretch) for stretch in stretches),
+        *(band_text(band) for band in bands),
         *([f"retrieval to {original}, gain in points"] if _any(groups, "retrieval_inside") else []),
         *([f"retrieval beyond {original}, gain in points"] if _any(groups, "retrieval_beyond") else []),
         *(["retrieves to"] if findings.basis else []),
         *(["keeps perplexity to"] if _any(groups, "keeps") else []),
     ]
-    return Comparison(columns=columns, groups=[_group(findings, rows, groups, stretches, inside) for rows in groups])
+    return Comparison(columns=columns, groups=[_group(findings, rows, groups, bands, inside) for rows in groups])
 
 
 def _any(groups: Sequence[Sequence[Row]], name: str) -> bool:
@@ -81,15 +79,15 @@ def _group(
     findings: Findings,
     rows: Sequence[Row],
     groups: Sequence[Sequence[Row]],
-    stretches: Sequence[tuple[int, int]],
+    bands: Sequence[tuple[int, int]],
     inside: bool,
 ) -> list[tuple[Arm, list[Entry]]]:
     columns: list[list[Entry]] = []
     if inside:
         marks = _marks(rows, [row.inside for row in rows], lowest=True)
         columns.append([_inside(row, best) for row, best in zip(rows, marks, strict=True)])
-    for stretch in stretches:
-        values = [row.stretches.get(stretch) for row in rows]
+    for band in bands:
+        values = [row.bands.get(band) for row in rows]
         marks = _marks(rows, values, lowest=True)
         columns.append([Entry(text=perplexity_text(v), best=best) for v, best in zip(values, marks, strict=True)])
     for name in ("inside", "beyond"):

@@ -134,9 +134,9 @@ def estimate_text(value: str, interval: str) -> str:
     return f"{value} ({interval})" if interval else value
 
 
-def stretch_text(stretch: tuple[int, int]) -> str:
+def band_text(band: tuple[int, int]) -> str:
     """What a column of perplexities is about."""
-    low, high = stretch
+    low, high = band
     return f"at {length_text(high)}" if low == high else f"{length_text(low)} to {length_text(high)}"
 
 
@@ -372,8 +372,8 @@ def rules(findings: Findings) -> list[str]:
         )
     if findings.source is not None and findings.source.by_position:
         said.append(
-            f"Effective length by perplexity: positions up to the original length, then stretches that double; the "
-            f"end of the last stretch before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "
+            f"Effective length by perplexity: positions up to the original length, then bands that double; the "
+            f"end of the last band before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "
             f"{base_model(findings)} inside the original length, on the same windows."
         )
     elif findings.source is not None:

@@ -180,7 +180,7 @@ def _moved(cutter: Cutter, first: int, place: int, last: int) -> int:
 
 
 def strided(cutter: Cutter, first: int, tokens: int, window: int, stride: int) -> list[tuple[str, Span]]:
-    """Windows over a stretch of text: each of exactly `window` tokens, the last `stride` of which are scored.
+    """Windows over a passage of text: each of exactly `window` tokens, the last `stride` of which are scored.
 
     The first window scores all its tokens but the first, and may start a token or a few late. A window may end a token
     or a few early; the next one scores what that left, so every token after the first is scored once. What is left at
@@ -197,7 +197,7 @@ def strided(cutter: Cutter, first: int, tokens: int, window: int, stride: int) -
     ends = [(begin, _moved(cutter, begin, begin + 1, end), end)]
     while (cut := ends[-1][2]) < last:
         aim = min(cut + stride, last)
-        found = _stretch(cutter, cut, aim, window)
+        found = _passage(cutter, cut, aim, window)
         if found is None and aim == last:
             break
         if found is None:
@@ -212,7 +212,7 @@ def strided(cutter: Cutter, first: int, tokens: int, window: int, stride: int) -
     ]
 
 
-def _stretch(cutter: Cutter, cut: int, aim: int, window: int) -> tuple[int, int] | None:
+def _passage(cutter: Cutter, cut: int, aim: int, window: int) -> tuple[int, int] | None:
     """Start and end of a window that ends at `aim` or a little before it, and can be scored from `cut` on."""
     ends = range(aim, max(cut, aim - MOVES), -1)
     for shifts in ((0,), range(-HEAD, HEAD + 1)):  # windows without a head of their own first

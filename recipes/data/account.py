@@ -42,7 +42,7 @@ class Account:
     sources: tuple[SourceAccount, ...]
     rows: dict[str, int]  # "train" and "held_out"
     left_over: dict[str, int]  # tokens, likewise
-    pieces: dict[str, int]  # stretches of documents in the rows, likewise
+    pieces: dict[str, int]  # pieces of documents in the rows, likewise
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -54,7 +54,7 @@ class DataOptions:
     packing: bool = field(
         default=True,
         metadata={
-            "help": "several documents in a row, which do not see one another; without it rows are stretches of one "
+            "help": "several documents in a row, which do not see one another; without it rows are pieces of one "
             "document, and what fills none is left over"
         },
     )

@@ -17,7 +17,7 @@ Row = list["Piece"]
 
 
 class Piece(NamedTuple):
-    """A stretch of one document."""
+    """Part of one document."""
 
     document: int
     start: int  # tokens

@@ -258,7 +258,7 @@ def test_strided_perplexity_stands_in_where_positions_were_not_read(tmp_path: Pa
     assert findings.source is not None
     assert findings.source.name == "perplexity"
     assert findings.alone.keeps == 128
-    assert set(findings.alone.stretches) == {(256, 256), (512, 512)}
+    assert set(findings.alone.bands) == {(256, 256), (512, 512)}
     assert findings.best is not None
     assert findings.best.keeps == 512
 

@@ -8,12 +8,12 @@ from scipy import stats
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.statistics import (
+    band_edges,
     effective_length,
     kept_length,
     paired_bootstrap,
     perplexity,
     perplexity_ratio,
-    stretch_edges,
     wilson,
 )
 
@@ -150,7 +150,7 @@ def test_the_effective_length_counts_all_shorter_ones(scores: dict[int, float], 
     assert effective_length(scores) == length
 
 
-def test_perplexity_keeps_to_the_first_stretch_where_it_is_too_high() -> None:
+def test_perplexity_keeps_to_the_first_band_where_it_is_too_high() -> None:
     assert kept_length({128: 20.0, 256: 25.0, 512: 26.0, 1024: 20.0}, 25.0) == 256
     assert kept_length({128: 26.0}, 25.0) == 0
     assert kept_length({128: math.nan}, 25.0) == 0
@@ -167,8 +167,8 @@ def test_perplexity_keeps_to_the_first_stretch_where_it_is_too_high() -> None:
         (1024, [128, 256, 512, 1024]),
     ],
 )
-def test_stretches_double_beyond_the_original_length(reach: int, edges: list[int]) -> None:
-    assert stretch_edges(128, reach) == edges
+def test_bands_double_beyond_the_original_length(reach: int, edges: list[int]) -> None:
+    assert band_edges(128, reach) == edges
 
 
 def test_over_a_single_text_there_is_no_interval() -> None:

@@ -67,9 +67,9 @@ def test_position_windows_have_exactly_the_asked_length_and_score_every_token_bu
 @every_tokenizer
 @pytest.mark.parametrize("stride", [16, 23, 64])
 def test_strided_windows_are_exact_and_score_no_token_twice(tokenizer, stride):
-    window, stretch = 64, 500
-    cutter, _, first = windows(DOCUMENTS, tokenizer, length=stretch, limit=1)[0]
-    pieces = strided(cutter, first, stretch, window, stride)
+    window, passage = 64, 500
+    cutter, _, first = windows(DOCUMENTS, tokenizer, length=passage, limit=1)[0]
+    pieces = strided(cutter, first, passage, window, stride)
     scored = []
     for number, (text, span) in enumerate(pieces):
         ids = encoded(tokenizer, text)
@@ -80,10 +80,10 @@ def test_strided_windows_are_exact_and_score_no_token_twice(tokenizer, stride):
         assert number == 0 or span.tokens <= stride
         scored += ids[len(context) :]
     start = cutter.ids.index(scored[0])  # the first window may begin a token or a few late
-    stretch_ids = cutter.ids[first : first + stretch]
-    at = next(i for i in range(start, stretch) if stretch_ids[i : i + len(scored)] == scored)
+    passage_ids = cutter.ids[first : first + passage]
+    at = next(i for i in range(start, passage) if passage_ids[i : i + len(scored)] == scored)
     assert at <= 1 + 8
-    assert len(scored) >= stretch - cutter.leading - at - stride
+    assert len(scored) >= passage - cutter.leading - at - stride
 
 
 def test_every_document_gives_one_window_before_any_gives_two():

@@ -22,7 +22,7 @@ from ropescale.evals.report.wording import (
     perplexity_text,
 )
 from ropescale.evals.results import UNPATCHED, Arm, Cell
-from ropescale.evals.statistics import stretch_edges
+from ropescale.evals.statistics import band_edges
 from ropescale.evals.tasks.base import Loss
 from ropescale.pages.chart import Axis, Chart, Curve, Mark, bounds, drawn, legend
 from ropescale.pages.elements import Line, Value, details, paragraph, table, text
@@ -180,7 +180,7 @@ def _position_table(findings: Findings, task: Loss, arms: Sequence[Arm], length:
         )
         for i, (low, high) in enumerate(pairwise(columns[0][0]))
     ]
-    cut = set(stretch_edges(findings.settings.original_length, length))
+    cut = set(band_edges(findings.settings.original_length, length))
     ends = [high for _, high in pairwise(columns[0][0])]
     groups: list[list[Line]] = [[]]
     for end, line in zip(ends, lines, strict=True):

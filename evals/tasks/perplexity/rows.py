@@ -50,14 +50,14 @@ def strided_rows(
     tokens: int | None = None,
     **given: Any,
 ) -> dict[str, datasets.Dataset]:
-    """Rows of the task `perplexity`: one window each, over the same stretches of text for every length.
+    """Rows of the task `perplexity`: one window each, over the same passages of text for every length.
 
     Arguments:
         lengths: tokens of a window.
         texts: as `ropescale.evals.texts.documents` takes it.
-        windows: documents at most, the longest first; one stretch of each.
+        windows: documents at most, the longest first; one passage of each.
         stride: scored tokens of a window, as a share of it; 1 is windows side by side.
-        tokens: of a stretch; the largest length if not given.
+        tokens: of a passage; the largest length if not given.
         given: further metadata; `tokenizer` or `pretrained` names the tokenizer.
 
     Raises:
@@ -69,20 +69,20 @@ def strided_rows(
             f"perplexity: stride must be a share of the window, above 0 and at most 1, got {stride!r}; "
             f"0.5 scores the second half of every window"
         )
-    stretch = tokens or max(lengths)
-    if stretch < max(lengths):
+    passage = tokens or max(lengths)
+    if passage < max(lengths):
         raise InvalidArgumentError(
-            f"perplexity: tokens must hold the longest window ({max(lengths):,}), got {stretch:,}; leave it out"
+            f"perplexity: tokens must hold the longest window ({max(lengths):,}), got {passage:,}; leave it out"
         )
     tokenizer = task_tokenizer(given)
     rows: list[Row] = []
-    stretches = cut_windows(documents(texts), tokenizer, length=stretch, limit=windows)
+    passages = cut_windows(documents(texts), tokenizer, length=passage, limit=windows)
     for length in lengths:
-        for cutter, number, first in stretches:
+        for cutter, number, first in passages:
             step = max(1, round(stride * length))
             rows += [
                 row_of(cutter, number, length, text, [span])
-                for text, span in strided(cutter, first, stretch, length, step)
+                for text, span in strided(cutter, first, passage, length, step)
             ]
     return {"test": datasets.Dataset.from_list(rows)}
 
