@@ -207,6 +207,6 @@ def test_everything_that_reads_text_is_trained() -> None:
 
 def test_a_patched_one_is_trained_on_with_the_scaling_that_it_has(tmp_path: Path) -> None:
     ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4).save_pretrained(tmp_path)
-    assert train.planned(read_recipe("lora", [f"--model={tmp_path}", "--factor=4"])).length == 256
+    assert train.schedule_of(read_recipe("lora", [f"--model={tmp_path}", "--factor=4"])).length == 256
     with pytest.raises(InvalidArgumentError, match=r"^model: must be trained on with the scaling that it has, yarn"):
-        train.planned(read_recipe("lora", [f"--model={tmp_path}", "--factor=8"]))
+        train.schedule_of(read_recipe("lora", [f"--model={tmp_path}", "--factor=8"]))
