@@ -209,7 +209,10 @@ def test_every_late_method_is_of_its_kind() -> None:
     assert all(issubclass(get_method(name), LateMethod) for name in LATE)
 
 
-@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "dual_chunk", "streaming", "alibi", "cope"])
+COMPILED = [pytest.param(name, marks=pytest.mark.slow) for name in ("dual_chunk", "streaming", "alibi", "cope")]
+
+
+@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", *COMPILED])
 def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
     model, ids = patched(case), prompts(length=60)
     whole = model(ids).logits

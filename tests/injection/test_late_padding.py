@@ -175,7 +175,9 @@ def test_a_classifier_scores_a_padded_row_as_the_row_alone(case: str, side: str)
         assert apart(score, model(row[real.bool()][None]).logits[0]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", "learned"])
+@pytest.mark.parametrize(
+    "case", ["self_extend", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dynamic_yarn", "learned"))]
+)
 def test_padded_rows_compile_to_one_graph(case: str) -> None:
     model = patched(case)
     rows, mask = padded("left")

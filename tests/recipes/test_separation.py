@@ -199,7 +199,9 @@ def test_windows_are_those_of_pretraining(name: str, kind: str, attention: str) 
     assert tried(model, kind).windows > 0
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in SCHEDULES[:-1]), SCHEDULES[-1]]
+)
 def test_every_family_is_tried_before_training(kind: str) -> None:
     for name in NAMES:
         if name in LEAKING:
