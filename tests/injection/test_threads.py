@@ -4,6 +4,7 @@ import _thread
 import copy
 import functools
 import queue
+import signal
 import sys
 import threading
 import time
@@ -335,6 +336,15 @@ def test_what_cannot_be_done_is_said_at_once() -> None:
         assert time.monotonic() - began < alone.PATIENCE / 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard also where the tests were started in the background, where shells have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_a_pass_is_waited_for() -> None:
     model, (method, knobs) = family("llama"), LATE
     before, _ = both(model, lambda: forward(model), method, knobs)
