@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -133,6 +134,23 @@ def one_of(kind: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be {names[kind]}, got {text!r}") from error
 
     return parse
+
+
+def minutes(text: str) -> float:
+    """A parser of a time, in minutes: `90s`, `30m`, `2h`, or a number of minutes.
+
+    Raises:
+        ArgumentTypeError: no time, or none above 0.
+    """
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "m")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a time above 0, as in 90s, 30m or 2h, got {text!r}")
+    return value
 
 
 def json_object(text: str) -> dict[str, Any]:

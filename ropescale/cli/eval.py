@@ -26,7 +26,7 @@ from ropescale.cli.arguments import (
     add_trust,
     json_object,
     list_of,
-    one_of,
+    minutes,
 )
 from ropescale.cli.next_line import after_results, say_again, say_next
 from ropescale.cli.quiet import quieten_libraries
@@ -89,7 +89,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"one look in minutes: {' and '.join(base.defaults(quick=True))}, few windows, samples and depths",
     )
-    add("--budget", type=one_of(float), metavar="MINUTES", help="do less, in a fixed order, until it fits; says what")
+    add(
+        "--budget",
+        type=minutes,
+        metavar="TIME",
+        help="as 90s, 30m or 2h: do less, in a fixed order, until it fits; says what",
+    )
     add(DRY, action="store_true", help="print every cell with its cost on this machine, and run nothing")
     add("--task-folder", action="store_true", help="print where the tasks are, for the harness's --include_path")
     add_trust(parser)
