@@ -20,14 +20,14 @@ QUICK = {"tasks": defaults(quick=True), "windows": 1, "samples": 2, "depths": FE
 def smaller(plan: Plan) -> Iterator[tuple[str, Plan]]:
     """Plans that cost less and less, each with what it changes, as the command line writes it."""
     options = plan.options
-    told: list[str] = []
+    flags: list[str] = []
 
     def step(said: str, **changed: object) -> tuple[str, Plan]:
         nonlocal options
         options = dataclasses.replace(options, **changed)  # type: ignore[arg-type]  # fields by their names
-        told[:] = [one for one in told if one.split()[0] != said.split()[0]] + [said]
+        flags[:] = [flag for flag in flags if flag.split()[0] != said.split()[0]] + [said]
         # what the tasks that are left do not read is not said either
-        acting = [one for one in told if not unread(options, {one.split()[0].removeprefix("--")})]
+        acting = [flag for flag in flags if not unread(options, {flag.split()[0].removeprefix("--")})]
         return " ".join(acting), plan.with_options(options)
 
     if options.windows > 1:

@@ -96,7 +96,7 @@ def rows(file: Path, what: str, fields: Sequence[str] = ()) -> Iterator[Row]:
         if kind in TABLES:
             yield from _table(file, kind, fields)
         elif kind in TEXT:
-            with _opened(file) as stream:
+            with _stream(file) as stream:
                 yield {"text": stream.read()}
         else:
             for number, value in enumerate(_lines(file, what) if kind in LINES else _values(file, what), 1):
@@ -149,8 +149,8 @@ def said(file: Path, what: str) -> Iterator[None]:
         elif isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
             found, rule = f"{type(error).__name__}: {error}", "must be compressed whole"
         else:
-            told = " ".join(str(error).split()) or type(error).__name__
-            found, rule = f"{type(error).__name__}: {told[:200]}", "must be a file that can be read"
+            words = " ".join(str(error).split()) or type(error).__name__
+            found, rule = f"{type(error).__name__}: {words[:200]}", "must be a file that can be read"
         raise InvalidArgumentError(
             f"{what}: {str(file)!r} {rule}, got {found}; correct the file, or leave it out"
         ) from error
@@ -169,8 +169,8 @@ def _is_card(file: Path, what: str) -> bool:
 def _split_of(path: Path, what: str, split: str) -> Path:
     """The folder of one split of a data set that was saved with several."""
     with said(path / "dataset_dict.json", what):
-        told = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))
-    splits = [str(name) for name in told.get("splits", [])] if isinstance(told, dict) else []
+        about = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))
+    splits = [str(name) for name in about.get("splits", [])] if isinstance(about, dict) else []
     if split not in splits or not (path / Path(split).name).is_dir():
         by_name = ", or name one with data_split=NAME" if what == "data" else ""
         raise InvalidArgumentError(
@@ -183,14 +183,16 @@ def _split_of(path: Path, what: str, split: str) -> Path:
 def _saved(folder: Path, what: str) -> set[str]:
     """The names of the files that `datasets` has saved a data set in; those of its caches lie beside them."""
     with said(folder / "state.json", what):
-        told = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(told, dict):
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
             raise ValueError("no object")
-        return {Path(str(one.get("filename"))).name for one in told.get("_data_files", []) if isinstance(one, dict)}
+        return {
+            Path(str(entry.get("filename"))).name for entry in state.get("_data_files", []) if isinstance(entry, dict)
+        }
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[IO[str]]:
+def _stream(file: Path) -> Iterator[IO[str]]:
     """A file as text: decompressed by its ending, without a byte-order mark, lines ending in a line feed."""
     with _bytes(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as stream:
         yield stream
@@ -232,7 +234,7 @@ def _value(text: str, where: str, file: Path, what: str) -> Any:
 def _values(file: Path, what: str) -> Iterator[Any]:
     """The values of a JSON file: the elements of the list that it holds, or whatever stands in it one by one."""
     decoder, buffer, more, number = json.JSONDecoder(), "", True, 0
-    with _opened(file) as stream:
+    with _stream(file) as stream:
         listed: bool | None = None
         size = PIECE
         while True:
@@ -287,8 +289,8 @@ def _table(file: Path, kind: str, fields: Sequence[str]) -> Iterator[Row]:
         try:
             stream = pyarrow.ipc.open_stream(source)
         except pyarrow.ArrowInvalid:  # the other of Arrow's two formats
-            opened = pyarrow.ipc.open_file(source)
-            stream = (opened.get_batch(number) for number in range(opened.num_record_batches))
+            file_reader = pyarrow.ipc.open_file(source)
+            stream = (file_reader.get_batch(number) for number in range(file_reader.num_record_batches))
         for batch in stream:
             names = [name for name in batch.schema.names if name in fields] or batch.schema.names
             for start in range(0, batch.num_rows, AT_ONCE):

@@ -43,8 +43,8 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
     """
     options, training, folder = recipe.options, recipe.training, recipe.output
     try_writer(folder)
-    told, schedule, tokenizer, _ = train.begin(recipe, command)
-    if "after" in told:
+    ledger, schedule, tokenizer, _ = train.begin(recipe, command)
+    if "after" in ledger:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return
     resumed = last_whole(folder, console)
@@ -56,7 +56,7 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
         require_complete(base, config)
     model = weightless(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        found = train.read(recipe, told, schedule, tokenizer, console, scratch=Path(scratch))
+        found = train.read(recipe, ledger, schedule, tokenizer, console, scratch=Path(scratch))
         train.require_rows(found, model)
         rows = found.data.account.rows["train"]
         packed = found.data.account.pieces["train"] > rows

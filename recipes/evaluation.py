@@ -118,8 +118,8 @@ def yardstick(
 def digest(measure: Yardstick) -> str:
     """By which the same texts and passkeys are known."""
     asked = sorted((length, [one.input_ids for one in samples]) for length, samples in measure.passkeys.items())
-    told = [measure.lengths, measure.windows.tolist(), asked]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    measured = [measure.lengths, measure.windows.tolist(), asked]
+    return hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:16]
 
 
 def flat(figures: Figures) -> dict[str, float]:
@@ -139,8 +139,8 @@ def _answered(model: nn.Module, samples: Sequence[PasskeySample]) -> list[bool]:
     for ids in _batches(torch.tensor([made.input_ids for made in samples])):
         rows = torch.arange(len(ids)).repeat_interleave(count)
         positions = torch.arange(ids.shape[1] - count - 1, ids.shape[1] - 1).repeat(len(ids))
-        told = scores(model, ids[:, :-1], rows, positions, torch.arange(len(rows)), ids[:, -count:].flatten())
-        found += told.greedy.view(len(ids), count).all(1).tolist()
+        scored = scores(model, ids[:, :-1], rows, positions, torch.arange(len(rows)), ids[:, -count:].flatten())
+        found += scored.greedy.view(len(ids), count).all(1).tolist()
     return found
 
 

@@ -293,5 +293,7 @@ class Recipe:
         if self.options.stop_passkey is None and self.options.stop_perplexity is None:
             trained |= dict.fromkeys(EVALUATIONS)  # which decide nothing then
         processes = {"processes": self.training.world_size}
-        told: dict[str, Any] = json.loads(json.dumps({**mine, **trained, **processes, "cache_dir": None}, default=str))
-        return told
+        plain: dict[str, Any] = json.loads(
+            json.dumps({**mine, **trained, **processes, "cache_dir": None}, default=str)
+        )
+        return plain

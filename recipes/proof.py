@@ -51,13 +51,13 @@ class Proof:
 
     def said(self) -> str:
         """It in one line."""
-        told = [f"{self.documents} documents in a row do not see one another" if self.separate else ""]
-        told.append(f"each is read as in a row of its own ({self.alone:.0e} of the largest logit)")
-        told.append(f"windows hold in {self.windows} layers" if self.windows else "")
-        told.append("later chunks see earlier ones" if self.chunks else "")
+        sentences = [f"{self.documents} documents in a row do not see one another" if self.separate else ""]
+        sentences.append(f"each is read as in a row of its own ({self.alone:.0e} of the largest logit)")
+        sentences.append(f"windows hold in {self.windows} layers" if self.windows else "")
+        sentences.append("later chunks see earlier ones" if self.chunks else "")
         if self.short is not None:
-            told.append(f"short ones as before the patch ({self.short:.0e})")
-        return ", ".join(filter(None, told))
+            sentences.append(f"short ones as before the patch ({self.short:.0e})")
+        return ", ".join(filter(None, sentences))
 
 
 def alone(model: nn.Module, ids: Tensor, *, packed: bool = True) -> list[Tensor]:

@@ -41,10 +41,10 @@ class Run:
     logit_scale: Mapping[str, Any] | None = None  # what was tried, where one was fitted
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Run:
+    def of(cls, ledger: Mapping[str, Any]) -> Run:
         """The run of a `training.json`."""
-        known = {item.name: told[item.name] for item in fields(cls) if item.name in told}
-        return cls(**{**known, **{name: Figures(**told[name]) for name in ("unpatched", "before", "after")}})
+        known = {item.name: ledger[item.name] for item in fields(cls) if item.name in ledger}
+        return cls(**{**known, **{name: Figures(**ledger[name]) for name in ("unpatched", "before", "after")}})
 
     def compared(self) -> Iterator[tuple[str, str, float, float]]:
         """Figure and length in words, and its value before and after training."""

@@ -92,12 +92,12 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     console = Console(stderr=True, quiet=not first)
 
     # before the model: is this a run that may begin, what will it read, what is it measured by
-    told, schedule, tokenizer, keywords = begin(recipe, command)
-    if "after" in told:
+    ledger, schedule, tokenizer, keywords = begin(recipe, command)
+    if "after" in ledger:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
-        return told
+        return ledger
     resumed = last_whole(folder, console)
-    found = read(recipe, told, schedule, tokenizer, console)
+    found = read(recipe, ledger, schedule, tokenizer, console)
     data, draws, measure, count = found.data, found.draws, found.measure, found.draws.count
 
     # the model: as it was, patched, and with what is to be trained
@@ -106,11 +106,11 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
         model = load_language_model(options.model, **keywords).to(
             training.device if "quantization_config" not in keywords else None
         )
-    _require_same(folder, told, "weights", digest_of(model.named_parameters()))
+    _require_same(folder, ledger, "weights", digest_of(model.named_parameters()))
     require_rows(found, model)
     extended = live_record(model) is not None  # a model that is trained on: what it was before is not here
-    if "unpatched" not in told:
-        told["unpatched"] = _noted(
+    if "unpatched" not in ledger:
+        ledger["unpatched"] = _noted(
             console, "as it was", measure, model, longest=0 if extended else schedule.original_length
         )
     tried = measure.windows[0].to(place_of(model))
@@ -120,14 +120,14 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     trained = tuned(model, options)
     if options.adapter is not None:
         began_with = ((name, one) for name, one in trained.named_parameters() if one.requires_grad)
-        _require_same(folder, told, "adapter", digest_of(began_with))
+        _require_same(folder, ledger, "adapter", digest_of(began_with))
     parameters = {"trained": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
     parameters["all"] = sum(p.numel() for p in trained.parameters())
-    if "before" not in told:
-        told["before"] = _noted(console, f"with {options.method}", measure, trained)
-        told |= {"parameters": parameters, "account": data.account.to_dict()}
+    if "before" not in ledger:
+        ledger["before"] = _noted(console, f"with {options.method}", measure, trained)
+        ledger |= {"parameters": parameters, "account": data.account.to_dict()}
         if first:
-            _written(folder, told)
+            _written(folder, ledger)
 
     # training
     began = time.monotonic()
@@ -136,27 +136,27 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
             recipe, trained, draws=draws, schedule=schedule, yardstick=measure, tokenizer=tokenizer
         )
         proof = trainer.proven(tried, unpatched)
-        told["proof"] = asdict(proof)
+        ledger["proof"] = asdict(proof)
         console.print(f"tried: {proof.said()}", highlight=False, soft_wrap=True)
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         trainer.require_numbers()
     trainer.separation.undo()
-    told["seconds"] = round(told.get("seconds", 0.0) + time.monotonic() - began, 1)
-    told |= {"chunked_loss": chunked, "steps": trainer.state.global_step, "log": trainer.state.log_history}
-    told["tokens"] = trainer.state.global_step * (count // training.max_steps) * schedule.length
+    ledger["seconds"] = round(ledger.get("seconds", 0.0) + time.monotonic() - began, 1)
+    ledger |= {"chunked_loss": chunked, "steps": trainer.state.global_step, "log": trainer.state.log_history}
+    ledger["tokens"] = trainer.state.global_step * (count // training.max_steps) * schedule.length
 
     # what became of it
     if options.fit_logit_scale:
-        told["logit_scale"] = fitted_logit_scale(trained, measure, schedule.target_length)
-    told["after"] = _noted(console, "after training", measure, trained)
+        ledger["logit_scale"] = fitted_logit_scale(trained, measure, schedule.target_length)
+    ledger["after"] = _noted(console, "after training", measure, trained)
     done = live_record(trained)
     assert done is not None
-    told["record"] = done.to_dict()
+    ledger["record"] = done.to_dict()
     if first:
-        save(trained, tokenizer, folder, told)
-        _written(folder, told)
-        write_atomically(folder / "training.html", page.page(Run.of(told)))
-    return told
+        save(trained, tokenizer, folder, ledger)
+        _written(folder, ledger)
+        write_atomically(folder / "training.html", page.page(Run.of(ledger)))
+    return ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,19 +178,19 @@ def begin(recipe: Recipe, command: str) -> tuple[Ledger, Schedule, PreTrainedTok
         CheckpointError: something that cannot be read.
         RopescaleError: whatever `rehearse` raises.
     """
-    told = _opened(recipe.output, recipe, command)
+    ledger = _ledger_of(recipe.output, recipe, command)
     schedule = schedule_of(recipe)
     keywords = loading(recipe.options)
     rehearse(recipe)
     own = None if recipe.options.adapter is None else tokenizer_of(recipe.options.adapter)  # or none
     tokenizer = named_tokenizer(recipe.options.model) if own is None else own
-    _require_same(recipe.output, told, "data", identify(recipe.data, tokenizer))
-    return told, schedule, tokenizer, keywords
+    _require_same(recipe.output, ledger, "data", identify(recipe.data, tokenizer))
+    return ledger, schedule, tokenizer, keywords
 
 
 def read(
     recipe: Recipe,
-    told: Ledger,
+    ledger: Ledger,
     schedule: Schedule,
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
@@ -201,7 +201,7 @@ def read(
 
     Args:
         recipe: of the run.
-        told: what is known of it.
+        ledger: what is known of it.
         schedule: of its rows.
         tokenizer: of its model.
         console: for the account.
@@ -228,7 +228,7 @@ def read(
         limit=options.eval_windows,
         passkeys=options.eval_passkeys,
     )
-    _require_same(recipe.output, told, "texts and passkeys", digest(measure))
+    _require_same(recipe.output, ledger, "texts and passkeys", digest(measure))
     return Read(data=data, draws=draws, measure=measure)
 
 
@@ -313,7 +313,9 @@ def schedule_of(recipe: Recipe) -> Schedule:
     return schedule
 
 
-def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, told: Ledger) -> None:
+def save(
+    trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, ledger: Ledger
+) -> None:
     """Write what was trained into the folder, each file whole or not at all.
 
     Raises:
@@ -325,17 +327,17 @@ def save(trained: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBas
         if adapter:
             add_record(trained, beside)
         tokenizer.save_pretrained(beside)
-        record = told["record"]
+        record = ledger["record"]
         raise_limits(beside, record["before"]["max_position_embeddings"], record["target_length"])
-        (beside / CARD).write_text(card(Run.of(told), adapter=adapter), encoding="utf-8")
+        (beside / CARD).write_text(card(Run.of(ledger), adapter=adapter), encoding="utf-8")
         # the config last: a folder without one is not taken for a finished adapter or model
         for file in sorted(beside.iterdir(), key=lambda one: (one.name.endswith("config.json"), one.name)):
             os.replace(file, folder / file.name)
 
 
-def summary(told: Ledger) -> Table:
+def summary(ledger: Ledger) -> Table:
     """What training changed, for a terminal."""
-    run = Run.of(told)
+    run = Run.of(ledger)
     table = Table("", "before", "after", title=f"{run.settings['model']}: {run.steps} steps")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -348,7 +350,7 @@ def summary(told: Ledger) -> Table:
     return table
 
 
-def _opened(folder: Path, recipe: Recipe, command: str) -> Ledger:
+def _ledger_of(folder: Path, recipe: Recipe, command: str) -> Ledger:
     """What is known of a run in this folder, or the beginning of a new one.
 
     A run that has written no checkpoint has nothing to go on from, so that its folder is as good as new.
@@ -358,24 +360,24 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Ledger:
     """
     settings = recipe.settings()
     file = folder / RUN
-    told: Ledger | None = None
+    ledger: Ledger | None = None
     if file.exists():
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
-            earlier = told["settings"]
+            ledger = json.loads(file.read_text(encoding="utf-8"))
+            earlier = ledger["settings"]
             names = sorted({*settings, *earlier})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgumentError(
                 f"output: {str(file)!r} must be as a training run wrote it, got {type(error).__name__}; choose "
                 f"another folder"
             ) from error
-        assert told is not None
+        assert ledger is not None
         differing = [name for name in names if name not in SPELLINGS and settings.get(name) != earlier.get(name)]
-        if differing == ["max_steps"] and _may_be_extended(told, folder, recipe.training.max_steps):
-            return _extended(told, settings)
-        begun = "after" in told or bool(checkpoints(folder))
+        if differing == ["max_steps"] and _may_be_extended(ledger, folder, recipe.training.max_steps):
+            return _extended(ledger, settings)
+        begun = "after" in ledger or bool(checkpoints(folder))
         if begun and not differing:
-            return told
+            return ledger
         if begun:
             name = differing[0]
             raise InvalidArgumentError(
@@ -398,31 +400,31 @@ def _opened(folder: Path, recipe: Recipe, command: str) -> Ledger:
     }
 
 
-def _may_be_extended(told: Ledger, folder: Path, steps: int) -> bool:
+def _may_be_extended(ledger: Ledger, folder: Path, steps: int) -> bool:
     """Whether a run is finished, at its last step, and is to take more."""
     last = checkpoints(folder)
-    done = told.get("steps")
+    done = ledger.get("steps")
     return (
-        "after" in told
-        and done == told["settings"]["max_steps"] < steps
+        "after" in ledger
+        and done == ledger["settings"]["max_steps"] < steps
         and bool(last)
         and (last[0].name == f"checkpoint-{done}")
     )
 
 
-def _extended(told: Ledger, settings: dict[str, Any]) -> Ledger:
+def _extended(ledger: Ledger, settings: dict[str, Any]) -> Ledger:
     """A finished run that is to take more steps: its figures before training stay, those after it are to come."""
-    kept = {name: value for name, value in told.items() if name not in RESULTS}
-    return {**kept, "settings": settings, "extended": [*told.get("extended", []), told["steps"]]}
+    kept = {name: value for name, value in ledger.items() if name not in RESULTS}
+    return {**kept, "settings": settings, "extended": [*ledger.get("extended", []), ledger["steps"]]}
 
 
-def _require_same(folder: Path, told: Ledger, what: str, found: Any) -> None:
+def _require_same(folder: Path, ledger: Ledger, what: str, found: Any) -> None:
     """Note by what something is known when a run begins, and refuse to go on with something else.
 
     Raises:
         InvalidArgumentError: it was another one.
     """
-    known = told.setdefault("identity", {}).setdefault(what, found)
+    known = ledger.setdefault("identity", {}).setdefault(what, found)
     if known != found:
         differing = ""
         if isinstance(known, dict) and isinstance(found, dict):
@@ -456,9 +458,9 @@ def _noted(console: Console, what: str, measure: Yardstick, model: nn.Module, **
     return asdict(figures)
 
 
-def _written(folder: Path, told: Ledger) -> None:
+def _written(folder: Path, ledger: Ledger) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RUN, json.dumps(told, indent=1) + "\n")
+    write_atomically(folder / RUN, json.dumps(ledger, indent=1) + "\n")
 
 
 @contextmanager

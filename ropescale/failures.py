@@ -131,13 +131,15 @@ def _first_line(error: Exception) -> str:
 def _kept(error: Exception, command: str) -> str:
     """Write the whole traceback into a new file of the system's temporary folder, and say where it is."""
     whole = "".join(traceback.format_exception(error))
-    told = f"{command}\nropescale {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n{whole}"
+    report = (
+        f"{command}\nropescale {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n{whole}"
+    )
     try:
         # a new name that nobody could have taken or linked before, readable by its owner alone
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", errors="backslashreplace", prefix="ropescale-", suffix=".txt", delete=False
         ) as file:
-            file.write(told)
+            file.write(report)
     except OSError as refusal:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"it was in {frame.filename}, line {frame.lineno}, and no file could be written ({refusal.strerror})"

@@ -75,12 +75,12 @@ def attached(
         with _resized(base, weights):
             try:
                 wrapped = get_peft_model(base, config)
-                told = wrapped.load_adapter(str(path), "default", is_trainable=trainable, **finding)
-                missing = [*told.missing_keys, *_missing(wrapped, weights)]
+                loading = wrapped.load_adapter(str(path), "default", is_trainable=trainable, **finding)
+                missing = [*loading.missing_keys, *_missing(wrapped, weights)]
                 # PEFT saves a resized embedding that it trains in whole under two names
                 extra = [
                     name
-                    for name in told.unexpected_keys
+                    for name in loading.unexpected_keys
                     if ".modules_to_save." not in name or name.replace(".modules_to_save.", ".") not in weights
                 ]
                 if missing or extra:

@@ -48,7 +48,7 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Plan:
+class PatchPlan:
     """Everything a patch will do, worked out before it touches anything."""
 
     model: nn.Module
@@ -278,7 +278,7 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
             raise
 
 
-def plan_of(model: nn.Module, request: Request) -> Plan:
+def plan_of(model: nn.Module, request: Request) -> PatchPlan:
     """Work out a patch without touching the model; the errors are those of `patch`."""
     base = bare(model)
     config: Any = getattr(base, "config", None)
@@ -313,10 +313,10 @@ def plan_of(model: nn.Module, request: Request) -> Plan:
         for rotation in extension.rotations
         for layer in find_softmax(base, rotation.part, stated_for(rotation, extension))
     ]
-    return Plan(base, rotaries, sharpened, extension)
+    return PatchPlan(base, rotaries, sharpened, extension)
 
 
-def commit(plan: Plan, start: Snapshot) -> None:
+def commit(plan: PatchPlan, start: Snapshot) -> None:
     """Carry out a plan, verify it, and show on the model that it does what it claims.
 
     Within `_all_or_nothing`, which puts `start` back after an error.
@@ -366,7 +366,7 @@ def commit(plan: Plan, start: Snapshot) -> None:
 
 
 def proven(
-    plan: Plan, standing: Patch, proof: Proof, claim: Claim, start: Snapshot, restless: set[str]
+    plan: PatchPlan, standing: Patch, proof: Proof, claim: Claim, start: Snapshot, restless: set[str]
 ) -> dict[str, Any]:
     """What was shown of a patch that stands: it is read, taken out, and put back as it stood.
 
@@ -395,7 +395,7 @@ def proven(
     return proof.shown(claim, rotating if claim.late else None)
 
 
-def say(plan: Plan, standing: Patch, extension: Extension) -> None:
+def say(plan: PatchPlan, standing: Patch, extension: Extension) -> None:
     """Say in the model and in its configs what was done."""
     standing.record = extension.record
     extension.write(text_of(config_of(plan.model)))
@@ -403,7 +403,7 @@ def say(plan: Plan, standing: Patch, extension: Extension) -> None:
         setattr(plan.model.generation_config, name, extension.record.target_length)
 
 
-def claimed(plan: Plan, last: int) -> Claim:
+def claimed(plan: PatchPlan, last: int) -> Claim:
     """What a plan says that the model will do to a token at position `last`, from its mathematics alone."""
     extension, done = plan.extension, plan.extension.record
     change = 0.0

@@ -119,9 +119,9 @@ def spelled(text: str, names: Names) -> str:
 
     def taken_by(name: str) -> str:
         """Which verbs take an option that this one does not, where it is named first."""
-        told = "" if name in names.written or name in named else f" (an option of {', '.join(names.takers[name])})"
+        takers = "" if name in names.written or name in named else f" (an option of {', '.join(names.takers[name])})"
         named.add(name)
-        return told
+        return takers
 
     def written(found: re.Match[str]) -> str:
         part = found.groupdict()

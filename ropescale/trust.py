@@ -32,11 +32,11 @@ def takes_trust(work: Callable[P, R]) -> Callable[P, R]:
     """A function within which it may if it is called with `trust_remote_code=True`, its own keyword."""
 
     @functools.wraps(work)
-    def told(*given: P.args, **named: P.kwargs) -> R:
+    def trusted_or_not(*given: P.args, **named: P.kwargs) -> R:
         with trusting(bool(named.get("trust_remote_code", trusted()))):
             return work(*given, **named)
 
-    return told
+    return trusted_or_not
 
 
 def is_refusal(error: Exception) -> bool:

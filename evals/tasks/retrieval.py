@@ -65,8 +65,11 @@ class Sample:
         return frame.write(self.prompt(units, filling), self.gen_prefix)
 
 
-class RetrievalTask(ABC):
-    """A task whose samples are drawn one by one and fitted to a length."""
+class PromptSampler(ABC):
+    """What makes the rows of a retrieval task: samples, drawn one by one and fitted to a length.
+
+    What a task is called, reads and is reported as is a `Retrieval` of its `task.py`.
+    """
 
     name: str  # short, without the prefix ropescale_
     reply_tokens: int  # max_gen_toks of the task's YAML

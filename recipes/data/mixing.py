@@ -103,11 +103,11 @@ def _pool(name: str, tokens: Tokens, options: DataOptions, seed: str, seen: set[
     digests = [row.tobytes() for row in tokens.digests]
     dropped: dict[str, list[int]] = {"duplicate": [], "shorter than min_tokens": [], "longer than max_tokens": []}
     kept = []
-    for document, (size, told) in enumerate(zip(sizes, digests, strict=True)):
-        if told in seen:
+    for document, (size, content) in enumerate(zip(sizes, digests, strict=True)):
+        if content in seen:
             dropped["duplicate"].append(document)
             continue
-        seen.add(told)
+        seen.add(content)
         if size < options.min_tokens:
             dropped["shorter than min_tokens"].append(document)
         elif options.max_tokens and size > options.max_tokens:

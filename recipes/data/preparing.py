@@ -78,10 +78,10 @@ def prepare(
     def assemble(folder: Path) -> None:
         stores: dict[str, Tokens] = {}
         for source in sources:
-            told = digest(source.fingerprint, identity[TOKENIZER], options.max_documents)
+            name = digest(source.fingerprint, identity[TOKENIZER], options.max_documents)
             stores[source.name] = read_tokens(
                 built(
-                    _place(cache, scratch, f"tokens-{told}"),
+                    _place(cache, scratch, f"tokens-{name}"),
                     partial(_tokenise, source, tokenizer, options.max_documents),
                 )
             )

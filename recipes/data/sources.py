@@ -155,14 +155,14 @@ def _hub(name: str, text_field: str, split: str) -> Source:
     )
 
 
-def _field(opened: Callable[[], Iterable[dict[str, Any]]], text_field: str, where: str) -> Iterator[Document]:
+def _field(rows: Callable[[], Iterable[dict[str, Any]]], text_field: str, where: str) -> Iterator[Document]:
     """The documents of a stream of rows.
 
     Raises:
         InvalidArgumentError: rows that cannot be read, are without that field, or have something else than text in it.
     """
     try:
-        for number, row in enumerate(opened(), 1):
+        for number, row in enumerate(rows(), 1):
             yield _document(row, text_field, f"row {number} of {where!r}")
     except (OSError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
         said = (str(error).splitlines() or [""])[0]

@@ -93,14 +93,14 @@ def write_tokens(folder: Path, documents: Iterable[Encoded], advance: Advance) -
     end = empty = 0
     masked = False
     with (folder / "tokens.bin").open("wb") as file, (folder / "learnt.bin").open("wb") as mask:
-        for told, ids, learnt in documents:
+        for content, ids, learnt in documents:
             if not len(ids):
                 empty += 1
                 continue
             file.write(numpy.asarray(ids, dtype=numpy.int32).tobytes())
             mask.write((numpy.ones(len(ids), dtype=numpy.bool_) if learnt is None else learnt).tobytes())
             masked = masked or learnt is not None
-            digests.append(told)
+            digests.append(content)
             end += len(ids)
             ends.append(end)
             advance(1, len(ids))

@@ -40,10 +40,10 @@ def add_original_length(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_extension(parser: argparse.ArgumentParser, *, method: str | None, told: str) -> None:
+def add_extension(parser: argparse.ArgumentParser, *, method: str | None, summary: str) -> None:
     """One method, and how far it extends."""
     add = parser.add_argument
-    add("--method", "--methods", default=method, metavar="NAME", help=told)
+    add("--method", "--methods", default=method, metavar="NAME", help=summary)
     add("--factor", "--factors", type=one_of(float), metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
 

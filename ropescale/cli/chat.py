@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="smollm2, a path (also one that was saved patched) or a hub id")
-    add_extension(parser, method=None, told="extend it by this method first (see `ropescale methods`)")
+    add_extension(parser, method=None, summary="extend it by this method first (see `ropescale methods`)")
     add_start(parser, existing="error (default), replace, compose")
     add_layers(parser)
     add_knobs(parser)

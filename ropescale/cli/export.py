@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="SRC", help="a folder, tiny, smollm2 or a hub id; with --patch-gguf a .gguf file")
     add("destination", metavar="DST", help=f"a folder that is not there or empty; {'; '.join(files)}")
     add("--to", required=True, metavar="ENGINE", help=either(engines))
-    add_extension(parser, method=None, told="extend SRC by this method first (see `ropescale methods`)")
+    add_extension(parser, method=None, summary="extend SRC by this method first (see `ropescale methods`)")
     add_original_length(parser)
     add_knobs(parser)
     add("--existing", metavar="HOW", help="of a checkpoint that is scaled already: error (default), replace, compose")

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SRC", help=MODEL)
     add("destination", type=Path, metavar="DST", help="a folder that is not there or empty")
-    add_extension(parser, method="yarn", told="a registry name (default: yarn)")
+    add_extension(parser, method="yarn", summary="a registry name (default: yarn)")
     add_original_length(parser)
     add(
         "--existing", default="error", metavar="NAME", help="of a scaled checkpoint: error (default), replace, compose"

@@ -95,15 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         with trusting(arguments.trust_remote_code or TRUST in arguments.options):
-            told = train.run(recipe, arguments.command)
+            ledger = train.run(recipe, arguments.command)
     except KeyboardInterrupt:
         return failures.stopped(f"{recipe.output} keeps the checkpoints, the same command goes on")
     if recipe.training.process_index == 0:
-        Console().print(train.summary(told))
+        Console().print(train.summary(ledger))
         print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
         if recipe.options.tuning == "full":
             return say_next("eval", recipe.output, "--methods", "none", "--quick")
-        record = told["record"]
+        record = ledger["record"]
         factor = f"{record['target_length'] / record['original_length']:g}"
         compared = ["--methods", record["method"], "--factors", factor, "--adapters", recipe.output]
         return say_next("eval", recipe.options.model, *compared, "--quick")

@@ -38,16 +38,16 @@ class Exported:
         return f"{self.path}: {self.method} as {self.form}, {how}; {serves}"
 
 
-def exported(engine: Engine, path: Path, told: Canonical, stated: Stated, **commands: Any) -> Exported:
+def exported(engine: Engine, path: Path, canonical: Canonical, stated: Stated, **commands: Any) -> Exported:
     """What was written for an engine, with the commands that come next."""
     return Exported(
         path=path,
         to=engine.name,
-        method=told.method,
+        method=canonical.method,
         form=stated.form,
         serves=stated.serves,
-        target_length=told.main.target_length,
+        target_length=canonical.main.target_length,
         flags=stated.flags,
-        approximation=told.approximation,
+        approximation=canonical.approximation,
         **commands,
     )

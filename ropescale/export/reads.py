@@ -31,14 +31,14 @@ LATENT = ("axk1", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
 NEIGHBOURS = ("axk2", "cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "glm", "glm4", "hy_v4")
 
 
-def require_read(engine: "Engine", config: PreTrainedConfig, canonical: Canonical, told: Any) -> None:
+def require_read(engine: "Engine", config: PreTrainedConfig, canonical: Canonical, parameters: Any) -> None:
     """Refuse what the engine's class of this family, or the config class that every engine reads it by, leaves out.
 
     Args:
         engine: what it is written for.
         config: of the extended model.
         canonical: what was to be told.
-        told: the `rope_parameters` that were written for it.
+        parameters: the `rope_parameters` that were written for it.
 
     Raises:
         ExportError: a rotation that would not be the one that was meant.
@@ -46,7 +46,7 @@ def require_read(engine: "Engine", config: PreTrainedConfig, canonical: Canonica
     family = config.model_type
     for rotation in canonical.rotations:
         label = rotation.part.label
-        rope = told[label] if label else told
+        rope = parameters[label] if label else parameters
         rope_type, held = rope["rope_type"], engine.reads.get(family)
         if rope_type == "longrope" and getattr(rotation.part.whole, "is_heterogeneous", False):
             nearest = "nearest that it holds exactly: by_parts or llama3 or ntk or yarn"

@@ -16,14 +16,14 @@ from ropescale.checks import as_float
 from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.export import companions
-from ropescale.export.weights import INDEX, loaded, local_folder, merged, record_of, require_text_model
+from ropescale.export.weights import INDEX, adapted, loaded, local_folder, record_of, require_text_model
 from ropescale.extension import extended, extended_again
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.parts import parts_of
 from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
-from ropescale.merging import reads_embedding
+from ropescale.merging import merged_into, reads_embedding
 from ropescale.patching import record
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD, saved_record
 from ropescale.request import Request
@@ -181,7 +181,7 @@ def requested(arguments: Mapping[str, Any]) -> Request | None:
     return None
 
 
-def opened(
+def source_of(
     source: str | Path | nn.Module,
     request: Request | None = None,
     *,
@@ -231,7 +231,7 @@ def opened(
         _require_one_rotation(config, folder)
         if adapter is not None:
             trained = record_of(adapter)
-            model = merged(folder, adapter)
+            model = merged_into(adapted(folder, adapter), adapter)
             if trained is not None:
                 config = copy.deepcopy(model.config)
             for field in ("tie_word_embeddings", "vocab_size"):

@@ -1,4 +1,4 @@
-"""The weights that are exported: fetched where they are on a hub, loaded, and with an adapter merged into them."""
+"""The weights that are exported: fetched where they are on a hub, loaded, and with an adapter on them."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ropescale.export.companions import COMPANIONS, POOLING
 from ropescale.families.parts import text_of
 from ropescale.families.support import require_family
 from ropescale.heads import class_of
-from ropescale.merging import merged_into
 from ropescale.patching import repatch
 from ropescale.records import Record, saved_record
 
@@ -70,7 +69,7 @@ def loaded(folder: Path) -> nn.Module:
         CheckpointError: weights that are missing or broken.
         UnsupportedModelError: no text model.
     """
-    found = _opened(folder)
+    found = _from_folder(folder)
     if found.missing:
         raise incomplete(folder, found.missing)
     warn_of_lost(folder, found)
@@ -78,7 +77,7 @@ def loaded(folder: Path) -> nn.Module:
     return model
 
 
-def _opened(folder: Path, adapter: str | Path | None = None) -> Loaded:
+def _from_folder(folder: Path, adapter: str | Path | None = None) -> Loaded:
     """The same, with the head that an adapter was trained with, if one is given."""
     config = read_config(str(folder))
     require_text_model(config)
@@ -119,7 +118,7 @@ def adapted(folder: Path, adapter: str | Path) -> Any:
             "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
         ) from error
     trained = record_of(adapter)
-    found = _opened(folder, adapter)
+    found = _from_folder(folder, adapter)
     base: Any = found.model
     if trained is None:
         wrapped: Any = adapters.put_on(base, adapter)
@@ -129,13 +128,3 @@ def adapted(folder: Path, adapter: str | Path) -> Any:
         wrapped = adapters.load_adapter(base, adapter)
     adapters.require_head(base, found.missing, adapter)
     return wrapped
-
-
-def merged(folder: Path, adapter: str | Path) -> Any:
-    """The same with the adapter merged into the weights.
-
-    Raises:
-        CheckpointError: an adapter that cannot be merged.
-        RopescaleError: whatever `adapted` raises.
-    """
-    return merged_into(adapted(folder, adapter), adapter)

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from ropescale import outside
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new
-from ropescale.export import source
 from ropescale.export.canonical import canonical
 from ropescale.export.engines.base import Engine, engine_of
 from ropescale.export.exported import Exported, exported
 from ropescale.export.origin import origin_of
+from ropescale.export.source import AS_IT_IS, Source, requested, source_of
 from ropescale.export.weights import local_folder
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import Method
@@ -78,36 +78,36 @@ def export(
     engine, path = engine_of(to), Path(destination).expanduser()
     engine.require(path, outtype)
     require_new(path, None if isinstance(model, nn.Module) else local_folder(str(model)))
-    request = source.requested(asked)
-    opened = source.opened(model, request, as_it_is=method == source.AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
+    request = requested(asked)
+    source = source_of(model, request, as_it_is=method == AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
     if not engine.every_head:
-        _require_language_model(opened)
-    told = canonical(opened.config, lossy=lossy)
-    stated = engine.write(path, opened, told, outtype)
-    target, overrides, unmodified = told.main.target_length, "", ""
+        _require_language_model(source)
+    rotation = canonical(source.config, lossy=lossy)
+    stated = engine.write(path, source, rotation, outtype)
+    target, overrides, unmodified = rotation.main.target_length, "", ""
     if adapter is None:
-        before, behind = engine.overrides(stated, target, opened.tokenizer_limit())
+        before, behind = engine.overrides(stated, target, source.tokenizer_limit())
         overrides = f"{before} {behind}".strip()
         if overrides and not isinstance(model, nn.Module):
             unmodified = f"{before} {_served(engine, resolve(str(model)), behind)}".strip()
     return exported(
         engine,
         path,
-        told,
+        rotation,
         stated,
         overrides=overrides,
         commands=(_served(engine, str(path), *stated.flags),) if engine.program else (),
         unmodified=unmodified,
-        verifying=_verifying(engine, path, opened),
-        lacking="" if opened.has_tokenizer() else f"no tokenizer in {opened.name}, and so none in the export",
+        verifying=_verifying(engine, path, source),
+        lacking="" if source.has_tokenizer() else f"no tokenizer in {source.name}, and so none in the export",
     )
 
 
-def _require_language_model(opened: source.Source) -> None:
-    if opened.live is None:
-        require_language_model(opened.config, opened.name)
-    elif isinstance(opened.live, PreTrainedModel) and not opened.live.can_generate():
-        raise headless(opened.name, type(opened.live).__name__)
+def _require_language_model(source: Source) -> None:
+    if source.live is None:
+        require_language_model(source.config, source.name)
+    elif isinstance(source.live, PreTrainedModel) and not source.live.can_generate():
+        raise headless(source.name, type(source.live).__name__)
 
 
 def _served(engine: Engine, place: str, *flags: str) -> str:
@@ -115,15 +115,15 @@ def _served(engine: Engine, place: str, *flags: str) -> str:
     return " ".join((engine.program.format(shlex.quote(place)), *flags))
 
 
-def _verifying(engine: Engine, path: Path, opened: source.Source) -> str:
+def _verifying(engine: Engine, path: Path, source: Source) -> str:
     """What verifies an export; it names what the export does not say of itself."""
     if not engine.running:
         return ""
     asked = ["ropescale", *outside.options(), "verify-export", str(path), "--engine", engine.called]
-    origin = origin_of(opened.name, opened.adapter, path)
-    wanted = engine.suffix or opened.adapter is not None  # a folder without one holds the model's weights
+    origin = origin_of(source.name, source.adapter, path)
+    wanted = engine.suffix or source.adapter is not None  # a folder without one holds the model's weights
     if wanted and "source" not in origin:
-        asked += ["--reference", opened.name if opened.folder is not None else "SRC"]
-    if opened.adapter is not None and not origin["adapter"]["path"]:
-        asked += ["--adapter", str(opened.adapter)]
+        asked += ["--reference", source.name if source.folder is not None else "SRC"]
+    if source.adapter is not None and not origin["adapter"]["path"]:
+        asked += ["--adapter", str(source.adapter)]
     return shlex.join(asked)

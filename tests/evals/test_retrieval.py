@@ -22,10 +22,10 @@ from ropescale.evals.passkey import FILLER, TASK
 from ropescale.evals.tasks.haystack import haystack
 from ropescale.evals.tasks.needle.samples import Needle
 from ropescale.evals.tasks.passkey.samples import PASSKEY, results
-from ropescale.evals.tasks.retrieval import RetrievalTask, mean_by_length, scores, scores_of_any
+from ropescale.evals.tasks.retrieval import PromptSampler, mean_by_length, scores, scores_of_any
 from ropescale.evals.tokens import Cuts, named_tokenizer, token_counts
 
-FAMILY: dict[str, RetrievalTask] = {"passkey": PASSKEY, "needle": Needle(), "three needles": Needle(3)}
+FAMILY: dict[str, PromptSampler] = {"passkey": PASSKEY, "needle": Needle(), "three needles": Needle(3)}
 
 
 @cache
@@ -34,7 +34,7 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerBase:
     return TOKENIZERS[kind]()
 
 
-def rows(task: RetrievalTask, **metadata: Any) -> list[dict[str, Any]]:
+def rows(task: PromptSampler, **metadata: Any) -> list[dict[str, Any]]:
     """The rows of a task."""
     return [dict(row) for row in task.dataset({"tokenizer": "tiny", **metadata})["test"]]
 

@@ -19,13 +19,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.passkey import FILLER
-from ropescale.evals.tasks.retrieval import RetrievalTask, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Wanted
 from ropescale.evals.tasks.ruler import niah, qa
 from ropescale.evals.tasks.ruler.counting import COMMON_WORDS, FREQUENT_WORDS
 from ropescale.evals.tasks.ruler.vt import VARIABLE_TRACKING
 from ropescale.evals.tokens import named_tokenizer
 
-OFFLINE: dict[str, RetrievalTask] = {
+OFFLINE: dict[str, PromptSampler] = {
     **niah.TASKS,
     "vt": VARIABLE_TRACKING,
     "cwe": COMMON_WORDS,

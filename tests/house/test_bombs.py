@@ -95,7 +95,7 @@ def test_a_header_that_counts_more_than_there_is_is_refused(case: str, tmp_path:
 
     (tmp_path / "a.gguf").write_bytes(GGUFS[case])
     with pytest.raises(CheckpointError, match=r"a\.gguf: [a-z ]*must "):
-        reading.opened(tmp_path / "a.gguf")
+        reading.reader_of(tmp_path / "a.gguf")
 
 
 def test_a_sound_header_is_passed(tmp_path: Path) -> None:

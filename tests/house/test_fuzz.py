@@ -113,7 +113,7 @@ def header_read(folder: Path) -> None:
 
 
 def plain_header_read(folder: Path) -> None:
-    reading.file_config(reading.opened(folder / "plain.gguf"), folder / "plain.gguf")
+    reading.file_config(reading.reader_of(folder / "plain.gguf"), folder / "plain.gguf")
 
 
 def reported(folder: Path) -> None:

@@ -10,7 +10,7 @@ import datasets
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.tasks.haystack import haystack
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 
 NEEDLE = "The special magic number for {city} is: {number}."
 ONE = (
@@ -85,7 +85,7 @@ CITIES = [
 ]
 
 
-class Needle(RetrievalTask):
+class Needle(PromptSampler):
     """Sentences with a number each, at sentence boundaries of real text, all asked for at the end."""
 
     name = "needle"

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.evals.chat import Frame
 from ropescale.evals.passkey import ANSWER, ASKED, FILLER, NEEDLE, TASK
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted, scores
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted, scores
 from ropescale.evals.tokens import Cuts, token_counts
 
 SLACK = 8  # tokens after the needle below which the filling goes before it, so that it can be corrected there
 
 
-class Passkey(RetrievalTask):
+class Passkey(PromptSampler):
     """A five-digit number in filler. The filler before the needle is one text for all samples of a length."""
 
     name = "passkey"

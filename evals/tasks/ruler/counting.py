@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tasks.ruler.niah import noise
 from ropescale.evals.tasks.ruler.words import all_words, pairs
 from ropescale.evals.tokens import Cuts, token_counts
@@ -41,7 +41,7 @@ LEAST_UNITS = 6
 LEAST_VOCABULARY = 6  # words that the least units make come at least once, the dots included
 
 
-class CommonWords(RetrievalTask):
+class CommonWords(PromptSampler):
     """Ten words that come more often than the others of a shuffled list, after a worked example."""
 
     name = "cwe"
@@ -83,7 +83,7 @@ class CommonWords(RetrievalTask):
         )
 
 
-class FrequentWords(RetrievalTask):
+class FrequentWords(PromptSampler):
     """Words of random letters whose numbers follow a zeta distribution, the commonest of them dots."""
 
     name = "fwe"

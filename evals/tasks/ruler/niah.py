@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ropescale.evals.passkey import FILLER
 from ropescale.evals.tasks.haystack import haystack
 from ropescale.evals.tasks.needle.samples import listed
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tasks.ruler.words import words
 from ropescale.evals.tokens import Cuts
 
@@ -36,7 +36,7 @@ DEPTHS = tuple(round(i * 100 / 39) / 100 for i in range(40))  # RULER's 40 share
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeedleTask(RetrievalTask):
+class NeedleTask(PromptSampler):
     """One needle task: what the haystack is, and how many needles of which kind are in it."""
 
     name: str

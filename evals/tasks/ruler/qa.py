@@ -19,7 +19,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tokens import Cuts, token_counts
 
 TEXT = (
@@ -44,7 +44,7 @@ class Question:
     related: tuple[str, ...] = ()  # of the same article: the first distractors
 
 
-class QuestionTask(RetrievalTask):
+class QuestionTask(PromptSampler):
     """A question after its documents and others, in a random order."""
 
     reply_tokens = 32
@@ -99,7 +99,7 @@ def squad(squad: str | None = None, **metadata: Any) -> dict[str, datasets.Datas
     """The rows of `ropescale_qa_1`; `squad` is the path of SQuAD's dev-v2.0.json.
 
     Raises:
-        InvalidArgumentError: no such file and no hub, or as `RetrievalTask.dataset`.
+        InvalidArgumentError: no such file and no hub, or as `PromptSampler.dataset`.
     """
     return QuestionTask("qa_1", _squad(squad)).dataset(metadata)
 
@@ -108,7 +108,7 @@ def hotpotqa(hotpotqa: str | None = None, **metadata: Any) -> dict[str, datasets
     """The rows of `ropescale_qa_2`; `hotpotqa` is the path of HotpotQA's hotpot_dev_distractor_v1.json.
 
     Raises:
-        InvalidArgumentError: no such file and no hub, or as `RetrievalTask.dataset`.
+        InvalidArgumentError: no such file and no hub, or as `PromptSampler.dataset`.
     """
     return QuestionTask("qa_2", _hotpotqa(hotpotqa)).dataset(metadata)
 

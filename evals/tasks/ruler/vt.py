@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from ropescale.evals.passkey import FILLER
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample, Wanted
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tasks.ruler.niah import noise
 
 HOPS = 4  # assignments after the first, in one chain
@@ -26,7 +26,7 @@ EXAMPLE_LINES = 15  # of noise in the example; RULER: as many as 500 tokens hold
 SHORT_EXAMPLE_LINES = 5  # in the short form, which RULER has not: its shortest length is 4,096 tokens
 
 
-class VariableTracking(RetrievalTask):
+class VariableTracking(PromptSampler):
     """One chain of five variables in lines of noise, after a worked example with shorter names."""
 
     name = "vt"

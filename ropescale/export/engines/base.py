@@ -109,16 +109,16 @@ class Engine:
                 f"such as {str(destination / f'model{self.suffix}')!r}"
             )
 
-    def write(self, destination: Path, source: Source, told: Canonical, outtype: str | None) -> Stated:
+    def write(self, destination: Path, source: Source, canonical: Canonical, outtype: str | None) -> Stated:
         """Write the model, whole or not at all; returns what the engine is told.
 
         Raises:
             CheckpointError: a broken source, or a destination that cannot be written.
             ExportError: what the engine cannot hold.
         """
-        stated = self.state(source.config, told)
-        require_read(self, source.config, told, stated.fields["rope_parameters"])
-        folder.write(destination, source, stated, told, self.name)
+        stated = self.state(source.config, canonical)
+        require_read(self, source.config, canonical, stated.fields["rope_parameters"])
+        folder.write(destination, source, stated, canonical, self.name)
         return stated
 
     def subject(self, path: Path) -> Subject:

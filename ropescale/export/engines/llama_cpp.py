@@ -60,7 +60,7 @@ class LlamaCpp(Engine, name="gguf"):
     tolerance = 2e-3
     merged = 2e-3
 
-    def write(self, destination: Path, source: Source, told: Canonical, outtype: str | None) -> Stated:
+    def write(self, destination: Path, source: Source, canonical: Canonical, outtype: str | None) -> Stated:
         """One file, loaded and written."""
         _require_package()
         from ropescale.export.gguf import weights, writing
@@ -68,14 +68,16 @@ class LlamaCpp(Engine, name="gguf"):
         from ropescale.export.gguf.scaling import scaling_of
 
         architecture = architecture_of(source.config)
-        scaling_of(told.main, divisors=architecture.divisors, name=source.config.model_type)  # before weights load
+        scaling_of(
+            canonical.main, divisors=architecture.divisors, name=source.config.model_type
+        )  # before weights load
         tokenizer, model = source.tokens(), source.model()
         chosen = weights.outtype_for(model, outtype)
         size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
         origin = json.dumps(origin_of(source.name, source.adapter, destination))
         with written_whole(destination, size) as work:
-            scaling = writing.write(work, source, model, tokenizer, told, chosen, origin)
-        return Stated(fields={}, form=f"{scaling.form}, {chosen.upper()}", serves=told.main.target_length)
+            scaling = writing.write(work, source, model, tokenizer, canonical, chosen, origin)
+        return Stated(fields={}, form=f"{scaling.form}, {chosen.upper()}", serves=canonical.main.target_length)
 
     def subject(self, path: Path) -> Subject:
         """The file, in a server that is started once."""
@@ -254,15 +256,15 @@ def patch_gguf(
     existing, new = Path(path).expanduser(), Path(destination).expanduser()
     engine.require(new, None)
     require_new(new)
-    reader = reading.opened(existing)
+    reader = reading.reader_of(existing)
     config = reading.file_config(reader, existing)
     extended(config, request).write(config)
-    told = canonical(config)
+    rotation = canonical(config)
     name = reading.required(reader, existing, "general.architecture", reading.TEXT)
-    scaling = scaling_of(told.main, divisors=reads_divisors(name), name=name)
+    scaling = scaling_of(rotation.main, divisors=reads_divisors(name), name=name)
     told_origin = reading.contents(reader, existing, reading.ORIGIN_KEY, reading.TEXT, "{}")
     origin = moved(read_origin(told_origin), existing, new)
     with written_whole(new, existing.stat().st_size) as work:
-        rewrite(work, reader, existing, scaling, told, json.dumps(origin))
-    stated = Stated(fields={}, form=f"{scaling.form}, weights as they were", serves=told.main.target_length)
-    return exported(engine, new, told, stated)
+        rewrite(work, reader, existing, scaling, rotation, json.dumps(origin))
+    stated = Stated(fields={}, form=f"{scaling.form}, weights as they were", serves=rotation.main.target_length)
+    return exported(engine, new, rotation, stated)

@@ -35,7 +35,7 @@ class Facts:
     origin: str  # JSON
 
 
-def opened(path: Path) -> gguf.GGUFReader:
+def reader_of(path: Path) -> gguf.GGUFReader:
     """The file, mapped.
 
     Raises:
@@ -122,7 +122,7 @@ def read_facts(path: Path) -> Facts:
     Raises:
         CheckpointError: no such file, or not one of a model with a tokenizer.
     """
-    reader = opened(path)
+    reader = reader_of(path)
     arch = required(reader, path, "general.architecture", TEXT)
     texts = required(reader, path, "tokenizer.ggml.tokens", TEXTS)
     types = contents(reader, path, "tokenizer.ggml.token_type", WHOLE, [int(gguf.TokenType.NORMAL)] * len(texts))

@@ -21,7 +21,7 @@ from ropescale.export.gguf.reading import (
     SOURCE_KEY,
     TEXT,
     contents,
-    opened,
+    reader_of,
     required,
     value_of,
 )
@@ -34,19 +34,19 @@ from ropescale.families.today import head_dim_of
 from ropescale.version import __version__
 
 
-def add_label(writer: gguf.GGUFWriter, stated: Canonical, source: str, origin: str) -> None:
+def add_label(writer: gguf.GGUFWriter, canonical: Canonical, source: str, origin: str) -> None:
     """Writes what ropescale needs to check the file, and what is not exact about it."""
-    if stated.record is not None:
-        writer.add_string(RECORD_KEY, json.dumps(stated.record.to_dict()))
+    if canonical.record is not None:
+        writer.add_string(RECORD_KEY, json.dumps(canonical.record.to_dict()))
     writer.add_string(SOURCE_KEY, source)
     writer.add_string("ropescale.version", __version__)
-    if stated.approximation:
-        writer.add_string(APPROXIMATION_KEY, stated.approximation)
+    if canonical.approximation:
+        writer.add_string(APPROXIMATION_KEY, canonical.approximation)
     writer.add_string(ORIGIN_KEY, origin)
 
 
 def write(
-    path: Path, source: Source, model: nn.Module, tokenizer: Any, stated: Canonical, outtype: str, origin: str
+    path: Path, source: Source, model: nn.Module, tokenizer: Any, canonical: Canonical, outtype: str, origin: str
 ) -> Scaling:
     """Writes a model as one GGUF file at `path`, which must be a new file; returns how the rotation was told.
 
@@ -55,15 +55,15 @@ def write(
     """
     config: Any = source.config
     architecture = architecture_of(config)
-    scaling = scaling_of(stated.main, divisors=architecture.divisors, name=config.model_type)
+    scaling = scaling_of(canonical.main, divisors=architecture.divisors, name=config.model_type)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
-    _add_facts(writer, config, stated)
+    _add_facts(writer, config, canonical)
     if architecture.facts is not None:
         architecture.facts(writer, config)
     writer.add_file_type(FILE_TYPES[outtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_scaling(writer, scaling, stated.main.target_length)
-    add_label(writer, stated, public_name(source.name), origin)
+    add_scaling(writer, scaling, canonical.main.target_length)
+    add_label(writer, canonical, public_name(source.name), origin)
     add_tokenizer(writer, tokenizer, config.vocab_size)
     tensors = [*added_tensors(scaling), *_tensors(model, config, architecture)]
     for name, tensor in tensors:
@@ -80,7 +80,7 @@ def write(
     return scaling
 
 
-def _add_facts(writer: gguf.GGUFWriter, config: Any, stated: Canonical) -> None:
+def _add_facts(writer: gguf.GGUFWriter, config: Any, canonical: Canonical) -> None:
     head_dim = head_dim_of(config)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_vocab_size(config.vocab_size)
@@ -91,7 +91,7 @@ def _add_facts(writer: gguf.GGUFWriter, config: Any, stated: Canonical) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(stated.main.rotary_dim)
+    writer.add_rope_dimension_count(canonical.main.rotary_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
@@ -124,7 +124,9 @@ def paired(rows: Tensor, heads: int) -> Tensor:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
-def rewrite(work: Path, reader: gguf.GGUFReader, path: Path, scaling: Scaling, stated: Canonical, origin: str) -> None:
+def rewrite(
+    work: Path, reader: gguf.GGUFReader, path: Path, scaling: Scaling, canonical: Canonical, origin: str
+) -> None:
     """Writes the file of `path` again at `work` with a scaling; every tensor's bytes as they are, compared afterwards.
 
     Raises:
@@ -139,8 +141,8 @@ def rewrite(work: Path, reader: gguf.GGUFReader, path: Path, scaling: Scaling, s
         kind = field.types[0]
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, value_of(field, path), kind, sub_type=inner)
-    add_scaling(writer, scaling, stated.main.target_length)
-    add_label(writer, stated, contents(reader, path, SOURCE_KEY, TEXT, ""), origin)
+    add_scaling(writer, scaling, canonical.main.target_length)
+    add_label(writer, canonical, contents(reader, path, SOURCE_KEY, TEXT, ""), origin)
     for name, divisors in added_tensors(scaling):
         writer.add_tensor(name, divisors.numpy())
     for tensor in reader.tensors:
@@ -149,7 +151,7 @@ def rewrite(work: Path, reader: gguf.GGUFReader, path: Path, scaling: Scaling, s
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    written = {tensor.name: tensor for tensor in opened(work).tensors}
+    written = {tensor.name: tensor for tensor in reader_of(work).tensors}
     for tensor in reader.tensors:
         again = written[tensor.name]
         if again.tensor_type != tensor.tensor_type or not np.array_equal(

@@ -1,10 +1,10 @@
 """The rows of `lookup`: a sentence with a number before or after steps."""
 
-from ropescale.evals.tasks.retrieval import RetrievalTask, Sample
+from ropescale.evals.tasks.retrieval import PromptSampler, Sample
 from ropescale.evals.tokens import Cuts
 
 
-class Lookup(RetrievalTask):
+class Lookup(PromptSampler):
     """The number of a door, among steps."""
 
     name = "lookup"
