@@ -8,13 +8,13 @@ import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropescale.evals.plan import Options
+from ropescale.evals.results import Session
 
 
 def fingerprint(pieces: Iterable[bytes | memoryview]) -> str:
@@ -39,9 +39,9 @@ def fingerprint_of_files(folder: Path) -> str:
     return fingerprint(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
 
 
-def session(command: str, options: Options) -> dict[str, Any]:
+def session(command: str, options: Options) -> Session:
     """Who ran when and on what, for the report."""
-    return {
+    line = {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -52,6 +52,7 @@ def session(command: str, options: Options) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+    return Session.of(line)
 
 
 def _processor() -> str:

@@ -110,6 +110,54 @@ class Cell:
         return perplexity(math.fsum(nats), sum(count for sample in self.samples for count in _list(sample["tokens"])))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What running a cell took: a line of timings.jsonl."""
+
+    task: str
+    arm: Arm
+    length: int | None  # tokens
+    seconds: float
+    tokens: int  # read
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Timing:
+        """The timing of a line."""
+        arm = Arm(method=line["method"], factor=float(line["factor"]))
+        seconds, tokens = float(line["seconds"]), int(line["tokens"])
+        return cls(task=line["task"], arm=arm, length=line.get("length"), seconds=seconds, tokens=tokens)
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What is written of it."""
+        axes = {"task": self.task, "method": self.arm.method, "factor": self.arm.factor, "length": self.length}
+        return {**axes, "seconds": self.seconds, "tokens": self.tokens}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Who ran when and on what; None is what an earlier version did not write."""
+
+    line: Mapping[str, Any]  # as run.json has it, where it stays as it was written
+    command: str | None = None
+    date: str | None = None  # ISO 8601, UTC
+    processor: str | None = None
+    cores: int | None = None
+    threads: int | None = None
+    adapters: Mapping[str, Any] = field(default_factory=dict)  # arm's method -> the folder
+    device: str | None = None
+    system: str | None = None
+    python: str | None = None
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Session:
+        """The session of an entry; what is of another kind than is written counts as not written."""
+        words = ("command", "date", "processor", "device", "system", "python")
+        kinds: dict[str, type] = {**dict.fromkeys(words, str), "cores": int, "threads": int, "adapters": dict}
+        known = {name: line[name] for name, kind in kinds.items() if isinstance(line.get(name), kind)}
+        return cls(**known, line=line)
+
+
 def _list(value: Any) -> list[Any]:
     """One loss of a window, or those of its buckets."""
     return value if isinstance(value, list) else [value]
@@ -193,13 +241,13 @@ class Results:
         self,
         folder: Path,
         settings: Settings,
-        sessions: list[dict[str, Any]],
+        sessions: list[Session],
         cells: dict[Key, Cell],
-        timings: list[dict[str, Any]],
+        timings: list[Timing],
     ):
         self.folder = folder
         self.settings = settings
-        self.sessions = sessions  # who ran when: command, date, hardware
+        self.sessions = sessions
         self.cells = cells
         self.timings = timings
 
@@ -211,15 +259,14 @@ class Results:
         """
         append_line(self.folder / "results.jsonl", json.dumps(cell.line), name="results", remedy=REMEDY)
         self.cells[cell.key] = cell
-        axes = dict(zip(("task", "method", "factor", "length"), cell.key, strict=True))
-        timing = {**axes, "seconds": round(seconds, 3), "tokens": tokens}
-        append_line(self.folder / "timings.jsonl", json.dumps(timing), name="results", remedy=REMEDY)
+        timing = Timing(task=cell.task, arm=cell.arm, length=cell.length, seconds=round(seconds, 3), tokens=tokens)
+        append_line(self.folder / "timings.jsonl", json.dumps(timing.line), name="results", remedy=REMEDY)
         self.timings.append(timing)
 
     @property
-    def session(self) -> dict[str, Any]:
-        """The last one; empty in a folder without any."""
-        return self.sessions[-1] if self.sessions else {}
+    def session(self) -> Session:
+        """The last one; in a folder without any, one that says nothing."""
+        return self.sessions[-1] if self.sessions else Session.of({})
 
     def first_windows(self) -> Results:
         """The same with as many windows of text in every cell as the settings ask for: those that it has more are kept
@@ -238,7 +285,7 @@ class Results:
         return self.cells.get((task, arm.method, arm.factor, length))
 
 
-def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
+def start(folder: Path, settings: Settings, session: Session) -> Results:
     """The folder made ready for new cells, with the finished ones of an earlier run.
 
     Raises:
@@ -249,10 +296,8 @@ def start(folder: Path, settings: Settings, session: dict[str, Any]) -> Results:
     for name in LINES:
         cut_torn_line(folder / name, name="results", remedy=REMEDY)
     results.sessions.append(session)
-    write_atomically(
-        folder / "run.json",
-        json.dumps({"settings": asdict(results.settings), "sessions": results.sessions}, indent=2) + "\n",
-    )
+    run = {"settings": asdict(results.settings), "sessions": [session.line for session in results.sessions]}
+    write_atomically(folder / "run.json", json.dumps(run, indent=2) + "\n")
     return results
 
 
@@ -326,7 +371,7 @@ def _all_of(folder: Path) -> Results:
                 f"results: {name} in {str(run)!r} must be as an evaluation wrote it, got "
                 f"{shortened(getattr(settings, name))}; choose another folder"
             )
-    if not all(isinstance(one, dict) for one in sessions):
+    if not all(isinstance(session, dict) for session in sessions):
         raise InvalidArgumentError(
             f"results: sessions in {str(run)!r} must be as an evaluation wrote them, got {shortened(sessions)}; "
             f"choose another folder"
@@ -338,11 +383,11 @@ def _all_of(folder: Path) -> Results:
         cell = Cell.of(line)
         cells[cell.key] = cell  # a later line of the same key wins
     timings = []
-    for number, timing in _lines(folder / "timings.jsonl"):
-        if not (_is_cell(timing) and _is_number(timing.get("seconds")) and _is_number(timing.get("tokens"))):
-            raise _damaged(folder / "timings.jsonl", number, json.dumps(timing))
-        timings.append(timing)
-    return Results(folder, settings, sessions, cells, timings)
+    for number, line in _lines(folder / "timings.jsonl"):
+        if not (_is_cell(line) and _is_number(line.get("seconds")) and _is_number(line.get("tokens"))):
+            raise _damaged(folder / "timings.jsonl", number, json.dumps(line))
+        timings.append(Timing.of(line))
+    return Results(folder, settings, [*map(Session.of, sessions)], cells, timings)
 
 
 def write_atomically(path: Path, text: str) -> None:

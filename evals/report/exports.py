@@ -45,8 +45,8 @@ def report_json(findings: Findings) -> str:
                 if (cell := findings.results.cell(arm, RECORD)) is not None
             ],
             "settings": {**asdict(settings), "lengths": list(settings.lengths)},
-            "sessions": findings.results.sessions,
-            "seconds": math.fsum(float(one.get("seconds") or 0) for one in findings.results.timings),
+            "sessions": [session.line for session in findings.results.sessions],
+            "seconds": math.fsum(timing.seconds for timing in findings.results.timings),
         }
     )
 
@@ -80,10 +80,10 @@ def evaluate_json(findings: Findings) -> str:
             "existing": findings.settings.existing,
             "layers": findings.settings.layers,
             "seed": findings.settings.seed,
-            "_timestamp": session.get("date"),
+            "_timestamp": session.date,
             "_git_commit_hash": None,
             "_evaluate_version": None,
-            "_python_version": session.get("python"),
+            "_python_version": session.python,
             "_interpreter_path": None,
             "_ropescale_version": findings.settings.versions.get("ropescale"),
         }

@@ -63,12 +63,12 @@ def report_markdown(findings: Findings) -> str:
     session = findings.results.session
     parts += [
         "## How this was made",
-        _code(session.get("command")),
+        _code(session.command),
         f"{plain(settings.model)}, {plain(settings.dtype)}, parameters {plain(settings.weights)}, seed "
         f"{settings.seed}, texts {plain(settings.texts)}, original length {settings.original_length:,} tokens, "
         f"existing {plain(settings.existing)}, layers {plain(settings.layers)}; "
         + ", ".join(f"{plain(name)} {plain(number)}" for name, number in settings.versions.items())
-        + f"; {plain(session.get('processor'))}, {plain(session.get('device'))}.",
+        + f"; {plain(session.processor)}, {plain(session.device)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -225,8 +225,7 @@ def _patch_text(arm: Arm, findings: Findings) -> str:
 
 def _adapter_folder(arm: Arm, findings: Findings) -> str:
     """Where an arm's adapter was when it ran last; a placeholder in results that do not say."""
-    told = [session.get("adapters") for session in findings.results.sessions]
-    folders = [adapters.get(arm.method) for adapters in told if isinstance(adapters, dict)]
+    folders = [session.adapters.get(arm.method) for session in findings.results.sessions]
     known = [str(folder) for folder in folders if folder]
     return shown(known[-1] if known else f"path/to/{arm.adapter}", 200)
 

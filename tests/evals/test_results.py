@@ -9,7 +9,7 @@ import pytest
 
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError
 from ropescale.evals import results
-from ropescale.evals.results import UNPATCHED, Arm, Cell, Settings
+from ropescale.evals.results import UNPATCHED, Arm, Cell, Session, Settings
 
 SETTINGS = Settings(
     model="m",
@@ -23,7 +23,7 @@ SETTINGS = Settings(
     texts="1" * 16,
     versions={"torch": "1"},
 )
-SESSION = {"command": "ropescale eval m"}
+SESSION = Session.of({"command": "ropescale eval m"})
 LINE = {"task": "passkey", "method": "yarn", "factor": 2.0, "length": 128, "scores": {"score": 1.0}, "samples": []}
 CELL = Cell.of(LINE)
 
@@ -178,6 +178,18 @@ def test_a_finished_folder_takes_more_tasks_and_lengths(tmp_path):
     assert found.settings.lengths == (128, 256, 512)
     assert len(found.cells) == 1
     assert len(results.read(tmp_path).sessions) == 2
+
+
+def test_what_earlier_sessions_wrote_of_themselves_stays_byte_for_byte(tmp_path):
+    begun(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["sessions"] = [{"python": "3.9", "cores": None, "command": 7, "of a later version": [1]}, {}]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    found = begun(tmp_path)
+    run["sessions"].append({"command": "ropescale eval m"})
+    assert (tmp_path / "run.json").read_text() == json.dumps(run, indent=2) + "\n"
+    assert [session.command for session in found.sessions] == [None, None, "ropescale eval m"]
+    assert found.sessions[0].python == "3.9"
 
 
 def test_what_cannot_be_written_whole_is_taken_back(tmp_path, monkeypatch):

@@ -115,5 +115,5 @@ def test_results_go_on_in_files_of_their_folder_alone(name: str, evaluated: Path
 
 def going_on(folder: Path) -> None:
     found = results.read(folder)
-    found = results.start(folder, found.settings, {"command": "again"})
+    found = results.start(folder, found.settings, results.Session.of({"command": "again"}))
     found.append({"task": "passkey", "method": "none", "factor": 1.0, "length": 512}, seconds=1, tokens=1)

@@ -8,7 +8,7 @@ from typing import Any
 from ropescale.evals.report.findings import Findings
 from ropescale.evals.report.tables import heads
 from ropescale.evals.report.wording import arm_text
-from ropescale.evals.results import RECORD, Arm
+from ropescale.evals.results import RECORD, Arm, Session
 from ropescale.pages.elements import Line, Value, details, facts, paragraph, shown, table, text
 
 DUMP = 12_000  # characters of a record that are shown
@@ -32,9 +32,9 @@ def provenance(findings: Findings) -> str:
     """Command, settings, versions and hardware of the last session; earlier ones by their date."""
     settings, results = findings.settings, findings.results
     session = results.session
-    seconds = sum(float(one.get("seconds") or 0) for one in results.timings)
-    tokens = sum(int(one.get("tokens") or 0) for one in results.timings)
-    dates = [date(one) for one in results.sessions[-SESSIONS:]]
+    seconds = sum(timing.seconds for timing in results.timings)
+    tokens = sum(timing.tokens for timing in results.timings)
+    dates = [date(session) for session in results.sessions[-SESSIONS:]]
     more = len(results.sessions) - len(dates)
     rows = {
         "model": f"{settings.model} ({settings.dtype}, parameters {settings.weights})",
@@ -49,14 +49,14 @@ def provenance(findings: Findings) -> str:
             for name, knobs in settings.tasks.items()
         },
         "versions": ", ".join(f"{name} {number}" for name, number in settings.versions.items()),
-        "processor": f"{session.get('processor')}, {session.get('cores')} cores, {session.get('threads')} threads",
-        "device": str(session.get("device")),
-        "system": f"{session.get('system')}, Python {session.get('python')}",
+        "processor": f"{session.processor}, {session.cores} cores, {session.threads} threads",
+        "device": str(session.device),
+        "system": f"{session.system}, Python {session.python}",
         "compute time": f"{_duration(seconds)} in {len(results.timings):,} cells, {tokens:,} tokens read",
         "sessions": (f"{more} earlier; " if more else "") + ", ".join(dates),
     }
     return (
-        f'<pre class="wrap">{text(session.get("command"))}</pre>'
+        f'<pre class="wrap">{text(session.command)}</pre>'
         + facts("Settings, versions and hardware", {name: shown(value, 600) for name, value in rows.items()})
         + _times(findings)
     )
@@ -65,9 +65,9 @@ def provenance(findings: Findings) -> str:
 def _times(findings: Findings) -> str:
     """Seconds by arm and task."""
     spent: dict[tuple[Arm, str], float] = {}
-    for one in findings.results.timings:
-        key = (Arm(method=str(one["method"]), factor=float(one["factor"])), str(one["task"]))
-        spent[key] = spent.get(key, 0.0) + float(one.get("seconds") or 0)
+    for timing in findings.results.timings:
+        key = (timing.arm, timing.task)
+        spent[key] = spent.get(key, 0.0) + timing.seconds
     tasks = [task.name for task in findings.tasks]
     lines = [
         Line(
@@ -93,6 +93,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def date(session: dict[str, Any]) -> str:
+def date(session: Session) -> str:
     """When a session began, to the minute."""
-    return str(session.get("date", "")).replace("T", " ")[:16] + " UTC"
+    return (session.date or "").replace("T", " ")[:16] + " UTC"
