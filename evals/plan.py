@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapter_files import record_of
-from ropescale.checks import require_at_least, require_choice
+from ropescale.checks import require_at_least, require_choice, require_flag
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm
@@ -58,7 +58,7 @@ class Options:
     chat: bool = False  # put prompts into the tokenizer's chat template
     include_path: str | None = None  # a folder with further tasks: of the harness, and with a task.py like ours
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
-    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, for every factor
+    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, and log_n
     adapters: tuple[str, ...] = ()  # folders: with its record an arm each; a plain one alone, and with every method
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
@@ -81,7 +81,9 @@ class Options:
                 )
         for name in self.methods:
             if name != UNPATCHED.method:
-                require_knobs(name, dict(self.knobs.get(name, {})))
+                own, log_n = self._knobs_of(name)
+                require_flag(f"{name}: log_n", log_n, default=False)
+                require_knobs(name, own)
         for factor in self.factors:
             if not 1 <= factor < math.inf:
                 raise InvalidArgumentError(
@@ -165,7 +167,13 @@ class Options:
     def request(self, arm: Arm) -> Request:
         """What is asked of `patch` for an arm: its method, beneath an adapter where it has one."""
         method = arm.method.partition("+")[0]
-        return Request.of(vars(self), method=method, factor=arm.factor, knobs=self.knobs.get(method, {}))
+        own, log_n = self._knobs_of(method)
+        return Request.of(vars(self), method=method, factor=arm.factor, log_n=log_n, knobs=own)
+
+    def _knobs_of(self, method: str) -> tuple[dict[str, Any], Any]:
+        """What a method is given of its own, and whether it is read with log-n, which goes with any."""
+        own = dict(self.knobs.get(method, {}))
+        return own, own.pop("log_n", False)
 
     @property
     def trained(self) -> dict[Arm, str]:

@@ -120,6 +120,14 @@ def test_methods_take_knobs_and_a_folder_keeps_to_them(options, tmp_path):
         run(replace(asked, knobs={"abf": {"theta": 50_000}}), tmp_path / "out")
 
 
+def test_log_n_goes_with_any_method_among_its_knobs(options, tmp_path):
+    asked = replace(options, tasks=("passkey",), methods=("rerope",), knobs={"rerope": {"window": 32, "log_n": True}})
+    record = run(asked, tmp_path / "out").cell(Arm(method="rerope", factor=2.0), "record").record
+    assert (record["log_n"], record["knobs"]["window"]) == (True, 32)
+    with pytest.raises(InvalidArgumentError, match="rerope: log_n must be True or False, got 1; leave it out for Fal"):
+        replace(asked, knobs={"rerope": {"log_n": 1}})
+
+
 def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
     with sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
         run(options, tmp_path)
