@@ -168,7 +168,7 @@ class Settings:
     """What a cell's figures depend on besides its arm, task and length.
 
     Results of other settings cannot be compared, except that a later run may add tasks, lengths, adapters, samples and
-    windows; of windows it may ask for fewer, which are the first ones.
+    windows; of windows it may ask for fewer, which are the first ones. It may want the model for another length too.
     """
 
     model: str
@@ -189,6 +189,7 @@ class Settings:
     notes: tuple[str, ...] = ()  # sentences about the model that belong into every report
     layers: str = "global"  # which layers methods rescaled, where these have rotations of their own
     adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
+    target_length: int | None = None  # tokens: the length that the model is wanted for, which changes no figure
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:
         """These settings with the tasks, lengths and adapters of an earlier run in the same folder.
@@ -197,7 +198,7 @@ class Settings:
             InvalidArgumentError: the earlier run was of other settings.
         """
         for item in fields(Settings):
-            if item.name in ("tasks", "lengths", "adapters", "base", "notes"):
+            if item.name in ("tasks", "lengths", "adapters", "base", "notes", "target_length"):
                 continue
             ours, theirs = getattr(self, item.name), getattr(earlier, item.name)
             if ours != theirs:
@@ -224,6 +225,7 @@ class Settings:
             adapters={**earlier.adapters, **self.adapters},
             tasks={**earlier.tasks, **self.tasks},
             lengths=tuple(sorted({*earlier.lengths, *self.lengths})),
+            target_length=self.target_length or earlier.target_length,
         )
 
 
@@ -463,6 +465,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing", "layers", "base"), _is_text),
     "original_length": _is_count,
     "notes": lambda value: _are(_is_text, value),
+    "target_length": lambda value: value is None or _is_count(value),
     "seed": lambda value: value == 0 or _is_count(value),
     "lengths": lambda value: bool(value) and _are(_is_count, value),
     "tasks": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),

@@ -6,13 +6,24 @@ Knows cells and statistics; knows neither HTML nor how a number is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from ropescale.errors import InvalidArgumentError
+from ropescale.evals.decision.measures import (
+    basis_of,
+    cell_of,
+    is_finished,
+    lengths_of,
+    scores,
+    shared,
+    source_of,
+    tasks_of,
+    too_long,
+)
 from ropescale.evals.results import RECORD, UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.statistics import (
     PERPLEXITY_TOLERANCE,
@@ -25,7 +36,7 @@ from ropescale.evals.statistics import (
     perplexity_ratio,
     wilson,
 )
-from ropescale.evals.tasks.base import Loss, Retrieval, Short, Task, find, of_cells
+from ropescale.evals.tasks.base import Loss, Retrieval, Short, Task, of_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +138,7 @@ class Findings:
 
     def lengths(self, arm: Arm, task: Task) -> list[int]:
         """At which lengths an arm ran a task, ascending."""
-        return [length for length in _lengths(self.results, arm, task.name) if length is not None]
+        return [length for length in lengths_of(self.results, arm, task.name) if length is not None]
 
     def cells(self, arm: Arm, task: Task | None = None) -> Iterator[tuple[Task, Cell]]:
         """The cells of an arm, or of one of its tasks: by task, then length."""
@@ -139,7 +150,7 @@ class Findings:
 
     def cell(self, arm: Arm, task: Task, length: int | None = None) -> Cell:
         """A cell that is known to be there."""
-        return _found(self.results, arm, task.name, length)
+        return cell_of(self.results, arm, task.name, length)
 
     def at(self, arm: Arm, task: Task, length: int | None = None) -> Cell | None:
         """A cell, where it is there."""
@@ -147,35 +158,27 @@ class Findings:
 
     def before(self, cell: Cell) -> Cell:
         """The unpatched model's cell of the same task and length."""
-        return _found(self.results, UNPATCHED, cell.task, cell.length)
+        return cell_of(self.results, UNPATCHED, cell.task, cell.length)
 
     def gain(self, cell: Cell | None) -> Estimate | None:
         """Score of a cell minus the unpatched model's on the same samples; None of the unpatched model."""
         if cell is None or cell.arm == UNPATCHED:
             return None
-        cells = self.before(cell), cell
+        cells = shared(self.before(cell), cell), shared(cell, self.before(cell))
         left_out = set().union(*map(too_long, cells))
         before, after = (scores(one, without=left_out) for one in cells)
         return paired_bootstrap(before, after, seed=self.settings.seed) if before else None
 
     def change(self, cell: Cell) -> Estimate | None:
         """Perplexity of a cell over the unpatched model's on the same tokens; None of the unpatched model."""
-        tokens = [one["tokens"] for one in cell.samples]
-        if cell.arm == UNPATCHED or not sum(tokens):
+        if cell.arm == UNPATCHED:
             return None
-        before, after = ([one["nll"] for one in which.samples] for which in (self.before(cell), cell))
-        return perplexity_ratio(before, after, tokens, seed=self.settings.seed, blocks=windows_of(cell))
-
-
-def tasks_of(results: Results) -> list[Task]:
-    """The tasks with cells of the unpatched model, in the order of the settings."""
-    found = []
-    for name in results.settings.tasks:
-        lengths = _lengths(results, UNPATCHED, name)
-        losses = [_found(results, UNPATCHED, name, length).of_losses for length in lengths]
-        if lengths:
-            found.append(of_cells(name, length=lengths != [None], losses=any(losses)))
-    return found
+        cells = shared(self.before(cell), cell), shared(cell, self.before(cell))
+        tokens = [one["tokens"] for one in cells[1].samples]
+        if not sum(tokens):
+            return None
+        before, after = ([one["nll"] for one in which.samples] for which in cells)
+        return perplexity_ratio(before, after, tokens, seed=self.settings.seed, blocks=windows_of(cells[1]))
 
 
 def read_findings(results: Results) -> Findings:
@@ -190,14 +193,8 @@ def read_findings(results: Results) -> Findings:
     _check_unpatched(results)
     tasks = tasks_of(results)
     patched = [arm for arm in results.arms() if arm != UNPATCHED]
-    finished = [arm for arm in patched if _finished(results, arm)]
-    retrieval = [task for task in tasks if isinstance(task, Retrieval)]
-    alone = [task for task in retrieval if task.group is not None and task.group.alone]
-    curves = [task for task in tasks if isinstance(task, Loss) and task.curve]
-    # those by position first, whose bands are of the same windows; then as tasks are listed
-    source = min(curves, key=lambda task: (not task.by_position, task.place), default=None)
-
-    basis = tuple(alone or retrieval)
+    finished = [arm for arm in patched if is_finished(results, arm)]
+    basis, source = basis_of(tasks), source_of(tasks)
 
     def row(arm: Arm, reach: int) -> Row:
         return _row(results, arm, reach, basis, source)
@@ -220,17 +217,6 @@ def read_findings(results: Results) -> Findings:
         groups=groups,
         best=max(helpful, key=_merit, default=None),
     )
-
-
-def too_long(cell: Cell) -> set[int]:
-    """The numbers of the samples that the arm was not asked, since they are longer than it reads."""
-    return {number for number, sample in enumerate(cell.samples) if sample.get("left_out")}
-
-
-def scores(cell: Cell, rule: str = "score", without: Collection[int] = ()) -> list[float]:
-    """The score of each sample but some by a rule; what could not be scored counts as 0."""
-    values = [sample.get(rule) for number, sample in enumerate(cell.samples) if number not in without]
-    return [float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0 for value in values]
 
 
 def share(cell: Cell, rule: str = "score", depth: float | None = None) -> Share:
@@ -273,54 +259,22 @@ def _merit(row: Row) -> tuple[float, ...]:
     return (row.reads or 0, row.keeps or 0, -inside, -row.arm.factor)
 
 
-def _lengths(results: Results, arm: Arm, task: str) -> list[int | None]:
-    """At which lengths (None: without one) an arm has cells of a task, ascending."""
-    lengths = (*results.settings.lengths, None)
-    return [length for length in lengths if results.cell(arm, task, length) is not None]
-
-
-def _within(arm: Arm, original: int, length: int | None) -> bool:
-    return arm.unextended or length is None or length <= arm.factor * original
-
-
 def _reach(results: Results, arm: Arm) -> int:
     """The largest length at which an arm has a cell."""
-    met = [length for task in results.settings.tasks for length in _lengths(results, arm, task) if length is not None]
+    met = [
+        length for task in results.settings.tasks for length in lengths_of(results, arm, task) if length is not None
+    ]
     return max(met, default=results.settings.original_length)
-
-
-def _finished(results: Results, arm: Arm) -> bool:
-    """Whether an arm has a cell for each of the unpatched model's that it can read.
-
-    Of a task that holds all shorter lengths in its longest one, only that is asked for. A cell of fewer samples than
-    the unpatched model's, which is being given more, is not finished yet.
-    """
-    for task in results.settings.tasks:
-        expected = [
-            length
-            for length in _lengths(results, UNPATCHED, task)
-            if _within(arm, results.settings.original_length, length)
-        ]
-        if find(task).reads_all:
-            expected = expected[-1:]
-        own = _lengths(results, arm, task)
-        if set(expected) - set(own):
-            return False
-        for length in own:
-            other = results.cell(UNPATCHED, task, length)
-            if other is None or len(_found(results, arm, task, length).samples) != len(other.samples):
-                return False
-    return True
 
 
 def _check_unpatched(results: Results) -> None:
     tasks = results.settings.tasks
-    had = {(task, length) for task in tasks for length in _lengths(results, UNPATCHED, task)}
+    had = {(task, length) for task in tasks for length in lengths_of(results, UNPATCHED, task)}
     needed = {
         (task, length)
         for arm in results.arms()
         for task in tasks
-        for length in _lengths(results, arm, task)
+        for length in lengths_of(results, arm, task)
         if (task, length) not in had
     }
     if needed or not had:
@@ -416,10 +370,10 @@ def _losses_by_position(
     results: Results, arm: Arm, reach: int, task: str
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
     """From the longest cell within reach: one set of windows, compared with itself unpatched."""
-    lengths = [n for n in _lengths(results, arm, task) if n is not None and n <= reach]
+    lengths = [n for n in lengths_of(results, arm, task) if n is not None and n <= reach]
     if not lengths:
         return None, None, {}
-    cell, other = _found(results, arm, task, lengths[-1]), results.cell(UNPATCHED, task, lengths[-1])
+    cell, other = cell_of(results, arm, task, lengths[-1]), results.cell(UNPATCHED, task, lengths[-1])
     original, seed = results.settings.original_length, results.settings.seed
     edges = band_edges(original, lengths[-1])
     bands = {
@@ -432,8 +386,10 @@ def _losses_by_position(
         return None, None, bands
     change = None
     if arm != UNPATCHED and other is not None:
-        before, _ = _between(other, 0, min(original, lengths[-1]))
-        change = perplexity_ratio(before, nats, tokens, seed=seed, blocks=windows_of(cell))
+        ours = shared(cell, other)
+        before, _ = _between(shared(other, cell), 0, min(original, lengths[-1]))
+        after, of = _between(ours, 0, min(original, lengths[-1]))
+        change = perplexity_ratio(before, after, of, seed=seed, blocks=windows_of(ours))
     return perplexity(math.fsum(nats), sum(tokens)), change, bands
 
 
@@ -442,8 +398,8 @@ def _losses_by_length(
 ) -> tuple[float | None, Estimate | None, dict[tuple[int, int], float]]:
     """From one perplexity a length: inside is the largest length that the original length holds."""
     original, seed = results.settings.original_length, results.settings.seed
-    lengths = [n for n in _lengths(results, arm, task) if n is not None and n <= reach]
-    cells = {length: _found(results, arm, task, length) for length in lengths}
+    lengths = [n for n in lengths_of(results, arm, task) if n is not None and n <= reach]
+    cells = {length: cell_of(results, arm, task, length) for length in lengths}
     beyond = {(n, n): cell.perplexity for n, cell in cells.items() if n > original}
     short = max((n for n in cells if n <= original), default=None)
     if short is None:
@@ -451,12 +407,13 @@ def _losses_by_length(
     change = None
     other = results.cell(UNPATCHED, task, short)
     if arm != UNPATCHED and other is not None:
+        ours = shared(cells[short], other)
         change = perplexity_ratio(
-            [one["nll"] for one in other.samples],
-            [one["nll"] for one in cells[short].samples],
-            [one["tokens"] for one in cells[short].samples],
+            [one["nll"] for one in shared(other, cells[short]).samples],
+            [one["nll"] for one in ours.samples],
+            [one["tokens"] for one in ours.samples],
             seed=seed,
-            blocks=windows_of(cells[short]),
+            blocks=windows_of(ours),
         )
     return cells[short].perplexity, change, beyond
 
@@ -477,32 +434,29 @@ def _averages(results: Results, arm: Arm, reach: int, basis: Sequence[Task]) -> 
     """Length -> mean of the basis tasks' scores, at the lengths that the unpatched model ran all of them at."""
     if not basis:
         return {}
-    every = set.intersection(*(set(_lengths(results, UNPATCHED, task.name)) for task in basis))
+    every = set.intersection(*(set(lengths_of(results, UNPATCHED, task.name)) for task in basis))
     lengths = sorted(length for length in every if length is not None and length <= reach)
-    return {n: math.fsum(share(_found(results, arm, t.name, n)).rate for t in basis) / len(basis) for n in lengths}
-
-
-def _found(results: Results, arm: Arm, task: str, length: int | None) -> Cell:
-    cell = results.cell(arm, task, length)
-    assert cell is not None
-    return cell
+    return {n: math.fsum(share(cell_of(results, arm, t.name, n)).rate for t in basis) / len(basis) for n in lengths}
 
 
 def _retrieval(
     results: Results, arm: Arm, above: int, up_to: int, basis: Iterable[Task]
 ) -> tuple[Share | None, Estimate | None]:
     """Of all prompts of the basis with above < length <= up_to: what was found, and the gain over unpatched."""
+    every: list[float] = []
     after: list[float] = []
     before: list[float] = []
     for task in basis:
-        for length in _lengths(results, arm, task.name):
+        for length in lengths_of(results, arm, task.name):
             if length is not None and above < length <= up_to:
-                after += scores(_found(results, arm, task.name, length))
-                before += scores(_found(results, UNPATCHED, task.name, length))
-    if not after:
+                own, other = (cell_of(results, one, task.name, length) for one in (arm, UNPATCHED))
+                every += scores(own)
+                after += scores(shared(own, other))
+                before += scores(shared(other, own))
+    if not every:
         return None, None
-    gain = None if arm == UNPATCHED else paired_bootstrap(before, after, seed=results.settings.seed)
-    return Share(found=math.fsum(after), asked=len(after)), gain
+    gain = None if arm == UNPATCHED or not after else paired_bootstrap(before, after, seed=results.settings.seed)
+    return Share(found=math.fsum(every), asked=len(every)), gain
 
 
 def has_exact(cell: Cell) -> bool:

@@ -9,7 +9,8 @@ import json
 import math
 from collections.abc import Iterable
 
-from ropescale.evals.report.findings import Findings, Row, Share, main_score, share, too_long
+from ropescale.evals.decision.measures import too_long
+from ropescale.evals.report.findings import Findings, Row, Share, main_score, share
 from ropescale.evals.results import UNPATCHED, Arm, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
 from ropescale.evals.tasks.base import Foreign, Loss, Short, Task
