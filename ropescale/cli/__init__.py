@@ -28,6 +28,7 @@ One call gives a pretrained rotary model a longer context, and the evidence that
 examples:
   ropescale demo                      compare methods on the embedded model, one of them trained, in minutes
   ropescale eval path/to/checkpoint   the same on a checkpoint of yours; --dry-run prints the cost first
+  ropescale recommend path/to/yours --target-length N   what to do with it, and the next commands
   ropescale methods                   the methods there are, with their knobs
   ropescale inspect path/to/yours     its geometry, its wavelengths, and what is scaled already
   ropescale doctor path/to/yours      what is wrong with it, and the remedy
@@ -45,6 +46,7 @@ examples:
 VERBS = (
     "demo",
     "eval",
+    "recommend",
     "methods",
     "inspect",
     "doctor",

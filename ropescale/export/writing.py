@@ -15,9 +15,11 @@ from ropescale.export.engines.base import Engine, engine_of
 from ropescale.export.exported import Exported, exported
 from ropescale.export.origin import origin_of
 from ropescale.export.source import AS_IT_IS, Source, requested, source_of
+from ropescale.export.stated import Stated
 from ropescale.export.weights import local_folder
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import Method
+from ropescale.request import Request
 from ropescale.trust import takes_trust
 
 
@@ -101,6 +103,20 @@ def export(
         verifying=_verifying(engine, path, source),
         lacking="" if source.has_tokenizer() else f"no tokenizer in {source.name}, and so none in the export",
     )
+
+
+def held(model: str, request: Request | None, *, to: str) -> Stated:
+    """What an engine would be told of a model that is extended so, or stays as it is; nothing is written.
+
+    Raises:
+        ExportError: what the engine cannot hold.
+        RopescaleError: whatever `export` raises before weights are read.
+    """
+    engine = engine_of(to)
+    source = source_of(model, request, as_it_is=request is None)
+    if not engine.every_head:
+        _require_language_model(source)
+    return engine.held(source.config, canonical(source.config))
 
 
 def _require_language_model(source: Source) -> None:

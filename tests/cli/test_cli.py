@@ -143,6 +143,7 @@ def test_the_version_is_the_package_s(capsys):
 VERBS = [
     "demo",
     "eval",
+    "recommend",
     "methods",
     "inspect",
     "doctor",

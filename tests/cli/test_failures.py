@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = {
     "demo": [],
     "eval": ["tiny"],
+    "recommend": ["tiny", "--target-length", "512"],
     "methods": [],
     "inspect": ["tiny"],
     "doctor": ["tiny"],

@@ -50,6 +50,7 @@ LONGER = f"{TALK} --method yarn --factor 4"
 BASE = {
     "demo": "",
     "eval": EVAL,
+    "recommend": "{plain} --target-length 512",
     "methods": "",
     "inspect": "{scaled}",
     "doctor": "{plain}",
@@ -110,6 +111,21 @@ CASES: dict[str, dict[str, Case]] = {
         "task_folder": Case(""),
         "quick": Case(""),
         "budget": Case("5"),
+    },
+    "recommend": {
+        "model": Case("{scaled}"),
+        "target_length": Case("1024"),
+        "budget": Case("90s"),
+        "texts": Case("speeches"),
+        "methods": Case("ntk"),
+        "serve_with": Case("vllm"),
+        "original_length": Case("256"),
+        "existing": Case("compose"),
+        "layers": Case("full"),
+        "seed": Case("7"),
+        "dtype": Case("bfloat16"),
+        "device": Case("cpu:0"),
+        "output": Case("elsewhere"),
     },
     "methods": {},
     "inspect": {"model": Case("{plain}"), "original_length": Case("256")},
@@ -287,7 +303,8 @@ class Walk:
     def outcome(self, verb: str, command: str) -> Outcome:
         """The code, what is said, and every file with its content and its number of links.
 
-        Of `eval`, `demo` and `train` what reaches the piece that evaluates or trains; of `chat` also the model.
+        Of `eval`, `recommend`, `demo` and `train` what reaches the piece that evaluates or trains; of `chat` also the
+        model.
         """
         folder = self.place / str(len(list(self.place.iterdir())))
         folder.mkdir()
@@ -316,6 +333,7 @@ class Walk:
         patched(grid, "print_cost", lambda options, console, folder: seen.append("a dry run"))
         patched(grid, "fitted", lambda options, minutes, folder: seen.append(minutes) or ("", options))
         patched("ropescale.cli.demo._trained", lambda *arguments: ())
+        patched("ropescale.recommend.recommend", lambda *arguments: seen.append(arguments[:2]) or stop())
         from ropescale.recipes import dry_run, train
 
         patched(train, "run", lambda recipe, command: seen.append(recipe) or stop())

@@ -71,6 +71,7 @@ FLOORS = [
     ["ropescale.export"],
     ["evals"],
     ["recipes"],
+    ["ropescale.recommend"],
     ["ropescale.cli"],
     ["ropescale.__main__"],
 ]
@@ -86,6 +87,7 @@ ROOMS = (
     "ropescale.families",
     "ropescale.injection",
     "ropescale.pages",
+    "ropescale.recommend",
 )
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them

@@ -116,9 +116,18 @@ class Engine:
             CheckpointError: a broken source, or a destination that cannot be written.
             ExportError: what the engine cannot hold.
         """
-        stated = self.state(source.config, canonical)
-        require_read(self, source.config, canonical, stated.fields["rope_parameters"])
+        stated = self.held(source.config, canonical)
         folder.write(destination, source, stated, canonical, self.name)
+        return stated
+
+    def held(self, config: PreTrainedConfig, canonical: Canonical) -> Stated:
+        """What it is told, where it holds that exactly; weights stay unread, and nothing is written.
+
+        Raises:
+            ExportError: what the engine cannot hold.
+        """
+        stated = self.state(config, canonical)
+        require_read(self, config, canonical, stated.fields["rope_parameters"])
         return stated
 
     def subject(self, path: Path) -> Subject:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ropescale.contents import read_tokenizer
 from ropescale.destinations import require_new, written_whole
@@ -62,15 +63,9 @@ class LlamaCpp(Engine, name="gguf"):
 
     def write(self, destination: Path, source: Source, canonical: Canonical, outtype: str | None) -> Stated:
         """One file, loaded and written."""
-        _require_package()
+        self.held(source.config, canonical)  # before weights load
         from ropescale.export.gguf import weights, writing
-        from ropescale.export.gguf.architectures import architecture_of
-        from ropescale.export.gguf.scaling import scaling_of
 
-        architecture = architecture_of(source.config)
-        scaling_of(
-            canonical.main, divisors=architecture.divisors, name=source.config.model_type
-        )  # before weights load
         tokenizer, model = source.tokens(), source.model()
         chosen = weights.outtype_for(model, outtype)
         size = sum(parameter.numel() for parameter in model.parameters()) * {"f32": 4, "q8_0": 1}.get(chosen, 2)
@@ -78,6 +73,15 @@ class LlamaCpp(Engine, name="gguf"):
         with written_whole(destination, size) as work:
             scaling = writing.write(work, source, model, tokenizer, canonical, chosen, origin)
         return Stated(fields={}, form=f"{scaling.form}, {chosen.upper()}", serves=canonical.main.target_length)
+
+    def held(self, config: PreTrainedConfig, canonical: Canonical) -> Stated:
+        """In the words of its file."""
+        _require_package()
+        from ropescale.export.gguf.architectures import architecture_of
+        from ropescale.export.gguf.scaling import scaling_of
+
+        scaling = scaling_of(canonical.main, divisors=architecture_of(config).divisors, name=config.model_type)
+        return Stated(fields={}, form=scaling.form, serves=canonical.main.target_length)
 
     def subject(self, path: Path) -> Subject:
         """The file, in a server that is started once."""

@@ -1,0 +1,179 @@
+"""How advice says things, the same on the page and in a terminal; plain text throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropescale import listing, memory
+from ropescale.evals.decision.comparison import FIND, Comparison, Difference
+from ropescale.evals.decision.verdict import Decision, Verdict
+from ropescale.evals.report.findings import Share
+from ropescale.evals.report.wording import NOTHING, perplexity_text, ratio_interval_text, ratio_text
+from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.recommend.advice import Advice, Line, Promise
+from ropescale.recommend.training import Trained
+
+UNPATCHED_TEXT = "unpatched"
+LOST = 1.02  # times the perplexity of short prompts, from which it is worth a training
+
+
+def arm_text(arm: Arm) -> str:
+    """An arm by its name."""
+    return UNPATCHED_TEXT if arm == UNPATCHED else arm.label
+
+
+def knobs_text(knobs: Mapping[str, Any]) -> str:
+    """What a method was given besides its factor; lists as how long they are."""
+    told = {name: f"{len(value)} factors" if isinstance(value, list) else value for name, value in knobs.items()}
+    return ", ".join(f"{name} {value}" if value is not True else name for name, value in told.items())
+
+
+def difference_text(one: Difference) -> str:
+    """How much more is found or better is read, with the interval of all comparisons together."""
+    value, low, high = one.estimate
+    if one.measure == FIND:
+        return f"finds {100 * value:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+    change = [100 * math.expm1(-nats) for nats in (value, high, low)]
+    return f"has a perplexity of {change[0]:+.1f} % ({change[1]:+.1f} to {change[2]:+.1f})"
+
+
+def standing_text(arm: Arm, decision: Decision, taken: Arm) -> str:
+    """What became of an arm."""
+    if arm == taken:
+        return "taken"
+    place = next((one for one in decision.standings if one.arm == arm), None)
+    if place is None:
+        return "unfinished"
+    if place.dropped_by is None:
+        return "as good, as far as can be told" if place.can_win else ""
+    out = place.dropped_by
+    if out.arm == arm:
+        return f"out: no more than the margin better than {arm_text(out.against)}"
+    return (
+        f"out: {arm_text(out.arm)} {gain_text(out)} more"
+        if out.measure == FIND
+        else f"out: {arm_text(out.arm)} reads better"
+    )
+
+
+def gain_text(one: Difference) -> str:
+    """By how much more is found, in points."""
+    value, low, high = (100 * part for part in one.estimate)
+    return f"finds {value:.0f} ({low:.0f} to {high:.0f}) points"
+
+
+def verdict_text(decision: Decision) -> list[str]:
+    """What the race came to, as sentences."""
+    leader = decision.leader
+    gain = _gain(decision, leader)
+    goal = f"{decision.tested:,} tokens"
+    match decision.verdict:
+        case Verdict.TAKE:
+            told = [f"Take {arm_text(leader)}: beyond the original length, up to {goal}, it {gain} against unpatched."]
+            if decision.ties:
+                others = ", ".join(dict.fromkeys(_others(decision.ties, leader)))
+                told.append(f"It cannot be told from {others}, and is the cheaper or safer one.")
+            return told
+        case Verdict.NOTHING:
+            return [f"Scale nothing: up to {goal} no method is shown to do better than the unpatched model."]
+        case Verdict.WORSE:
+            return [f"Scale nothing: up to {goal} the unpatched model does better than every method that was raced."]
+        case Verdict.CONTRADICTION:
+            assert decision.opposed is not None
+            finder, reader = arm_text(decision.opposed.one.arm), arm_text(decision.opposed.other.arm)
+            return [f"Up to {goal} {finder} finds more and {reader} reads text better: what counts is for you to say."]
+        case _:
+            told = [f"Too few prompts to tell: up to {goal} {arm_text(leader)} did best so far."]
+            need = decision.need
+            if need is not None and need.prompts is not None:
+                told.append(f"About {need.prompts:,} more prompts would tell it from {arm_text(need.against)}.")
+            return told
+
+
+def _gain(decision: Decision, arm: Arm) -> str:
+    place = decision.standing(arm)
+    known = [difference_text(one) for one in (place.gain, place.read_gain) if one is not None]
+    return " and ".join(known) if known else "does best"
+
+
+def _others(ties: Sequence[Comparison], leader: Arm) -> list[str]:
+    pairs = [one.arm for tie in ties for one in (tie.one, tie.other)]
+    return [arm_text(arm) for arm in pairs if arm != leader]
+
+
+def share_text(share: Share) -> str:
+    """A rate with its interval."""
+    if not share.asked:
+        return NOTHING
+    low, high = share.interval
+    return f"{share.rate:.0%} ({100 * low:.0f} to {100 * high:.0f}%)"
+
+
+def entries(line: Line) -> list[str]:
+    """A line of the ranked table, by `columns` but the first."""
+    inside = f"{ratio_text(line.inside)} ({ratio_interval_text(line.inside)})" if line.inside else NOTHING
+    return [share_text(line.found), perplexity_text(line.perplexity), inside, line.standing]
+
+
+def columns(original: int, target: int) -> list[str]:
+    """What the entries are, in words."""
+    return [
+        "arm",
+        f"found at {target:,}",
+        f"ppl beyond {original:,}",
+        f"ppl to {original:,}",
+        "standing",
+    ]
+
+
+def promise_text(promise: Promise, original: int, target: int) -> list[str]:
+    """What is promised, and what short prompts lose."""
+    told = [
+        f"With prompts of another seed {arm_text(promise.arm)} finds {share_text(promise.found)} at {target:,} "
+        f"tokens, where the unpatched model finds {share_text(promise.unpatched)}."
+    ]
+    change = promise.inside
+    if change is None:
+        return [*told, "Short prompts lose nothing: positions are as pretraining left them."]
+    lost = "lose nothing that can be told" if change.low <= 1 else "lose"
+    return [
+        *told,
+        f"Short prompts {lost}: perplexity within {original:,} tokens {ratio_text(change)} "
+        f"({ratio_interval_text(change)}), and {share_text(promise.own)} of prompts found there.",
+    ]
+
+
+def training_text(promise: Promise, run: Trained) -> tuple[bool, list[str]]:
+    """Whether training is worth it, and why."""
+    lacking = promise.found.interval[1] < promise.own.interval[0]
+    losing = promise.inside is not None and promise.inside.low > LOST
+    if not (lacking or losing):
+        return False, [
+            "Training is not needed for what was asked: what is found at the target is what is found inside."
+        ]
+    why = "less is found at the target than inside" if lacking else "short prompts read worse than they did"
+    return True, [f"Training is worth a try: {why}. What to expect: {run.told}."]
+
+
+def memory_text(advice: Advice) -> list[str]:
+    """What answering one prompt needs at each length."""
+    return [
+        f"One prompt of {length:,} tokens takes {memory.said(need.total)} in bfloat16: {memory.said(need.weights)} of "
+        f"weights, {memory.said(need.cache)} of cache, {memory.said(need.activations)} while it is read."
+        for length, need in advice.memory.items()
+    ]
+
+
+def time_text(advice: Advice) -> str:
+    """What reading the target takes as recommended."""
+    times, length = advice.slower, advice.target_length
+    return f"Reading {length:,} tokens takes {times:.2f} times as long as unpatched, on this machine."
+
+
+def serving_text(engine: str | None, form: str) -> str:
+    """What the engine is told."""
+    if engine is None:
+        return ""
+    return f"{listing.engines()[engine].title} holds it exactly, by {form}."
