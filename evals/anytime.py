@@ -20,9 +20,9 @@ from ropescale.evals.statistics import Estimate
 
 # Bets as shares of the largest that cannot lose all: small ones for small differences, large ones for clear ones
 BETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
-PRIOR_WEIGHT = 0.1  # windows that the prior of an effect counts as; few, so that five windows give an interval
+PRIOR_WEIGHT = 0.01  # windows that the prior of an effect counts as; few, so that four windows give an interval
 MOST_ROUNDS = 100_000  # further than that nobody goes
-STEPS, LEVELS = 33, 4  # a bound is found to (STEPS - 1)**-LEVELS of the range
+PRECISION = 1e-6  # of a bound, as a share of the range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,12 +60,12 @@ class Tally:
                 f"out a stratum that does not count"
             )
         share = share / share.mean() if len(share) else share
-        pairs = np.stack([table.ravel(), np.tile(share, len(table))], axis=1)
-        found, counts = np.unique(pairs, axis=0, return_counts=True)
+        alike = {weight: table[:, share == weight] for weight in sorted({*share.tolist()})}
+        counted = [(weight, *np.unique(columns, return_counts=True)) for weight, columns in alike.items()]
         return cls(
-            scores=tuple(found[:, 0].tolist()),
-            weights=tuple(found[:, 1].tolist()),
-            counts=tuple(map(float, counts)),
+            scores=tuple(score for _, found, _ in counted for score in found.tolist()),
+            weights=tuple(weight for weight, found, _ in counted for _ in found),
+            counts=tuple(float(count) for _, _, counts in counted for count in counts),
             rounds=float(len(table)),
         )
 
@@ -82,6 +82,17 @@ class Tally:
         return Tally(scores=self.scores, weights=self.weights, counts=counts, rounds=rounds)
 
 
+def exceeds(tally: Tally, mean: float, error: float, low: float = 0.0) -> bool:
+    """Whether the mean score is shown to be more than `mean`: then `at_least` is no less than that."""
+    # whoever loses on average wins no capital at any stake
+    return tally.mean > mean and _log_capital(tally, mean, low) >= -math.log(error)
+
+
+def falls_short(tally: Tally, mean: float, error: float, high: float = 1.0) -> bool:
+    """Whether the mean score is shown to be less than `mean`: then `at_most` is no more than that."""
+    return exceeds(_mirrored(tally), -mean, error, -high)
+
+
 @lru_cache(maxsize=2**16)
 def at_least(tally: Tally, error: float, low: float = 0.0, high: float = 1.0) -> float:
     """The mean score is at least this, after every round at once but for a probability of `error`.
@@ -96,7 +107,7 @@ def at_least(tally: Tally, error: float, low: float = 0.0, high: float = 1.0) ->
     is the largest m that it has refuted. A score of a prompt is at least `low` and at most `high`; for differences
     between two arms on the same prompts, -1 and 1: what both answer alike changes little, as in McNemar's test.
     """
-    return _bound(lambda means: _log_capital(tally, means, low) + math.log(error), low, high)
+    return _bound(lambda mean: exceeds(tally, mean, error, low), low, high)
 
 
 def at_most(tally: Tally, error: float, low: float = 0.0, high: float = 1.0) -> float:
@@ -119,10 +130,7 @@ def rounds_until(tally: Tally, mean: float, error: float, low: float = 0.0, high
     # the capital against a mean below the observed one grows, that against one above it by the mirrored scores
     against, least, level = (tally, low, mean) if tally.mean > mean else (_mirrored(tally), -high, -mean)
 
-    def told(rounds: int) -> bool:
-        return float(_log_capital(against.after(rounds), np.array([level]), least)[0]) >= -math.log(error)
-
-    return _first(told)
+    return _first(lambda rounds: exceeds(against.after(rounds), level, error, least))
 
 
 def location(observations: Sequence[float] | Array, error: float) -> Estimate:
@@ -137,14 +145,12 @@ def location(observations: Sequence[float] | Array, error: float) -> Estimate:
 
     The interval is the whole line where the observations are too few, or not all finite.
     """
-    values = np.asarray(observations, dtype=np.float64)
+    values = [float(one) for one in observations]
     n = len(values)
-    if not n or not np.isfinite(values).all():
-        return Estimate(float(values.mean()) if n and not np.isnan(values).any() else math.nan, -math.inf, math.inf)
-    mean = float(values.mean())
-    if n < 2:
-        return Estimate(mean, -math.inf, math.inf)
-    half = _errors_wide(n, error) * float(values.std(ddof=1)) / math.sqrt(n)
+    if n < 2 or not all(map(math.isfinite, values)):
+        return Estimate(sum(values) / n if n else math.nan, -math.inf, math.inf)
+    mean, deviation = _mean_and_deviation(values)
+    half = _errors_wide(n, error) * deviation / math.sqrt(n)
     # several equal observations of too few still say nothing
     return Estimate(mean, mean - half, mean + half) if math.isfinite(half) else Estimate(mean, -math.inf, math.inf)
 
@@ -155,11 +161,18 @@ def observations_until(observations: Sequence[float] | Array, mean: float, error
     None where that cannot be told from fewer than two, the observed mean is `mean`, or more than `MOST_ROUNDS` were
     needed. An estimate, of no certainty.
     """
-    values = np.asarray(observations, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all() or not abs(values.mean() - mean) > 0:
+    values = [float(one) for one in observations]
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    effect = float(values.std(ddof=1)) / abs(float(values.mean()) - mean)
-    return _first(lambda n: n > 1 and _errors_wide(n, error) * effect < math.sqrt(n))
+    observed, deviation = _mean_and_deviation(values)
+    effect = abs(observed - mean)
+    return _first(lambda n: n > 1 and _errors_wide(n, error) * deviation < effect * math.sqrt(n)) if effect else None
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Of two or more."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _errors_wide(n: int, error: float) -> float:
@@ -179,32 +192,32 @@ def _mirrored(tally: Tally) -> Tally:
     )
 
 
-def _log_capital(tally: Tally, means: Array, low: float) -> Array:
-    """The logarithm of the capital against each of some means [means], all above `low`.
+def _log_capital(tally: Tally, mean: float, low: float) -> float:
+    """The logarithm of the capital against a mean above `low`.
 
     A stake is a share of the largest that a score of `low` in the heaviest stratum cannot ruin; written so, the
     capital falls as the mean rises.
     """
-    if not tally.scores:
-        return np.zeros(len(means))
-    scores, weights, counts = (np.asarray(one) for one in (tally.scores, tally.weights, tally.counts))
-    stakes = np.multiply.outer(np.asarray(BETS), weights / weights.max())  # [bets, scores]
-    gains = np.divide.outer(1 / (means - low), 1 / (scores - low + 1e-300)) - 1  # [means, scores]
-    growth = np.log1p(stakes[None] * gains[:, None]) @ counts  # [means, bets]
-    largest = growth.max(axis=1, keepdims=True)
-    found: Array = largest[:, 0] + np.log(np.exp(growth - largest).mean(axis=1))
-    return found
+    heaviest = max(tally.weights, default=1.0)
+    gains = [
+        weight / heaviest * ((score - low) / (mean - low) - 1)
+        for score, weight in zip(tally.scores, tally.weights, strict=True)
+    ]
+    growths = [
+        sum(count * math.log1p(bet * gain) for count, gain in zip(tally.counts, gains, strict=True)) for bet in BETS
+    ]
+    largest = max(growths)
+    return largest + math.log(sum(math.exp(growth - largest) for growth in growths) / len(BETS))
 
 
-def _bound(left: Callable[[Array], Array], low: float, high: float) -> float:
-    """Up to where in a range a falling function of [means] is at least 0; the lower end where nowhere."""
+def _bound(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Up to where in a range something holds that holds below wherever it holds; the lower end where nowhere."""
+    if holds(high):
+        return high
     start, end = low, high
-    for _ in range(LEVELS):
-        means = np.linspace(start, end, STEPS)[1:]
-        refuted = int((left(means) >= 0).sum())
-        if refuted == STEPS - 1:
-            return end
-        start, end = float(start if refuted == 0 else means[refuted - 1]), float(means[refuted])
+    while end - start > PRECISION * (high - low):
+        middle = (start + end) / 2
+        start, end = (middle, end) if holds(middle) else (start, middle)
     return start
 
 

@@ -172,6 +172,7 @@ class Bench:
             original_length=plan.original_length,
             existing=options.existing,
             layers=options.layers,
+            target_length=options.target_length,
             base=self.base,
             notes=tuple(filter(None, [note_on(options.model)])),
             backend=options.backend,

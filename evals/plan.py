@@ -63,9 +63,10 @@ class Options:
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
     layers: str = "global"  # or full or all, where layers have rotations of their own
+    target_length: int | None = None  # tokens that the model is wanted for; the longest tested if not given
 
     def __post_init__(self) -> None:
-        for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1)):
+        for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1), ("target_length", 1)):
             require_at_least(f"eval: {name}", getattr(self, name), smallest)
         for name, what in (("factors", "factor"), ("depths", "depth"), ("tasks", "task")):
             if not getattr(self, name):
@@ -333,6 +334,8 @@ def _lengths(options: Options, original_length: int, own_length: int | None) -> 
     reach = int(max(factors) * original_length)
     own = own_length or original_length
     products = [original_length, own, *(int(factor * own) for factor in factors)]
+    if options.target_length is not None and options.target_length <= reach:
+        products.append(options.target_length)
     lengths = sorted(set(options.lengths or products))
     if lengths[-1] > reach and not all(arm.unextended for arm in options.arms):
         raise InvalidArgumentError(

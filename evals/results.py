@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ropescale.checks import require_at_least
 from ropescale.destinations import append_line, cut_torn_line, require_appendable, require_ordinary, write_file
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.evals.statistics import perplexity
@@ -276,6 +277,16 @@ class Results:
         """
         cells = {key: _first_windows(cell, self.settings) for key, cell in self.cells.items()}
         return Results(self.folder, self.settings, self.sessions, cells, self.timings)
+
+    def wanted_for(self, length: int | None) -> Results:
+        """The same for a model that is wanted for so many tokens; as it is where none are given.
+
+        Raises:
+            InvalidArgumentError: less than one.
+        """
+        require_at_least("report: target_length", length, 1)
+        wanted = dataclasses.replace(self.settings, target_length=length or self.settings.target_length)
+        return Results(self.folder, wanted, self.sessions, self.cells, self.timings)
 
     def arms(self) -> list[Arm]:
         """All arms with a finished cell: unpatched first, then by factor, in the order in which they ran."""

@@ -14,7 +14,7 @@ from ropescale.evals.decision.measures import beyond, evidence_of, is_finished, 
 from ropescale.evals.decision.verdict import Decision, Verdict, judge
 from ropescale.evals.results import UNPATCHED, Results
 
-__all__ = ["decide"]
+__all__ = ["Decision", "decide"]
 
 
 def decide(results: Results, *, goal: int | None = None, entrants: int | None = None) -> Decision:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ropescale.evals.anytime import Tally, bounded_mean, location
+from ropescale.evals.anytime import Tally, bounded_mean, exceeds, falls_short, location
 from ropescale.evals.decision.measures import Evidence
 from ropescale.evals.results import Arm
 from ropescale.evals.statistics import Estimate
@@ -42,6 +42,7 @@ class Comparison:
     one: Evidence
     other: Evidence
     error: float  # of each of its two intervals
+    back: Comparison | None = None  # the same from the other side, where that was made
 
     @cached_property
     def tally(self) -> Tally:
@@ -78,35 +79,62 @@ class Comparison:
         return [one for one in (self.find, self.read) if one is not None]
 
     @cached_property
-    def better(self) -> Difference | None:
-        """The difference by which the first beats the second; None where it does not.
+    def signs(self) -> dict[str, int]:
+        """Measure -> which way the difference is told to go; 0 where neither way, in reading by more than the margin.
+
+        Windows tell perplexities apart that differ by a thousandth, for which nobody gives up a prompt found or a
+        cheaper arm, so less than the margin counts for nothing in reading.
+        """
+        if self.back is not None:
+            return {measure: -told for measure, told in self.back.signs.items()}
+        error, margin = self.error / 2, MARGINS[READ]
+        read = location(self.windows, self.error)
+        return {
+            FIND: exceeds(self.tally, 0.0, error, -1.0) - falls_short(self.tally, 0.0, error),
+            READ: (read.low > margin) - (read.high < -margin),
+        }
+
+    @cached_property
+    def better_by(self) -> str:
+        """The measure by which the first beats the second; empty where it does not.
 
         It finds more and does not read worse by more than the margin; or what it finds cannot be told apart, and it
-        reads better by more than the margin. Windows tell perplexities apart that differ by a thousandth, for which
-        nobody gives up a prompt found or a cheaper arm, so less than the margin counts for nothing in reading.
+        reads better by more than the margin.
         """
-        found, read = sign(self.find), sign(self.read)
+        found, read = self.signs[FIND], self.signs[READ]
         if found > 0 and read >= 0:
-            return self.find
-        return self.read if found == 0 and read > 0 else None
+            return FIND
+        return READ if found == 0 and read > 0 else ""
+
+    @property
+    def measures(self) -> list[str]:
+        """By which the two were measured."""
+        return [*([FIND] if self.tally.counts else []), *([READ] if self.windows else [])]
+
+    @cached_property
+    def observed(self) -> tuple[float, float]:
+        """How much more the first was seen to find, and how much better to read; of no certainty."""
+        read = math.fsum(self.windows) / len(self.windows) if self.windows else 0.0
+        return (self.tally.mean if self.tally.counts else 0.0, read if math.isfinite(read) else -math.inf)
 
     @property
     def opposed(self) -> bool:
         """Whether one of the two finds more and the other reads better."""
-        return sign(self.find) * sign(self.read) < 0
+        return self.signs[FIND] * self.signs[READ] < 0
 
     @cached_property
     def negligible(self) -> bool:
         """Whether the first is shown to be better by no more than the margins, by all that was measured."""
-        return bool(self.known) and all(one.estimate.high <= one.margin for one in self.known)
+        finds, reads = bool(self.tally.counts), bool(self.windows)
+        return (
+            (finds or reads)
+            and (not finds or falls_short(self.tally, MARGINS[FIND], self.error / 2))
+            and (not reads or location(self.windows, self.error).high <= MARGINS[READ])
+        )
 
-
-def sign(difference: Difference | None) -> int:
-    """Which way a difference is told to go, 0 for neither: in finding any, in reading one beyond the margin."""
-    if difference is None:
-        return 0
-    least = difference.margin if difference.measure == READ else 0.0
-    return (difference.estimate.low > least) - (difference.estimate.high < -least)
+    def by(self, measure: str) -> Difference | None:
+        """The difference by a measure."""
+        return self.find if measure == FIND else self.read
 
 
 class Comparisons:
@@ -122,5 +150,6 @@ class Comparisons:
     def of(self, one: Arm, other: Arm) -> Comparison:
         """One against another."""
         if (one, other) not in self._made:
-            self._made[one, other] = Comparison(one=self.evidence[one], other=self.evidence[other], error=self.error)
+            ours, theirs, back = self.evidence[one], self.evidence[other], self._made.get((other, one))
+            self._made[one, other] = Comparison(one=ours, other=theirs, error=self.error, back=back)
         return self._made[one, other]

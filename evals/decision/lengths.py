@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ropescale.evals.anytime import Tally, at_least, at_most, location
+from ropescale.evals.anytime import Tally, exceeds, falls_short, location
 from ropescale.evals.decision.comparison import COMPARISONS, ERROR
 from ropescale.evals.decision.measures import Evidence
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD
@@ -43,8 +43,8 @@ def found_to(evidence: Evidence, error: float) -> Bounds | None:
     if not tallies:
         return None
     each = error / len(tallies)
-    reached = {n: at_least(tally, error) >= RULER_THRESHOLD for n, tally in tallies.items()}
-    missed = {n: at_most(tally, each) < RULER_THRESHOLD for n, tally in tallies.items()}
+    reached = {n: exceeds(tally, RULER_THRESHOLD, error) for n, tally in tallies.items()}
+    missed = {n: falls_short(tally, RULER_THRESHOLD, each) for n, tally in tallies.items()}
     return _bounds(reached, missed)
 
 

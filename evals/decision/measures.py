@@ -165,7 +165,9 @@ def evidence_of(results: Results, arm: Arm, goal: int) -> Evidence:
         means=means_of(arm),
         round_seconds=math.fsum(_seconds(results, arm, task, n) * strata for (task, n), strata in rows.items()),
         window_seconds=_window_seconds(results, arm, source, goal),
-        reaches=all(_strata(results, arm, task, n) for task, n in asked) and bool(read) == bool(unpatched_read),
+        reaches=is_within(arm, results.settings.original_length, max(beyond(results, goal), default=0))
+        and all(_strata(results, arm, task, n) for task, n in asked)
+        and bool(read) == bool(unpatched_read),
     )
 
 
@@ -209,36 +211,40 @@ def _seconds(results: Results, arm: Arm, task: str, length: int | None) -> float
 
 def _window_seconds(results: Results, arm: Arm, source: Loss | None, goal: int) -> float:
     """What one more window of text takes."""
-    length = _read_length(results, source, goal)
-    if source is None or length is None:
+    if source is None or not (lengths := _read_lengths(results, arm, source, goal)):
         return math.nan
-    cell = results.cell(arm, source.name, length)
-    pieces = len(cell.samples) / len(nats_of(cell)) if cell is not None and nats_of(cell) else math.nan
-    return _seconds(results, arm, source.name, length) * pieces
+    cell = cell_of(results, arm, source.name, lengths[0])
+    windows = len(nats_of(cell))
+    return _seconds(results, arm, source.name, lengths[0]) * len(cell.samples) / windows if windows else math.nan
 
 
-def _read_length(results: Results, source: Loss | None, goal: int) -> int | None:
-    """The length of the cell that says how text is read up to a goal.
+def _read_lengths(results: Results, arm: Arm, source: Loss, goal: int) -> list[int]:
+    """The lengths of the cells that say how an arm reads text up to a goal.
 
-    One by position holds all shorter lengths: it is the shortest that holds the goal, else the longest. Of the others
-    it is the longest up to the goal.
+    A cell by position holds all shorter lengths: it is the shortest that holds the goal, else the longest; of the
+    unpatched model all, since other arms have theirs at different lengths. Of the others it is the longest up to the
+    goal.
     """
-    if source is None or goal <= results.settings.original_length:
-        return None
     original = results.settings.original_length
-    lengths = [n for n in lengths_of(results, UNPATCHED, source.name) if n is not None and n > original]
-    if source.by_position:
-        return next((n for n in lengths if n >= goal), max(lengths, default=None))
-    return max((n for n in lengths if n <= goal), default=None)
+    lengths = [n for n in lengths_of(results, arm, source.name) if n is not None and original < n]
+    if goal <= original or not lengths:
+        return []
+    if not source.by_position:
+        return [n for n in lengths if n <= goal][-1:]
+    enough = [n for n in lengths if n >= goal] or lengths[-1:]
+    return enough[:1] if arm != UNPATCHED else [*enough, *(n for n in lengths if n not in enough)]
 
 
 def _read(results: Results, arm: Arm, source: Loss | None, goal: int) -> Windows:
-    """Window -> nats per token beyond the original length, up to the goal."""
-    length = _read_length(results, source, goal)
-    cell = None if source is None or length is None else results.cell(arm, source.name, length)
-    if source is None or cell is None:
+    """Window, of its length -> nats per token beyond the original length, up to the goal."""
+    if source is None:
         return {}
-    return nats_of(cell, results.settings.original_length, goal) if source.by_position else nats_of(cell)
+    low, high = (results.settings.original_length, goal) if source.by_position else (0, None)
+    return {
+        (length, window): nats
+        for length in _read_lengths(results, arm, source, goal)
+        for window, nats in nats_of(cell_of(results, arm, source.name, length), low, high).items()
+    }
 
 
 def nats_of(cell: Cell, low: int = 0, high: int | None = None) -> Windows:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ropescale.evals.anytime import observations_until, rounds_until
-from ropescale.evals.decision.comparison import Comparison
+from ropescale.evals.decision.comparison import MARGINS, READ, Comparison
 from ropescale.evals.results import Arm
 
 
@@ -30,8 +30,9 @@ def need_of(comparison: Comparison) -> Need:
     if comparison.tally.counts:
         every = rounds_until(comparison.tally, 0.0, comparison.error / 2, -1.0, 1.0)
         rounds = None if every is None else max(every - int(comparison.tally.rounds), 1)
-    if comparison.windows:
-        all_windows = observations_until(comparison.windows, 0.0, comparison.error)
+    read = comparison.observed[1]
+    if comparison.windows and abs(read) > MARGINS[READ]:  # what differs by less is never told
+        all_windows = observations_until(comparison.windows, math.copysign(MARGINS[READ], read), comparison.error)
         windows = None if all_windows is None else max(all_windows - len(comparison.windows), 1)
     strata = one.found.shape[1]
     return Need(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
-from ropescale.evals.decision.comparison import Comparison, Comparisons, Difference
+from ropescale.evals.decision.comparison import FIND, MARGINS, READ, Comparison, Comparisons, Difference
 from ropescale.evals.decision.lengths import Bounds, error_of, found_to, read_to
 from ropescale.evals.decision.measures import Evidence
 from ropescale.evals.decision.need import Need, need_of
@@ -81,61 +81,98 @@ class Race:
         self.dropped = self._dropped()
         self.left = [one.arm for one in running if one.arm not in self.dropped]
 
-    def preference(self, arm: Arm) -> tuple[float, ...]:
-        """The cheaper and safer first: by what it is made with, the smaller factor, then by what it loses inside."""
-        one = self.evidence[arm]
-        return (one.means, arm.factor, math.inf if math.isnan(one.inside) else one.inside)
+    def ranked(self, arms: Iterable[Arm]) -> list[Arm]:
+        """The cheaper and safer first: by what an arm is made with, then the smaller factor.
 
-    def better(self, one: Arm, other: Arm) -> Difference | None:
-        """The difference by which one arm puts another out of the race.
+        Of those that are alike in this, those that were seen to find most, then to read best, each within the margin;
+        then the one that loses least inside the original length.
+        """
+        alike: dict[tuple[float, float], list[Arm]] = {}
+        for arm in arms:
+            alike.setdefault((self.evidence[arm].means, arm.factor), []).append(arm)
+        return [arm for _, group in sorted(alike.items()) for arm in self._of_one_price(group)]
+
+    def _of_one_price(self, arms: Sequence[Arm]) -> list[Arm]:
+        seen = {arm: self.compared.of(arm, UNPATCHED).observed for arm in arms}
+        most = [max(one[i] for one in seen.values()) for i in (0, 1)]
+
+        def place(arm: Arm) -> tuple[float, ...]:
+            short = [
+                max(0.0, best - own - MARGINS[by]) for by, best, own in zip(MARGINS, most, seen[arm], strict=True)
+            ]
+            inside = self.evidence[arm].inside
+            return (*short, math.inf if math.isnan(inside) else inside)
+
+        return sorted(arms, key=place)
+
+    def better_by(self, one: Arm, other: Arm) -> str:
+        """The measure by which one arm puts another out of the race; empty where it does not.
 
         One that reads better alone puts out what does better than the unpatched model only if it does so itself.
         """
-        found = self.compared.of(one, other).better
-        if found is None or found is self.compared.of(one, other).find:
-            return found
-        return found if other not in self.extending or one in self.extending else None
-
-    def gains(self, arm: Arm) -> bool:
-        """Whether an arm itself is shown to do better than the unpatched model, by more than makes no difference."""
-        against = self.compared.of(arm, UNPATCHED)
-        return against.better is not None and not against.negligible
+        measure = self.compared.of(one, other).better_by
+        return "" if measure == READ and other in self.extending and one not in self.extending else measure
 
     def _extending(self) -> set[Arm]:
-        """The arms shown to do better than the unpatched model: themselves, or by finding more than one that does."""
-        found = {arm for arm in self.patched if self.gains(arm)}
-        finders = {arm for arm in found if self.finds_more(arm, UNPATCHED)}
+        """The arms shown to do better than the unpatched model: themselves, or by finding more than one that does.
+
+        What gains no more than the margins gains nothing.
+        """
+        gains = {arm: self.compared.of(arm, UNPATCHED) for arm in self.patched}
+        found = {arm for arm, against in gains.items() if against.better_by and not against.negligible}
+        finders = {arm for arm in found if gains[arm].better_by == FIND}
         while more := {
-            arm for arm in self.patched if arm not in finders and any(self.finds_more(arm, one) for one in finders)
+            arm
+            for arm in self.patched
+            if arm not in finders and any(self.compared.of(arm, one).better_by == FIND for one in finders)
         }:
             finders |= more
         return found | finders
 
-    def finds_more(self, one: Arm, other: Arm) -> bool:
-        """Whether one arm is shown to find more than another, without reading worse."""
-        against = self.compared.of(one, other)
-        return against.better is not None and against.better is against.find
-
-    def _dropped(self) -> dict[Arm, Difference]:
-        """Arm -> the figure that says that it cannot win."""
-        found: dict[Arm, Difference] = {}
+    def _dropped(self) -> dict[Arm, tuple[Comparison, str]]:
+        """Arm -> the comparison that says that it cannot win, and by which measure."""
+        found: dict[Arm, tuple[Comparison, str]] = {}
         for arm in self.patched:
             against = self.compared.of(arm, UNPATCHED)
-            if against.negligible and arm not in self.extending:
-                found[arm] = against.known[0]
-                continue
-            better = [difference for one in self.evidence if one != arm and (difference := self.better(one, arm))]
+            better = [(self.compared.of(one, arm), by) for one in self.evidence if (by := self.better_by(one, arm))]
             if better:
-                found[arm] = max(better, key=lambda one: (one.against == UNPATCHED, one.estimate.low))
-        ahead = sorted((arm for arm in self.patched if arm in self.extending - found.keys()), key=self.preference)
+                found[arm] = max(better, key=lambda put_out: (put_out[0].one.arm == UNPATCHED, put_out[0].observed))
+            elif against.negligible and arm not in self.extending:
+                found[arm] = against, against.measures[0]
+        ahead = self.ranked(arm for arm in self.patched if arm in self.extending - found.keys())
         for first, second in combinations(ahead, 2):
-            if first not in found and second not in found and self.compared.of(second, first).negligible:
-                found[second] = self.compared.of(second, first).known[0]
-        best = [arm for arm in ahead if arm not in found]
-        if best:
-            against = self.compared.of(best[0], UNPATCHED)
-            found[UNPATCHED] = against.better or against.known[0]
+            against = self.compared.of(second, first)
+            if not {first, second} & found.keys() and against.negligible:
+                found[second] = against, against.measures[0]
+        if ahead:
+            against = self.compared.of(ahead[0], UNPATCHED)
+            found[UNPATCHED] = against, against.better_by or against.measures[0]
         return found
+
+    def verdict(self, *, reached: bool) -> tuple[Verdict, Arm | None, Comparison | None]:
+        """The verdict, the arm to take, and what contradicts it; `reached`: the unpatched model reaches the goal."""
+        ahead = self.ranked(arm for arm in self.left if arm in self.extending)
+        if not self.patched:
+            return Verdict.ALONE, None, None
+        if ahead:
+            for rival in self.left:
+                if rival != ahead[0] and (opposed := self._opposed(ahead[0], rival)):
+                    return Verdict.CONTRADICTION, None, opposed
+            return Verdict.TAKE, ahead[0], None
+        if self.left == [UNPATCHED]:
+            worse = all(self.compared.of(UNPATCHED, arm).better_by for arm in self.patched)
+            return (Verdict.WORSE if worse else Verdict.NOTHING), None, None
+        for arm in self.left:
+            if arm != UNPATCHED and (opposed := self._opposed(arm, UNPATCHED)):
+                return Verdict.CONTRADICTION, None, opposed
+        return (Verdict.NOTHING if reached else Verdict.FEW), None, None
+
+    def _opposed(self, one: Arm, other: Arm) -> Comparison | None:
+        """The comparison of two arms that are the opposite of one another, the one that finds more first."""
+        found = self.compared.of(one, other)
+        if not found.opposed:
+            return None
+        return found if found.signs[FIND] > 0 else self.compared.of(other, one)
 
     @property
     def settled(self) -> bool:
@@ -155,7 +192,7 @@ def judge(
     race = Race(evidence, entrants)
     error = error_of(max(entrants or 0, len(evidence) + len(unfinished)))
     bounds = {one.arm: (found_to(one, error), read_to(one, error)) for one in evidence}
-    verdict, arm, opposed = _verdict(race, reached=_reaches(bounds[UNPATCHED], tested))
+    verdict, arm, opposed = race.verdict(reached=_reaches(bounds[UNPATCHED], tested))
     leader = arm or _leader(race, verdict, opposed)
     ties = [race.compared.of(one, arm) for one in race.left if one != arm] if arm is not None else []
     return Decision(
@@ -173,33 +210,6 @@ def judge(
     )
 
 
-def _verdict(race: Race, *, reached: bool) -> tuple[Verdict, Arm | None, Comparison | None]:
-    """The verdict, the arm to take, and what contradicts it."""
-    ahead = sorted((arm for arm in race.left if arm in race.extending), key=race.preference)
-    if not race.patched:
-        return Verdict.ALONE, None, None
-    if ahead:
-        for rival in race.left:
-            if rival != ahead[0] and (opposed := _opposed(race, ahead[0], rival)):
-                return Verdict.CONTRADICTION, None, opposed
-        return Verdict.TAKE, ahead[0], None
-    if race.left == [UNPATCHED]:
-        worse = all(race.compared.of(UNPATCHED, arm).better for arm in race.patched)
-        return (Verdict.WORSE if worse else Verdict.NOTHING), None, None
-    for arm in race.left:
-        if arm != UNPATCHED and (opposed := _opposed(race, arm, UNPATCHED)):
-            return Verdict.CONTRADICTION, None, opposed
-    return (Verdict.NOTHING if reached else Verdict.FEW), None, None
-
-
-def _opposed(race: Race, one: Arm, other: Arm) -> Comparison | None:
-    """The comparison of two arms that are the opposite of one another, the one that finds more first."""
-    found = race.compared.of(one, other)
-    if not found.opposed:
-        return None
-    return found if found.find is not None and found.find.estimate.low > 0 else race.compared.of(other, one)
-
-
 def _reaches(bounds: tuple[Bounds | None, Bounds | None], tested: int) -> bool:
     """Whether all that was measured reaches a length."""
     known = [one for one in bounds if one is not None]
@@ -212,14 +222,9 @@ def _leader(race: Race, verdict: Verdict, opposed: Comparison | None) -> Arm:
         return opposed.one.arm
     if verdict is not Verdict.FEW:
         return UNPATCHED
-    return max((arm for arm in race.left if arm != UNPATCHED), key=lambda arm: _observed(race, arm))
-
-
-def _observed(race: Race, arm: Arm) -> tuple[float, float]:
-    """What an arm was seen to find and read more than the unpatched model."""
-    against = race.compared.of(arm, UNPATCHED)
-    seen = [0.0 if one is None else one.estimate.value for one in (against.find, against.read)]
-    return seen[0], -math.inf if math.isnan(seen[1]) else seen[1]
+    return max(
+        (arm for arm in race.left if arm != UNPATCHED), key=lambda arm: race.compared.of(arm, UNPATCHED).observed
+    )
 
 
 def _need(race: Race, verdict: Verdict, leader: Arm, ties: Sequence[Comparison]) -> Need | None:
@@ -228,7 +233,7 @@ def _need(race: Race, verdict: Verdict, leader: Arm, ties: Sequence[Comparison])
         return need_of(race.compared.of(leader, UNPATCHED))
     if not ties:
         return None
-    return need_of(max(ties, key=lambda tie: 0.0 if tie.find is None else abs(tie.find.estimate.value)))
+    return need_of(max(ties, key=lambda tie: [*map(abs, tie.observed)]))
 
 
 def _standing(race: Race, one: Evidence, leader: Arm, bounds: tuple[Bounds | None, Bounds | None]) -> Standing:
@@ -247,5 +252,5 @@ def _standing(race: Race, one: Evidence, leader: Arm, bounds: tuple[Bounds | Non
         extends=arm in race.extending,
         reaches=runs,
         can_win=arm in race.left,
-        dropped_by=race.dropped.get(arm),
+        dropped_by=None if arm not in race.dropped else race.dropped[arm][0].by(race.dropped[arm][1]),
     )

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ropescale.evals.decision import Decision
+from ropescale.evals.decision.comparison import Difference
 from ropescale.evals.report.findings import Findings, Row, Share, has_exact, position_perplexities, share
-from ropescale.evals.report.wording import left_out, reasons, rules, verdict
+from ropescale.evals.report.verdict import reasons, rules, verdict
+from ropescale.evals.report.wording import left_out
 from ropescale.evals.results import RECORD, Cell
 from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
 from ropescale.evals.tasks.base import Loss, Task
@@ -31,6 +34,7 @@ def report_json(findings: Findings) -> str:
             "rules": rules(findings),
             "left_out": left_out(findings),
             "recommended": None if best is None else asdict(best.arm),
+            "decision": _decision(findings.decision),
             "thresholds": {"retrieval": RULER_THRESHOLD, "perplexity": PERPLEXITY_TOLERANCE},
             "retrieval_basis": [task.name for task in findings.basis],
             "perplexity_source": None if findings.source is None else findings.source.name,
@@ -116,6 +120,48 @@ def _row(row: Row) -> dict[str, Any]:
         "retrieval_averages": {str(length): value for length, value in row.averages.items()},
         "effective_length_retrieval": row.reads,
         "effective_length_perplexity": row.keeps,
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    """The decision; differences in reading are in nats per token, and more is better by both measures."""
+    return {
+        "verdict": decision.verdict.value,
+        "target_length": decision.goal,
+        "tested": decision.tested,
+        "leader": asdict(decision.leader),
+        "ties": [asdict(tie.one.arm) for tie in decision.ties],
+        "settled": decision.settled,
+        "need": None if decision.need is None else asdict(decision.need),
+        "standings": [
+            {
+                **asdict(one.arm),
+                "found": one.find,
+                "prompts_each": one.rounds,
+                "windows": one.windows,
+                "gain": _difference(one.gain),
+                "read_gain": _difference(one.read_gain),
+                "extends": one.extends,
+                "reaches": one.reaches,
+                "can_win": one.can_win,
+                "dropped_by": _difference(one.dropped_by),
+                "effective_length_retrieval": None if one.found_to is None else asdict(one.found_to),
+                "effective_length_perplexity": None if one.read_to is None else asdict(one.read_to),
+            }
+            for one in decision.standings
+        ],
+    }
+
+
+def _difference(value: Difference | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {
+        "measure": value.measure,
+        "arm": asdict(value.arm),
+        "against": asdict(value.against),
+        **value.estimate._asdict(),
+        "compared": value.compared,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the results of an evaluation say: arms compared, effective lengths, the recommendation; numbers, no words.
+"""What the results of an evaluation say: arms compared, effective lengths, the decision; numbers, no words.
 
 Knows cells and statistics; knows neither HTML nor how a number is written.
 """
@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from ropescale.errors import InvalidArgumentError
+from ropescale.evals.decision import Decision, decide
 from ropescale.evals.decision.measures import (
     basis_of,
     cell_of,
@@ -90,7 +91,7 @@ class Findings:
     source: Loss | None  # the task whose perplexities the rows hold
     alone: Row  # the unpatched model at all its lengths
     groups: Mapping[float, tuple[Row, ...]]  # factor -> the unpatched model at the same lengths, then the arms
-    best: Row | None  # the recommended arm; None if none helps
+    decision: Decision  # what they say about the goal
 
     @property
     def settings(self) -> Settings:
@@ -106,6 +107,11 @@ class Findings:
     def patched(self) -> list[Row]:
         """The rows of all patched arms."""
         return [row for rows in self.groups.values() for row in rows if row.arm != UNPATCHED]
+
+    @property
+    def best(self) -> Row | None:
+        """The row of the arm to take; None where none is."""
+        return next((row for row in self.patched if row.arm == self.decision.arm), None)
 
     @property
     def tested(self) -> bool:
@@ -199,13 +205,11 @@ def read_findings(results: Results) -> Findings:
     def row(arm: Arm, reach: int) -> Row:
         return _row(results, arm, reach, basis, source)
 
-    unpatched = row(UNPATCHED, max(results.settings.lengths))
     groups: dict[float, tuple[Row, ...]] = {}
     for arm in finished:
         reach = _reach(results, arm)
         rows = groups.get(arm.factor) or (row(UNPATCHED, reach),)
         groups[arm.factor] = (*rows, row(arm, reach))
-    helpful = [one for rows in groups.values() for one in rows if one.arm != UNPATCHED and _helps(one, unpatched)]
     return Findings(
         results=results,
         arms=(UNPATCHED, *finished),
@@ -213,9 +217,9 @@ def read_findings(results: Results) -> Findings:
         not_run=tuple(name for name in results.settings.tasks if name not in {task.name for task in tasks}),
         basis=basis,
         source=source,
-        alone=unpatched,
+        alone=row(UNPATCHED, max(results.settings.lengths)),
         groups=groups,
-        best=max(helpful, key=_merit, default=None),
+        decision=decide(results),
     )
 
 
@@ -242,21 +246,6 @@ def position_perplexities(cell: Cell) -> tuple[list[int], list[float]]:
 def finite(value: float | None) -> bool:
     """Whether there is a value that can be compared."""
     return value is not None and math.isfinite(value)
-
-
-def _helps(row: Row, alone: Row) -> bool:
-    """Whether an effective length is longer than the unpatched model's, neither is shorter, and no less is found."""
-    if row.gain is not None and row.gain.high < 0:
-        return False
-    pairs = [(row.reads, alone.reads), (row.keeps, alone.keeps)]
-    known = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
-    return any(ours > theirs for ours, theirs in known) and all(ours >= theirs for ours, theirs in known)
-
-
-def _merit(row: Row) -> tuple[float, ...]:
-    """Longer by retrieval, then by perplexity, then cheaper inside the original length, then the smaller factor."""
-    inside = row.inside if row.inside is not None and finite(row.inside) else math.inf
-    return (row.reads or 0, row.keeps or 0, -inside, -row.arm.factor)
 
 
 def _reach(results: Results, arm: Arm) -> int:

@@ -11,17 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ropescale.evals.report.findings import Findings, main_score, share
 from ropescale.evals.report.tables import Comparison, comparison, heads, short_table, table_by_length
-from ropescale.evals.report.wording import (
-    arm_text,
-    base_model,
-    base_text,
-    command_text,
-    filled,
-    left_out,
-    reasons,
-    rules,
-    verdict,
-)
+from ropescale.evals.report.verdict import reasons, rules, verdict
+from ropescale.evals.report.wording import arm_text, base_model, base_text, command_text, filled, left_out
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.evals.tasks.base import Foreign, Loss, Task
 from ropescale.pages.elements import shown

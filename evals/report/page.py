@@ -5,7 +5,8 @@ from __future__ import annotations
 from ropescale.evals.report.elements import identifier
 from ropescale.evals.report.findings import Findings
 from ropescale.evals.report.sections import arms, failed, losses, opening, provenance, retrieval, short
-from ropescale.evals.report.wording import left_out, verdict
+from ropescale.evals.report.verdict import verdict
+from ropescale.evals.report.wording import left_out
 from ropescale.evals.tasks.base import CURVES
 from ropescale.pages.document import document
 from ropescale.pages.elements import paragraph, shown

@@ -11,6 +11,7 @@ from ropescale.evals.report.findings import Findings, Row, Share, has_exact, mai
 from ropescale.evals.report.wording import (
     NOTHING,
     band_text,
+    bounds_text,
     count_text,
     estimate_text,
     factor_text,
@@ -99,10 +100,17 @@ def _group(
     for name, wanted in (("reads", bool(findings.basis)), ("keeps", _any(groups, "keeps"))):
         if wanted:
             lengths = [getattr(row, name) for row in rows]
-            said = [reach_text(n, getattr(row, f"{name}_from")) for n, row in zip(lengths, rows, strict=True)]
             marks = _marks(rows, lengths)
-            columns.append([Entry(text=text, best=best) for text, best in zip(said, marks, strict=True)])
+            columns.append([_reach(findings, row, name, best) for row, best in zip(rows, marks, strict=True)])
     return [(row.arm, [column[i] for column in columns]) for i, row in enumerate(rows)]
+
+
+def _reach(findings: Findings, row: Row, name: str, best: bool) -> Entry:
+    """An effective length as it was observed, and its bounds where these say something else."""
+    least, standing = getattr(row, f"{name}_from"), findings.decision.standing(row.arm)
+    observed = reach_text(getattr(row, name), least)
+    bounds = bounds_text(standing.found_to if name == "reads" else standing.read_to, least)
+    return Entry(text=observed, small=() if bounds in ("", observed) else (bounds,), best=best)
 
 
 def _inside(row: Row, best: bool) -> Entry:

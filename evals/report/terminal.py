@@ -9,7 +9,8 @@ from rich.text import Text
 from ropescale.console import Console
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.tables import comparison, heads
-from ropescale.evals.report.wording import arm_text, reasons, score_text, verdict
+from ropescale.evals.report.verdict import reasons, verdict
+from ropescale.evals.report.wording import arm_text, score_text
 from ropescale.evals.results import Results
 
 

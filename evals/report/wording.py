@@ -1,4 +1,4 @@
-"""How the report says things: numbers as text, the verdict, its reason and its rules, the same in every format.
+"""How the report says things: numbers as text, arms, figures and their intervals, the same in every format.
 
 Plain text throughout; HTML and Markdown escape it themselves.
 """
@@ -9,11 +9,12 @@ import json
 import math
 from collections.abc import Iterable
 
+from ropescale.evals.decision.lengths import Bounds
 from ropescale.evals.decision.measures import too_long
-from ropescale.evals.report.findings import Findings, Row, Share, main_score, share
+from ropescale.evals.report.findings import Findings, Share, main_score, share
 from ropescale.evals.results import UNPATCHED, Arm, Cell
-from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
-from ropescale.evals.tasks.base import Foreign, Loss, Short, Task
+from ropescale.evals.statistics import Estimate
+from ropescale.evals.tasks.base import Loss, Short, Task
 from ropescale.pages.elements import shown
 
 NOTHING = "\N{EN DASH}"
@@ -66,6 +67,17 @@ def tokens_text(value: int | None) -> str:
 def reach_text(value: int | None, least: int | None) -> str:
     """An effective length in tokens, where `least` is the shortest that was tested: what misses there reads below."""
     return f"below {least:,}" if value == 0 and least else tokens_text(value)
+
+
+def bounds_text(bounds: Bounds | None, least: int | None) -> str:
+    """Bounds of an effective length for a column; `least` is the shortest length that was tested."""
+    if bounds is None:
+        return ""
+    if bounds.told:
+        return reach_text(bounds.low, least)
+    if bounds.high is None:
+        return f"at least {bounds.low:,}" if bounds.low else "not told"
+    return f"{bounds.low:,} to {bounds.high:,}" if bounds.low else f"at most {bounds.high:,}"
 
 
 def length_text(length: int) -> str:
@@ -231,47 +243,6 @@ def _adapter_folder(arm: Arm, findings: Findings) -> str:
     return shown(known[-1] if known else f"path/to/{arm.adapter}", 200)
 
 
-def verdict(findings: Findings) -> str:
-    """One sentence: what to take, how far it reaches, what it costs; or that nothing helped."""
-    alone, best = findings.alone, findings.best
-    named = base_text(findings)
-    how, _, what = named.partition(": ")
-    is_what = f"{how} ({what})" if what else named
-    opening = is_what[:1].upper() + is_what[1:]
-    if not findings.tested:
-        return _of_short_prompts(findings, opening)
-    if best is None and not findings.patched:
-        rest = "" if what else "; no method has been evaluated yet"
-        return f"{opening}, the model {_reach(alone)}{rest}."
-    if best is None:
-        nothing = "No adapter" if all(row.arm.unextended for row in findings.patched) else "No method"
-        return (
-            f"{nothing} made the context longer: {is_what}, the model {_reach(alone)}, and no arm gets further in one "
-            f"without losing in the other."
-        )
-    at = "without a method" if best.arm.unextended else f"at factor {best.arm.factor:g}"
-    sentence = f"Take {shown(best.arm.name, 50)} {at}: it {_reach(best, alone, named)}"
-    if best.change is None or not math.isfinite(best.change.value):
-        return f"{sentence}."
-    return f"{sentence}; perplexity inside the original length: {ratio_text(best.change)}."
-
-
-def _of_short_prompts(findings: Findings, opening: str) -> str:
-    """The verdict where no length was tested: the scores of what was."""
-    said = []
-    for task in findings.tasks:
-        for arm in findings.arms:
-            for _, cell in findings.cells(arm, task):
-                if score := score_text(cell):
-                    at = "" if cell.length is None else f" at {cell.length:,} tokens"
-                    said.append(
-                        f"{score} with {shown(arm.label, 60)}"
-                        if arm != UNPATCHED
-                        else f"{score} in {shown(task.name, 40)}{at}"
-                    )
-    return f"{opening}, the model scores {', '.join(said)}; no effective length was measured."
-
-
 def score_text(cell: Cell | None) -> str:
     """The main figure of a cell: a perplexity, or the first score of the harness; nothing where it has none."""
     if cell is not None and cell.of_losses:
@@ -282,127 +253,9 @@ def score_text(cell: Cell | None) -> str:
     return f"{main[1]:.1%}" if 0 <= main[1] <= 1 else f"{main[1]:.4g}"
 
 
-def _reach(row: Row, other: Row | None = None, named: str = "") -> str:
-    """What a row's two effective lengths say, as a verb phrase; also against another row's, which is `named`."""
-    reads = (row.reads, row.reads_from, None if other is None else other.reads)
-    keeps = (row.keeps, row.keeps_from, None if other is None else other.keeps)
-    said = [
-        (
-            verb,
-            f"{'to' if length else 'only'} {reach_text(length, least)} tokens"
-            + ("" if theirs is None else f" ({named}: {reach_text(theirs, least)})"),
-        )
-        for verb, (length, least, theirs) in (("retrieves", reads), ("keeps its perplexity", keeps))
-        if length is not None
-    ]
-    if len(said) == 2 and said[0][1] == said[1][1]:
-        said = [(f"{said[0][0]} and {said[1][0]}", said[0][1])]
-    return " and ".join(map(" ".join, said))
-
-
-def reasons(findings: Findings) -> list[str]:
-    """Sentences behind the verdict: gain beyond, cost inside, what else is known, what is not."""
-    best = findings.best
-    said = [] if best is None else _reasons_for(findings, best)
-    if best is not None:
-        said.append(f"It was not tested beyond {best.reach:,} tokens.")
-    elif findings.settings.base and findings.tested:
-        said.append(f"It was not tested beyond {findings.alone.reach:,} tokens.")
-    said += findings.settings.notes
-    if findings.patched and not findings.basis:
-        said.append("No retrieval task was run, and perplexity alone does not show that the context is used.")
-    if findings.patched and findings.source is None:
-        said.append("No perplexity was measured.")
-    return said
-
-
-def _reasons_for(findings: Findings, best: Row) -> list[str]:
-    original = findings.settings.original_length
-    same = findings.groups[best.arm.factor][0]  # unpatched, on the same prompts
-    said = []
-    if best.retrieval_beyond is not None and best.gain_beyond is not None:
-        said.append(
-            f"In prompts longer than the original {original:,} tokens it scores "
-            f"{rate_text(best.retrieval_beyond.rate)} where {base_model(findings)} scores "
-            f"{rate_text(same.retrieval_beyond.rate if same.retrieval_beyond else None)}: "
-            f"{estimate_text(gain_text(best.gain_beyond), gain_interval_text(best.gain_beyond))}."
-        )
-    if best.retrieval_inside is not None and best.gain_inside is not None:
-        said.append(
-            f"In prompts that fit the original length it scores {rate_text(best.retrieval_inside.rate)}, "
-            f"{estimate_text(gain_text(best.gain_inside), gain_interval_text(best.gain_inside))}."
-        )
-    if best.change is not None and math.isfinite(best.change.value):
-        said.append(
-            f"Perplexity inside the original length is {perplexity_text(best.inside)} instead of "
-            f"{perplexity_text(same.inside)}: "
-            f"{estimate_text(ratio_text(best.change), ratio_interval_text(best.change))}."
-        )
-    return [*said, *(_short_reason(findings, best, task) for task in findings.short if not isinstance(task, Foreign))]
-
-
 def tells(findings: Findings, task: Short) -> bool:
     """Whether a short task can show a loss: not where the unpatched model guesses, so that it has none to show."""
     return task.chance is None or share(findings.cell(UNPATCHED, task)).interval[0] > task.chance
-
-
-def _short_reason(findings: Findings, best: Row, task: Short) -> str:
-    """What short prompts lost."""
-    if not tells(findings, task):
-        return (
-            f"{task.heading} cannot tell what short prompts lost: {base_model(findings)} scores "
-            f"{rate_text(share(findings.cell(UNPATCHED, task)).rate)}, and chance is {rate_text(task.chance)}."
-        )
-    cell = findings.cell(best.arm, task)
-    gain = findings.gain(cell)
-    return (
-        f"{task.heading}, on short prompts: {rate_text(share(cell).rate)}, "
-        f"{estimate_text(gain_text(gain), gain_interval_text(gain))}."
-    )
-
-
-def rules(findings: Findings) -> list[str]:
-    """The definitions behind the verdict, for the small print."""
-    said = []
-    if findings.basis:
-        said.append(
-            f"Effective length by retrieval is RULER's rule: the largest length at which the average score, and that "
-            f"of every shorter length tested, is at least {RULER_THRESHOLD:.1%} (Llama-2-7B at 4,096 tokens). The "
-            f"average is over {basis_text(findings)}; the score is the share of answers found in the reply as text."
-        )
-    if findings.source is not None and findings.source.by_position:
-        said.append(
-            f"Effective length by perplexity: positions up to the original length, then bands that double; the "
-            f"end of the last band before perplexity first exceeds {PERPLEXITY_TOLERANCE:g} times that of "
-            f"{base_model(findings)} inside the original length, on the same windows."
-        )
-    elif findings.source is not None:
-        said.append(
-            f"Effective length by perplexity: the largest context length at which {findings.source.noun}, and that of "
-            f"every shorter one tested beyond the original length, is at most {PERPLEXITY_TOLERANCE:g} times that of "
-            f"{base_model(findings)} at the largest length inside it."
-        )
-    names = sorted({arm.adapter for arm in findings.arms if arm.adapter and is_plain(arm, findings)})
-    if names:
-        said.append(
-            f"An adapter that carries no record ({', '.join(shown(name, 40) for name in names)}) was put on the model "
-            f"as it is, and on the model extended by each method, for which it was not trained."
-        )
-    if any(length_text(length).endswith("k") for length in findings.settings.lengths):
-        said.append("In tables and figures, k is 1,024 tokens.")
-    if findings.patched:
-        said.append(
-            f"Intervals are of 95%; changes and gains are against {base_model(findings)} on the same samples. Those "
-            "over few documents or windows are too narrow, and so are those of samples that all changed alike; over a "
-            "single window there is none."
-        )
-        said.append(
-            f"An arm is recommended only if one of its effective lengths is longer than that of "
-            f"{base_model(findings)}, neither is shorter, and over all prompts it does not retrieve less (an interval "
-            f"wholly below 0). Of those, the longest by retrieval is taken, then by perplexity, then the lowest "
-            f"perplexity inside the original length, then the smaller factor."
-        )
-    return said
 
 
 def left_out(findings: Findings) -> list[str]:
@@ -412,6 +265,12 @@ def left_out(findings: Findings) -> list[str]:
         said.append(f"Not finished, so left out: {', '.join(arm_text(arm, findings) for arm in findings.unfinished)}.")
     if findings.not_run:
         said.append(f"Not run yet: {', '.join(shown(name, 60) for name in findings.not_run)}.")
+    fewer = [arm for arm in findings.arms if _has_fewer(findings, arm)]
+    if fewer:
+        said.append(
+            f"With fewer prompts or windows than other arms, and compared on those that both have: "
+            f"{', '.join(arm_text(arm, findings) for arm in fewer)}."
+        )
     for arm in findings.arms:
         for task in findings.short:
             cell = findings.at(arm, task)
@@ -422,6 +281,16 @@ def left_out(findings: Findings) -> list[str]:
                     f"left out of its score."
                 )
     return said
+
+
+def _has_fewer(findings: Findings, arm: Arm) -> bool:
+    """Whether another arm has more samples of the same cell: where arms raced, or some were given more."""
+    return any(
+        len(cell.samples) < len(other.samples)
+        for task, cell in findings.cells(arm)
+        for one in findings.arms
+        if (other := findings.at(one, task, cell.length)) is not None
+    )
 
 
 def _ratio(value: float) -> str:

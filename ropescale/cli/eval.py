@@ -66,6 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_start(parser, existing="error (default), replace, compose; --methods none takes it as it is")
     add_layers(parser)
     add("--tasks", type=list_of(str), metavar="A,B", help=f"see above (default: {','.join(base.defaults())})")
+    add(
+        "--target-length",
+        type=int,
+        metavar="N",
+        help="tokens that the model is wanted for, which the verdict is about (default: the longest length)",
+    )
     add("--windows", type=int, metavar="N", help="windows of a perplexity task, at most (default: 3)")
     add("--stride", type=float, metavar="X", help="share of a window that strided perplexity scores (default: 0.5)")
     add("--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path to files")

@@ -1,6 +1,7 @@
 """What may come next, as a line to paste: a verb that went well ends with it."""
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from ropescale import listing, outside
 
 if TYPE_CHECKING:
+    from ropescale.evals.decision.need import Need
     from ropescale.evals.results import Results
 
 
@@ -24,13 +26,47 @@ def say_again(command: str, *, without: str) -> int:
     return 0
 
 
+def _more(results: "Results", need: "Need") -> list[str]:
+    """The command of an evaluation with as many more prompts, or windows where these cost less, as would decide it.
+
+    Nothing where its last command cannot be given again, or no number of either is known.
+    """
+    words = shlex.split(results.session.command or "")
+    if words[:1] != ["ropescale"] or "eval" not in words:
+        return []
+    given = words[words.index("eval") :]
+    wanted = [
+        (minutes if minutes is not None else math.inf, f"--{name}", more)
+        for name, more, minutes in (
+            ("samples", need.rounds, need.rounds_minutes),
+            ("windows", need.windows, need.windows_minutes),
+        )
+        if more is not None
+    ]
+    if not wanted:
+        return []
+    _, option, more = min(wanted)
+    for name in (option, "--output"):
+        if name in given:
+            at = given.index(name)
+            given = [*given[:at], *given[at + 2 :]]
+    had = [knobs.get(option[2:], 0) for knobs in results.settings.tasks.values()]
+    return [*given, option, str(max(had) + more), "--output", str(results.folder)]
+
+
 def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
-    """What follows from an evaluation: to write the arm that is recommended, or to train one."""
+    """What follows from an evaluation: to write the arm to take, to ask more where none is told, or to train one."""
+    from ropescale.evals.decision.verdict import Verdict
     from ropescale.evals.report.findings import read_findings
     from ropescale.methods import FixedMethod, get_method
 
-    best, model = read_findings(results).best, results.settings.model
+    findings, model = read_findings(results), results.settings.model
+    best, decision = findings.best, findings.decision
     if best is None:
+        if decision.verdict is Verdict.FEW and decision.need is not None and (more := _more(results, decision.need)):
+            return more
+        if decision.verdict in (Verdict.NOTHING, Verdict.WITHIN):
+            return ["chat", model]
         factor = max((arm.factor for arm in results.arms()), default=1.0)
         if factor == 1:
             return ["eval", model, "--methods", "yarn", "--factors", "2", "--quick"]

@@ -11,19 +11,27 @@ HELP = "write the report of finished results"
 DOING = "reporting {folder}"
 EXTRAS = ("eval",)
 EXAMPLES = """\
-example:
+examples:
   ropescale report out/eval-tiny
+  ropescale report out/eval-tiny --target-length 512      what to do for that length
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="the output folder of an evaluation")
+    parser.add_argument(
+        "--target-length",
+        type=int,
+        metavar="N",
+        help="tokens that the model is wanted for (default: those of the evaluation, else the longest that it tested)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from ropescale.evals import report, results
 
-    print(report.write(arguments.folder))
-    return say_next(*after_results(results.read(arguments.folder), ()))
+    print(report.write(arguments.folder, target_length=arguments.target_length))
+    found = results.read(arguments.folder).wanted_for(arguments.target_length)
+    return say_next(*after_results(found, ()))

@@ -33,7 +33,6 @@ VERBS = {
     "rescale": ["tiny", "DST", "--factor", "2"],
     "explain": ["tiny"],
     "plot": ["tiny"],
-    "search": ["tiny", "--factor", "2"],
     "train": ["lora", "--model", "tiny"],
     "merge": ["adapter", "DST"],
     "report": ["folder"],

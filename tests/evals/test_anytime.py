@@ -119,7 +119,7 @@ def test_what_is_no_table_of_scores_is_refused(scores, weights):
 
 def mixed(effects, weights, values):
     """The density of observations under the right-Haar prior of the deviation, summed over it and over effects."""
-    deviations = np.exp(np.linspace(-6, 5, 1200))[:, None]
+    deviations = np.exp(np.linspace(-6, 5, 400))[:, None]
     density = np.ones((len(deviations), len(effects)))
     for value in values:
         density *= stats.norm.pdf(value, effects * deviations, deviations)
@@ -129,7 +129,7 @@ def mixed(effects, weights, values):
 @pytest.mark.parametrize("values", [[0.4, 1.1, 0.7, 0.2], [0.9, 1.1, 1.3, 0.8, 1.05]])
 def test_the_ends_of_an_interval_of_losses_are_where_the_mixture_refutes(values):
     """The likelihood ratio of the mixture, integrated directly, is 1 / error at a mean at either end."""
-    effects = np.linspace(-16, 16, 1601)
+    effects = np.linspace(-60, 60, 2401)
     prior = stats.norm.pdf(effects, 0, math.sqrt(1 / anytime.PRIOR_WEIGHT)) * (effects[1] - effects[0])
     for error in (0.2, 0.05):
         found = anytime.location(values, error)

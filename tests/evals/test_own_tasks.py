@@ -121,7 +121,7 @@ def test_the_report_is_about_them_as_about_ours(written: Path) -> None:
     """The verdict, its rules, a section with a figure each, tables, and figures for machines."""
     told = json.loads((written / "report.json").read_text())
     assert (told["retrieval_basis"], told["perplexity_source"]) == (["lookup"], "lines")
-    assert "the model retrieves only below 128 tokens and keeps its perplexity to 256 tokens" in told["verdict"]
+    assert told["verdict"].startswith("Too few prompts and windows of text to tell what does better up to 256 tokens")
     assert not any("was run" in reason or "was measured" in reason for reason in told["reasons"])
     assert any("The average is over lookup;" in rule for rule in told["rules"])
     assert any("the largest context length at which perplexity of last halves," in rule for rule in told["rules"])

@@ -14,7 +14,7 @@ from reports import FILES, findings_of, json_of
 
 from ropescale import cli
 from ropescale.evals import report
-from ropescale.evals.report.wording import verdict
+from ropescale.evals.report.verdict import verdict
 
 # the other forms
 

@@ -14,7 +14,8 @@ from reports import findings_of, json_of, page_of
 
 from ropescale.checkpoints import note_on
 from ropescale.evals import report
-from ropescale.evals.report.wording import command_text, rules, verdict
+from ropescale.evals.report.verdict import rules, verdict
+from ropescale.evals.report.wording import command_text
 from ropescale.evals.results import Arm
 
 # what it says
@@ -25,8 +26,8 @@ def test_the_verdict_names_the_arm_that_reaches_furthest(folder: Path) -> None:
     assert findings.best is not None
     assert findings.best.arm == Arm(method="yarn", factor=4.0)
     assert verdict(findings) == (
-        "Take yarn at factor 4: it retrieves and keeps its perplexity to 512 tokens (unpatched: 128); "
-        "perplexity inside the original length: +3.2%."
+        "Take yarn at factor 4: beyond 128 and up to 512 tokens it finds 92% (unpatched: 14%); perplexity of text "
+        "there \N{MINUS SIGN}66.9%; inside the original length +3.2%."
     )
     page = page_of(folder)
     assert verdict(findings) in page.text
@@ -109,50 +110,9 @@ def test_the_numbers_are_those_of_the_samples(tmp_path: Path) -> None:
     assert yarn["retrieval_beyond_gain"]["low"] > 0.3
     assert yarn["retrieval_inside_gain"]["value"] == pytest.approx(-0.1)
     assert found["recommended"] == {"method": "yarn", "factor": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        (
-            {},
-            "Take yarn at factor 2: it retrieves and keeps its perplexity to 256 tokens (unpatched: 128); "
-            "perplexity inside the original length: +5.0%.",
-        ),
-        (  # perplexity alone
-            {"found": {("none", 128): 3, ("yarn", 128): 3}},
-            "Take yarn at factor 2: it retrieves only below 128 tokens (unpatched: below 128) and keeps its "
-            "perplexity to 256 tokens (unpatched: 128); perplexity inside the original length: +5.0%.",
-        ),
-        (  # gains one by losing the other
-            {"found": {("yarn", 128): 3}},
-            "No method made the context longer: unpatched, the model retrieves and keeps its perplexity to 128 "
-            "tokens, and no arm gets further in one without losing in the other.",
-        ),
-        (  # longer by perplexity, but no longer finds what it found
-            {"found": {("none", 128): 8, ("none", 256): 0, ("yarn", 128): 0, ("yarn", 256): 0}},
-            "No method made the context longer: unpatched, the model retrieves only below 128 tokens and keeps its "
-            "perplexity to 128 tokens, and no arm gets further in one without losing in the other.",
-        ),
-        (
-            {"losses": {"yarn": (26.0, 26.0)}},
-            "No method made the context longer: unpatched, the model retrieves and keeps its perplexity to 128 "
-            "tokens, and no arm gets further in one without losing in the other.",
-        ),
-        (  # the unpatched model needs no help with perplexity
-            {"losses": {"none": (20.0, 24.0)}},
-            "Take yarn at factor 2: it retrieves to 256 tokens (unpatched: 128) and keeps its perplexity to 256 "
-            "tokens (unpatched: 256); perplexity inside the original length: +5.0%.",
-        ),
-    ],
-    ids=["both", "perplexity-only", "retrieval-lost", "finds-less", "perplexity-lost", "retrieval-only"],
-)
-def test_an_arm_is_recommended_only_if_it_gains_without_losing(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
-    folder = made_by_hand(tmp_path / "results", **changes)
-    assert verdict(findings_of(folder)) == sentence
-    assert sentence in page_of(folder).text
+    assert found["decision"]["verdict"] == "take"
+    assert found["decision"]["leader"] == {"method": "yarn", "factor": 2.0}
+    assert found["decision"]["standings"][1]["gain"]["value"] == pytest.approx(0.7)
 
 
 def test_one_window_has_no_interval(tmp_path: Path) -> None:
@@ -225,11 +185,8 @@ def test_a_wide_table_shows_that_it_goes_on(folder: Path) -> None:
     assert scroll.count("no-repeat local") == scroll.count("no-repeat scroll") == 2  # shades that the ends cover
 
 
-def test_without_a_method_the_unpatched_model_is_described(tmp_path: Path) -> None:
+def test_without_a_method_there_is_a_report_on_the_unpatched_model(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "results", arms=[("none", 1.0)])
-    assert verdict(findings_of(folder)) == (
-        "Unpatched, the model retrieves and keeps its perplexity to 128 tokens; no method has been evaluated yet."
-    )
     assert len(page_of(folder).all("figure")) == 5
     assert json_of(folder)["factors"] == []
     assert (folder / "model-card.md").read_text().startswith("## Context extension")
@@ -275,7 +232,6 @@ def test_a_retrieval_task_that_nobody_here_knows_has_a_section_a_figure_and_a_ve
     folder = write_evaluation(tmp_path / "results", tasks=("colours", "cloze"))
     findings, page = findings_of(folder), page_of(folder)
     assert [task.name for task in findings.basis] == ["colours"]
-    assert findings.best is not None
     assert "RULER: " not in page.text
     assert "No retrieval task was run" not in page.text
     assert "The average is over colours;" in page.text

@@ -24,7 +24,7 @@ def test_an_unfinished_arm_is_named_and_left_out(folder: Path) -> None:
     assert [arm.label for arm in findings.unfinished] == ["yarn x4"]
     assert "Not finished, so left out: yarn x4." in page_of(folder).text
     assert findings.best is not None
-    assert findings.best.arm == Arm(method="yarn", factor=2.0)
+    assert findings.best.arm == Arm(method="ntk", factor=4.0)
 
 
 def test_a_task_that_has_not_begun_is_named(folder: Path) -> None:

@@ -88,7 +88,8 @@ def test_results_say_what_they_said_and_are_reported(
     assert cli.main(["report", str(kept / "results")]) == 0
     assert (kept / "results" / "report.html").is_file()
     following = shlex.split(capsys.readouterr().out.rpartition("next: ropescale ")[2])
-    assert "self_extend" in following  # which is recommended, and acts in attention: `rescale` would refuse it
+    assert "yarn,self_extend" in following  # of which its few prompts do not tell which is better: the same with more
+    assert int(following[following.index("--samples") + 1]) > 1
     monkeypatch.chdir(kept)
     assert cli.main(following) == 0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,60 @@ def write_evaluation(
     ]
     (folder / "timings.jsonl").write_text("".join(json.dumps(one) + "\n" for one in timings), encoding="utf-8")
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """What an arm of a planted evaluation shows, inside the original length of 128 tokens and up to 256."""
+
+    found: tuple[int, int] = (0, 0)  # prompts of each length; the first ones, from `shift` on
+    perplexity: tuple[float, float] = (20.0, 20.0)
+    shift: int = 0  # prompts: which of them are found, round the corner
+    noise: float = 0.002  # nats per token and window of its own
+
+
+def plant(
+    folder: Path,
+    arms: Mapping[tuple[str, float], Planted],
+    *,
+    prompts: int = 50,
+    windows: int = 12,
+    tasks: Sequence[str] = ("position", "passkey"),
+) -> Path:
+    """Write results of arms that show what is asked for, the unpatched model's ("none", 1.0) among them."""
+    write_evaluation(folder, arms=[*arms], tasks=tasks, lengths=(128, 256))
+    cells: list[dict[str, Any]] = []
+    for (method, factor), planted in arms.items():
+        axes = {"method": method, "factor": factor}
+        cells.append({"task": "record", **axes, "record": None})
+        if "position" in tasks:
+            samples = [_window(method, factor, planted, number) for number in range(windows)]
+            cells.append({"task": "position", **axes, "length": 256, "samples": samples})
+        for length, right in zip((128, 256), planted.found, strict=True):
+            found = {(planted.shift + number) % prompts for number in range(right)}
+            answers = [
+                {"id": i, "depth": 0.5, "score": float(i in found), "target": ["7"], "reply": "7"}
+                for i in range(prompts)
+            ]
+            if "passkey" in tasks:
+                cells.append({"task": "passkey", **axes, "length": length, "scores": {}, "samples": answers})
+    rewrite(folder, cells)
+    return folder
+
+
+def _window(method: str, factor: float, planted: Planted, number: int) -> dict[str, Any]:
+    """A window of 256 tokens, of which all arms find some harder than others."""
+    shared, own = random.Random(f"window {number}"), random.Random(f"{method} {factor} {number}")
+    hard = shared.gauss(0, 0.2)
+    means = [math.log(planted.perplexity[i // 2]) + hard + own.gauss(0, planted.noise) for i in range(4)]
+    tokens = [63, 64, 64, 64]
+    return {
+        "document": f"d{number}",
+        "window": 0,
+        "edges": [1, 64, 128, 192, 256],
+        "nll": [count * mean for count, mean in zip(tokens, means, strict=True)],
+        "tokens": tokens,
+    }
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

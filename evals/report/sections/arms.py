@@ -5,7 +5,8 @@ from __future__ import annotations
 from ropescale.evals.report.elements import comparison_table, reach_cell
 from ropescale.evals.report.findings import Findings
 from ropescale.evals.report.tables import comparison, heads
-from ropescale.evals.report.wording import base_model, rules, tokens_text
+from ropescale.evals.report.verdict import rules
+from ropescale.evals.report.wording import base_model, tokens_text
 from ropescale.evals.results import UNPATCHED
 from ropescale.pages.elements import Line, Value, paragraph, table
 
@@ -38,7 +39,7 @@ def effective_lengths(findings: Findings) -> str:
         *(["by perplexity (tokens)"] if findings.source else []),
         "tested to",
     ]
-    caption = f"Effective length of each arm; the tick marks the original {original:,} tokens"
+    caption = f"Effective length of each arm as observed; the tick marks the original {original:,} tokens"
     return table(caption, columns, groups) + "".join(paragraph([rule], "note") for rule in rules(findings))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ropescale.evals.report.elements import code
 from ropescale.evals.report.findings import Findings
+from ropescale.evals.report.verdict import reasons
 from ropescale.evals.report.wording import (
     base_text,
     command_text,
@@ -14,7 +15,6 @@ from ropescale.evals.report.wording import (
     ratio_interval_text,
     ratio_text,
     reach_text,
-    reasons,
     tells,
 )
 from ropescale.pages.elements import shown, text, tiles
@@ -35,10 +35,10 @@ def _tiles(findings: Findings) -> str:
     figures: list[tuple[str, str, str]] = []
     versus = f"{named} {reach_text(alone.reads, alone.reads_from)}" if findings.best else named
     if row.reads is not None:
-        figures.append(("Effective length by retrieval", reach_text(row.reads, row.reads_from), versus))
+        figures.append(("Effective length by retrieval, observed", reach_text(row.reads, row.reads_from), versus))
     versus = f"{named} {reach_text(alone.keeps, alone.keeps_from)}" if findings.best else named
     if row.keeps is not None:
-        figures.append(("Effective length by perplexity", reach_text(row.keeps, row.keeps_from), versus))
+        figures.append(("Effective length by perplexity, observed", reach_text(row.keeps, row.keeps_from), versus))
     if row.retrieval_beyond is not None:
         before = f"{named} {rate_text(same.retrieval_beyond.rate)}" if same.retrieval_beyond else ""
         figures.append(
