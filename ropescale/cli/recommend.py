@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = {field.name for field in dataclasses.fields(Options)}
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     options = Options(**given)
-    name = f"recommend-{Path(options.model).name}-{options.target_length}"
-    folder = arguments.output or Path("out", name)
+    words = ("recommend", Path(options.model).name, str(options.target_length), options.serve_with)
+    folder = arguments.output or Path("out", "-".join(filter(None, words)))
     try:
         advice = recommend(options, folder, arguments.command)
     except KeyboardInterrupt:

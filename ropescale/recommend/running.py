@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,10 @@ def recommend(options: Options, folder: Path, command: str = "") -> Advice:
     start = started(options)
     _require_same_target(folder / RACE, options.target_length)
     _, asked = grid.fitted(evaluation(options, start), RACING * options.minutes, folder / RACE)
-    raced = grid.run(asked, folder / RACE, command)
+    raced = _among(grid.run(asked, folder / RACE, command), asked.arms)
     decision = decide(raced, goal=options.target_length)
     confirming = _confirming(asked, _first(decision), start.listed.knobs)
-    confirmed = grid.run(confirming, folder / PROMISE, command)
+    confirmed = _among(grid.run(confirming, folder / PROMISE, command), confirming.arms)
     advice = _advice(options, start, (raced, decision), (confirming, confirmed, _first(decision)), start.listed.knobs)
     write_file(folder / RESULT, json.dumps(advice.to_dict(), indent=2, default=str) + "\n", name="output")
     write_file(folder / PAGE, page(advice), name="output")
@@ -196,6 +196,12 @@ def _first(decision: Decision) -> Arm:
     if decision.verdict in (Verdict.NOTHING, Verdict.WORSE):
         return UNPATCHED
     return decision.arm or decision.leader
+
+
+def _among(found: Results, arms: Collection[Arm]) -> Results:
+    """The results of these arms: a folder may hold others, which were asked for earlier and are not now."""
+    cells = {key: cell for key, cell in found.cells.items() if cell.arm in arms}
+    return Results(found.folder, found.settings, found.sessions, cells, found.timings)
 
 
 def _confirming(asked: plan.Options, first: Arm, knobs: Mapping[str, Mapping[str, Any]]) -> plan.Options:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_another_target_has_a_folder_of_its_own(few, tmp_path):
     with pytest.raises(ropescale.RopescaleError, match="which holds one to 256; choose another folder"):
         recommend(Options(model="tiny", target_length=512, methods=("ntk",)), tmp_path / "out")
     assert content(tmp_path) == before
+
+
+def test_what_an_engine_does_not_hold_is_not_taken_from_an_earlier_run(few, tmp_path):
+    asked = Options(model="tiny", target_length=256, methods=("by_parts", "dynamic_yarn"))
+    assert recommend(asked, tmp_path / "out").promise.arm.method == "dynamic_yarn"
+    advice = recommend(replace(asked, serve_with="mlx"), tmp_path / "out")
+    assert advice.promise.arm.method != "dynamic_yarn"
+    assert "dynamic_yarn" not in {line.arm.method for line in advice.lines}
+    assert "dynamic_yarn" in advice.left_out
+    assert advice.form
+    assert "--to mlx" in advice.commands[0].line
 
 
 @pytest.mark.slow
