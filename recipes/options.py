@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ropescale.checks import require_at_least, require_choice
 from ropescale.errors import InvalidArgumentError
+from ropescale.files import object_of
 from ropescale.methods import get_method
 from ropescale.methods.late import LateMethod, LengthDependent, WithoutRotation
 from ropescale.recipes.data.options import DataOptions
@@ -45,7 +46,7 @@ class RecipeOptions:
     )
     target_length: int | None = field(default=None, metadata={"help": "tokens wanted, instead of a factor"})
     original_length: int | None = field(default=None, metadata={"help": "tokens (default: read from the config)"})
-    knobs: str = field(default="{}", metadata={"help": """of the method, as JSON: '{"beta_fast": 16}'"""})
+    knobs: str = field(default="{}", metadata={"help": """of the method, as JSON: '{"beta_fast": 16}', or a file"""})
     log_n: bool = field(default=False, metadata={"help": "multiply queries by log-n, with any method"})
     existing: str = field(default="error", metadata={"help": "for scaled checkpoints: error, replace or compose"})
     layers: str = field(
@@ -162,15 +163,13 @@ class RecipeOptions:
         """The knobs of the method.
 
         Raises:
-            InvalidArgumentError: not a JSON object.
+            InvalidArgumentError: neither a JSON object nor a file that holds one.
         """
-        try:
-            knobs = json.loads(self.knobs)
-        except ValueError:
-            knobs = None
-        if not isinstance(knobs, dict):
+        knobs = object_of(self.knobs)
+        if knobs is None:
             raise InvalidArgumentError(
-                f'knobs: must be a JSON object, got {self.knobs!r}; write it as in {{"beta_fast": 16}}'
+                f"knobs: must be a JSON object, or a file that holds one, got {self.knobs!r}; write it as in "
+                f'{{"beta_fast": 16}}'
             )
         return knobs
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "train": ("accelerate", "peft", "datasets"),
     "eval": ("lm_eval", "datasets", "accelerate", "matplotlib", "wonderwords"),
     "export": ("gguf", "xllamacpp"),
+    "search": ("cmaes", "accelerate"),
     "qlora": ("bitsandbytes",),
     "ulysses": ("ringmaster",),
 }

@@ -86,3 +86,12 @@ def read_json(path: Path) -> dict[str, Any]:
         return parsed(read_text(path), path)
     except FileNotFoundError:
         return {}
+
+
+def object_of(text: str) -> dict[str, Any] | None:
+    """The JSON object that an argument is, or that the file holds which it names; None where there is none."""
+    try:
+        values = json.loads(text if text.lstrip()[:1] in ("{", "[") else read_text(Path(text)))
+    except (CheckpointError, OSError, RecursionError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None

@@ -11,9 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Words that are arguments where a value follows in quotes, as in: method 'yarn'
-CHOICES = ("backend", "content", "dtype", "engine", "existing", "layers", "method", "schedule", "tuning")
+CHOICES = (
+    "backend",
+    "content",
+    "dtype",
+    "engine",
+    "existing",
+    "layers",
+    "method",
+    "objective",
+    "schedule",
+    "space",
+    "tuning",
+)
 # Verbs, whose name may stand before the argument, as in: eval: factors must be ...
-VERBS = ("demo", "eval", "recommend", "train")
+VERBS = ("demo", "eval", "recommend", "search", "train")
 # What only Python has, and what stands for it on the command line
 IDIOMS = {
     "a registry name or a Method instance": "a registry name",

@@ -1,11 +1,12 @@
 """Options that several verbs take, and the parsers of values."""
 
 import argparse
-import json
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from ropescale.files import object_of
 
 DRY = "--dry-run"
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
@@ -51,7 +52,11 @@ def add_extension(parser: argparse.ArgumentParser, *, method: str | None, summar
 def add_knobs(parser: argparse.ArgumentParser) -> None:
     """Those of one method."""
     parser.add_argument(
-        "--knobs", type=json_object, default={}, metavar="JSON", help="""of the method, as in '{"beta_fast": 16}'"""
+        "--knobs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="""of the method, as in '{"beta_fast": 16}', or a file that holds them""",
     )
 
 
@@ -154,11 +159,8 @@ def minutes(text: str) -> float:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A parser of one JSON object."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    """A parser of one JSON object, or of a file that holds one."""
+    value = object_of(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"must be a JSON object, or a file that holds one, got {text!r}")
     return value

@@ -4,7 +4,7 @@ Buffers are replaced on the live module, so its identity, hooks, compiled graphs
 parameter is touched.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +98,20 @@ class Substitution:
         with torch.no_grad():
             self.originals = {name: fn(tensor) for name, tensor in self.originals.items()}
         return self.rotary
+
+    def retune(self, spectra: Mapping[str, Spectrum]) -> None:
+        """Rotate by other frequencies of as many pairs, in place; what `undo` puts back is as it was.
+
+        `spectra` has one for the prefix of each part that is substituted.
+        """
+        for prefix, spectrum in spectra.items():
+            for name in BUFFERS:
+                self.inv_freq[f"{prefix}{name}"] = spectrum.inv_freq
+                self.rotary._buffers[f"{prefix}{name}"].copy_(spectrum.inv_freq)  # type: ignore[union-attr]
+            self.rotary.__dict__[f"{prefix}attention_scaling"] = spectrum.attention_factor
+        if "rope_init_fn" in self.attributes:
+            spectrum = next(iter(spectra.values()))
+            self.rotary.__dict__["rope_init_fn"] = ConstantInit(spectrum.inv_freq, spectrum.attention_factor)
 
     @property
     def device(self) -> torch.device:

@@ -150,6 +150,7 @@ VERBS = [
     "rescale",
     "explain",
     "plot",
+    "search",
     "train",
     "merge",
     "report",
@@ -206,7 +207,7 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
         (["eval", "tiny", "--limit", "many"], "ropescale eval: error: argument --limit: invalid int value: 'many'"),
         (
             ["eval", "tiny", "--metadata", "[1]"],
-            "ropescale eval: error: argument --metadata: must be a JSON object, got '[1]'",
+            "ropescale eval: error: argument --metadata: must be a JSON object, or a file that holds one, got '[1]'",
         ),
         (
             ["eval", "--factors", "2"],

@@ -33,6 +33,7 @@ VERBS = {
     "rescale": ["tiny", "DST", "--factor", "2"],
     "explain": ["tiny"],
     "plot": ["tiny"],
+    "search": ["tiny", "--factor", "2"],
     "train": ["lora", "--model", "tiny"],
     "merge": ["adapter", "DST"],
     "report": ["folder"],

@@ -57,6 +57,7 @@ BASE = {
     "rescale": "{scaled} DST --existing replace --original-length 128 --factor 4",
     "explain": "{scaled} --original-length 128 --methods yarn --factor 4 --output a.html",
     "plot": PICTURE,
+    "search": "{scaled} --existing replace --original-length 128 --factor 4",
     "train": "pose --model tiny --data passkey --max-documents 40",
     "merge": "{adapter} DST",
     "report": "{results}",
@@ -147,6 +148,32 @@ CASES: dict[str, dict[str, Case]] = {
         name: Case(*(one.replace("svg", "html") for one in (case.given, case.base))) for name, case in PICTURED.items()
     },
     "plot": PICTURED,
+    "search": {
+        "model": Case("{plain}"),
+        "factor": Case("8"),
+        "target_length": Case("1024", "{plain}"),
+        "space": Case("critical"),
+        "method": Case("ntk_mixed", "{plain} --factor 4 --space knobs --method yarn"),
+        "ranges": Case("""'{"beta_fast": [8, 64]}'""", "{plain} --factor 4 --space knobs --method yarn"),
+        "objective": Case("needle"),
+        "weights": Case("""'{"needle": 2}'"""),
+        "budget": Case("5m"),
+        "candidates": Case("24"),
+        "data": Case("sample"),
+        "windows": Case("2"),
+        "needles": Case("2"),
+        "batches": Case("3"),
+        "held_out": Case("8"),
+        "prefixes": Case("4,16"),
+        "seed": Case("3"),
+        "original_length": Case("256"),
+        "existing": Case("compose"),
+        "layers": Case("full"),
+        "log_n": Case(""),
+        "dtype": Case("bfloat16"),
+        "device": Case("meta", refused="--device: must be one that torch"),
+        "output": Case("elsewhere"),
+    },
     "train": {
         "recipe": Case("lora"),
         "options": Case("", refused="RECIPE must be given"),
@@ -340,6 +367,13 @@ class Walk:
 
         patched(train, "run", lambda recipe, command: seen.append(recipe) or stop())
         patched(dry_run, "dry_run", lambda recipe, command, console: seen.append((recipe, "a dry run")))
+
+        def sought(model: Any, tokenizer: Any, **asked: Any) -> None:
+            del asked["command"]
+            seen.append((model.name_or_path, model.dtype, asked))
+            stop()
+
+        patched("ropescale.search.search", sought)
 
         def noted(self: Any, *given: Any, **more: Any) -> None:
             BEGIN(self, *given, **more)

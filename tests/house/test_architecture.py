@@ -70,6 +70,7 @@ FLOORS = [
     ["ropescale.explain"],
     ["ropescale.export"],
     ["evals"],
+    ["ropescale.search"],
     ["recipes"],
     ["ropescale.recommend"],
     ["ropescale.cli"],
@@ -88,11 +89,13 @@ ROOMS = (
     "ropescale.injection",
     "ropescale.pages",
     "ropescale.recommend",
+    "ropescale.search",
 )
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
 ELSEWHERE = {
-    "accelerate": ("recipes", "evals"),
+    "accelerate": ("recipes", "evals", "ropescale.search"),
+    "cmaes": ("ropescale.search",),
     "datasets": ("recipes", "evals"),
     "lm_eval": ("recipes", "evals"),
     "matplotlib": ("ropescale.explain",),
@@ -224,6 +227,7 @@ METRIC = {"perplexity"}
 OTHERWISE = {
     "evals.tasks.base": {"position"},  # over what a figure is drawn
     "evals.report.terminal": {"perplexity"},  # in the columns of a table
+    "ropescale.search": {"longppl", "needle", "position"},  # figures that candidates are judged by
     "recipes": {"passkey", "perplexity", "position"},  # figures of training.json and its page, and a source of rows
 }
 

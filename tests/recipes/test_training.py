@@ -352,7 +352,7 @@ def test_a_wrong_recipe_is_refused_before_the_model_loads(tmp_path: Path) -> Non
         "train: options must be those of a recipe, got option 'max_step'; did you mean option 'max_steps'?"
     )
     assert refused("pose", "--knobs", "{") == (
-        "knobs: must be a JSON object, got '{'; write it as in {\"beta_fast\": 16}"
+        "knobs: must be a JSON object, or a file that holds one, got '{'; write it as in {\"beta_fast\": 16}"
     )
     assert refused("pose", "--knobs", '{"beta_fats": 1}').startswith(
         "yarn: unknown knob 'beta_fats'; did you mean 'beta_fast'? "

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 import ropescale
@@ -49,18 +50,28 @@ class Evaluator:
         del self._model
 
     def key_tokens(self, ids: Sequence[int], short: int) -> list[int]:
-        """Positions of the key tokens among `ids`; `short` is the tokens that the short context has at least.
+        """Positions of the key tokens among `ids`; `short` is the tokens that the short context has at least."""
+        return key_tokens(self._model, ids, short)
 
-        As in the authors' code (4,096 and 1,024), a window moves by a quarter of `short` and scores the tokens that
-        it moved over: each sees between `short` tokens and a quarter more.
-        """
-        row = torch.tensor([list(ids)])
-        full = token_losses(self._model, row)[0]  # [n - 1]: full[i] is the loss of token i + 1
-        step = max(1, short // 4)
-        keys = []
-        for begin in range(short, len(ids), step):
-            end = min(begin + step, len(ids))
-            near = token_losses(self._model, row[:, begin - short : end], first=short)[0]  # of begin ... end - 1
-            far = full[begin - 1 : end - 1]
-            keys += [begin + int(i) for i in torch.nonzero((near - far > GAIN) & (far < LIKELY)).flatten()]
-        return keys
+
+def short_context(length: int) -> int:
+    """Tokens of the short context for windows of `length` tokens, where nobody says it."""
+    return min(4096, length // 4)
+
+
+def key_tokens(model: nn.Module, ids: Sequence[int], short: int) -> list[int]:
+    """Positions of the tokens among `ids` that are key to a model.
+
+    As in the authors' code (4,096 and 1,024), a window moves by a quarter of `short` and scores the tokens that it
+    moved over: each sees between `short` tokens and a quarter more.
+    """
+    row = torch.tensor([list(ids)])
+    full = token_losses(model, row)[0]  # [n - 1]: full[i] is the loss of token i + 1
+    step = max(1, short // 4)
+    keys = []
+    for begin in range(short, len(ids), step):
+        end = min(begin + step, len(ids))
+        near = token_losses(model, row[:, begin - short : end], first=short)[0]  # of begin ... end - 1
+        far = full[begin - 1 : end - 1]
+        keys += [begin + int(i) for i in torch.nonzero((near - far > GAIN) & (far < LIKELY)).flatten()]
+    return keys

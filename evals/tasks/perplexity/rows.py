@@ -149,7 +149,7 @@ def longppl_rows(
             cut = cut_windows(documents(texts), tokenizer, length=length, limit=windows)
             for place, (cutter, number, first) in enumerate(cut):
                 last = cutter.last(first, length)
-                keys = model.key_tokens(cutter.encoding(first, last), short or min(4096, length // 4))
+                keys = model.key_tokens(cutter.encoding(first, last), short or longppl.short_context(length))
                 spans = _key_spans(cutter, first, [key - length + last - first for key in keys])
                 if spans:
                     of = length - cutter.leading - 1
