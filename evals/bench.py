@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -28,11 +28,11 @@ from ropescale.evals import results
 from ropescale.evals.cells import answer, nats_of, window_of
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
-from ropescale.evals.plan import Options, Plan, PlannedCell, original_length_of, scaling_text
+from ropescale.evals.plan import Options, Plan, PlannedCell, Round, original_length_of, scaling_text
 from ropescale.evals.provenance import fingerprint, fingerprint_of_files, fingerprint_of_parameters
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.tasks import base
-from ropescale.evals.tasks.base import Foreign, Loss, Task
+from ropescale.evals.tasks.base import Foreign, Loss, Retrieval, Task
 from ropescale.evals.texts import documents
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import text_of
@@ -79,7 +79,9 @@ class Bench:
             if options.chat:
                 thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
             self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **thought)
-        self._rows: dict[tuple[str, int | None, int], Any] = {}
+        # everything at once, until a round asks for less
+        self.round = Round(arms=tuple(options.arms), samples=options.samples, windows=options.windows)
+        self._rows: dict[tuple[str, int | None, int, int], Any] = {}
 
     def _planned(self, config: Any) -> Plan:
         """The plan for the lengths of the checkpoint, which may be extended; then `base` says what it is called."""
@@ -193,14 +195,25 @@ class Bench:
         return len(self.plan.knobs[task.name].get("depths", [None]))
 
     def rows(self, task: Task, length: int | None, first: int = 0) -> Any:
-        """The harness's task with its rows, built once for all arms; of retrieval, from sample `first` on.
+        """The harness's task with its rows, built once for all arms; of retrieval, the round's from `first` on.
+
+        Of texts all windows that are asked for at most, so that those of one round are among those of the next.
 
         Raises:
             InvalidArgumentError: no such task, or a length that it cannot be asked for.
         """
-        if (task.name, length, first) not in self._rows:
-            self._rows[task.name, length, first] = self._built(task, length, first)
-        return self._rows[task.name, length, first]
+        key = task.name, length, first, self.round.samples if isinstance(task, Retrieval) else 0
+        if key not in self._rows:
+            self._rows[key] = self._built(task, length, first)
+        return self._rows[key]
+
+    def rows_of_texts(self, task: Task, length: int | None) -> list[Any]:
+        """The rows of the windows of the round."""
+        rows = list(self.rows(task, length).eval_docs)
+        windows = [*dict.fromkeys((row["document"], row["window"]) for row in rows)]
+        if self.round.windows >= self.options.windows:
+            return rows
+        return [row for row in rows if (row["document"], row["window"]) in windows[: self.round.windows]]
 
     def _built(self, task: Task, length: int | None, first: int) -> Any:
         knobs = {key: value for key, value in self.plan.knobs[task.name].items() if key != "version"}
@@ -209,6 +222,8 @@ class Bench:
             metadata["lengths"] = [length]
         if first:
             metadata["first_sample"] = first
+        if isinstance(task, Retrieval):
+            metadata["samples"] = self.round.samples
         folder = base.folder_of(task)
         folders = filter(None, [base.FOLDER, self.options.include_path]) if folder is None else [folder]
         manager = TaskManager(include_path=[*map(str, folders)], include_defaults=folder is None, metadata=metadata)
@@ -258,14 +273,23 @@ class Bench:
         if earlier is None:
             return 0
         if isinstance(task, Loss):
-            rows = [*map(window_of, self.rows(task, planned.length).eval_docs)]
+            rows = [*map(window_of, self.rows_of_texts(task, planned.length))]
             had = [*map(window_of, earlier.samples)]
             if had == rows[: len(had)]:
                 return len(had) if len(had) < len(rows) else None
             return None if rows == had[: len(rows)] else 0  # more windows may be other ones, of longer documents
-        wanted = found.settings.tasks[task.name].get("samples")
         done, rest = divmod(len(earlier.samples), self.depths(task))
-        return None if wanted is None or (done >= wanted and not rest) else 0 if rest else done
+        asked = not isinstance(task, Retrieval) or (done >= self.round.samples and not rest)
+        return None if asked else 0 if rest else done
+
+    def share(self, planned: PlannedCell, first: int) -> float:
+        """Which share of a cell is run in the round, from sample or row `first` on."""
+        if isinstance(planned.task, Retrieval):
+            return (self.round.samples - first) / self.options.samples
+        if isinstance(planned.task, Loss):
+            rows = self.rows_of_texts(planned.task, planned.length)
+            return (len(rows) - first) / len(self.rows(planned.task, planned.length).eval_docs)
+        return 1.0
 
     def cell(self, planned: PlannedCell, first: int = 0) -> Cell | None:
         """Run one cell on a model that is its arm, from sample or row `first` on; None in all processes but the first.
@@ -276,7 +300,8 @@ class Bench:
         task = planned.task
         texts = isinstance(task, Loss)
         built = self.rows(task, planned.length, 0 if texts else first)
-        rows = [*range(first, len(built.eval_docs))] if texts and first else []
+        stop = len(self.rows_of_texts(task, planned.length)) if texts else 0
+        rows = [*range(first, stop)] if texts and (first or stop < len(built.eval_docs)) else []
         name = built.config.task
         limit = self.options.limit if task.scoring == "short" else None
         reach = self._limited_to(planned.arm)
@@ -352,6 +377,10 @@ class Bench:
     def operations(self, cell: PlannedCell) -> float:
         """Floating-point operations of a cell, roughly: two per parameter and token, and the attention's square."""
         return cell.tokens * self._operations_per_token(cell.length or 32)
+
+    def operations_of(self, missing: Mapping[PlannedCell, int]) -> float:
+        """Those of what is run of cells in the round, each from a sample or row on."""
+        return sum(self.operations(cell) * self.share(cell, first) for cell, first in missing.items())
 
     def _operations_per_token(self, length: int) -> float:
         if self.model is None:

@@ -1,14 +1,15 @@
 """`ropescale eval`: a model unpatched against methods at factors, over tasks and lengths.
 
 The grid is a list of cells; each is appended to `results.jsonl` when it is finished, and a run that was stopped goes
-on with the next one. Every arm gets the same rows in the same order, so that every comparison is paired.
+on with the next one. Every arm gets the same rows in the same order, so that every comparison is paired. Until it is
+decided, the cells grow round by round, those of the arms that can still win.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from rich.table import Table
 from ropescale.console import Console
 from ropescale.destinations import sole_writer, try_writer
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals import budget, results
+from ropescale.evals import budget, race, results
 from ropescale.evals.bench import Bench
 from ropescale.evals.cells import topped_up
 from ropescale.evals.engine import RopescaleLM
-from ropescale.evals.plan import Options
+from ropescale.evals.plan import Options, PlannedCell, Round
 from ropescale.evals.provenance import session
 from ropescale.evals.results import Results
 
@@ -44,11 +45,13 @@ def run(options: Options, folder: Path, command: str) -> Results:
     """
     with _quiet_harness():
         bench = Bench(options)
+        bench.round = race.opening(options)
         first = bench.lm.rank == 0
         # Patching is cheap, so every arm is tried before the first costly cell: a method that this model refuses
         # ends the run at once, and nothing is written.
         records = [bench.record(arm) for arm in options.arms]
         bench.try_tasks()
+        _require_time(bench, folder)
         lock: AbstractContextManager[Any] = sole_writer(folder) if first else nullcontext()
         with lock:
             found = results.start(folder, bench.settings(), session(command, options)) if first else None
@@ -56,7 +59,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
                 for record in records:
                     if record.key not in found.cells:
                         found.append(record, seconds=0.0, tokens=0)
-            _run_missing(bench, found)
+            _run_rounds(bench, found)
     return found.first_windows() if found is not None else results.read(folder)
 
 
@@ -92,8 +95,9 @@ def print_cost(options: Options, console: Console, folder: Path) -> None:
             _duration(seconds) if cell.tokens else "?",
         )
     console.print(table)
+    most = "at most" if options.until == "decided" else "about"
     console.print(
-        f"about {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
+        f"{most} {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
     )
     if total > LONG and (fewer := budget.advice(bench.plan, lambda plan: bench.seconds(plan, rate), LONG)):
         console.print(f"for less than {_duration(LONG)}: {fewer}", highlight=False, soft_wrap=True)
@@ -129,23 +133,92 @@ def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options
     )
 
 
-def _run_missing(bench: Bench, found: Results | None) -> None:
-    """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
-    console, cells = Console(stderr=True, quiet=found is None), bench.plan.cells
+def _run_rounds(bench: Bench, found: Results | None) -> None:
+    """Round after round, until nothing is left to ask: one of a fixed grid, of a race until it is decided.
+
+    What a round decides is known to the first process alone.
+    """
+    console, options = Console(stderr=True, quiet=found is None), bench.options
+    if options.until == "decided":
+        console.print(
+            f"rounds until it is decided, of at most {options.samples} samples and {options.windows} windows a cell; "
+            f"results in {found.folder if found else ''}",
+            highlight=False,
+        )
+    asked: Round | None = bench.round
+    number = 0
+    while asked is not None:
+        bench.round, number = asked, number + 1
+        missing = _missing(bench, found)
+        if number > 1 and missing and not _affordable(bench, missing, found):
+            console.print(race.out_of_time(options), highlight=False)
+            return
+        _run_missing(bench, found, missing)
+        if options.until == "finished":
+            return
+        following: list[Round | None] = [None]
+        if found is not None:
+            decision = race.judged(found, bench.round)
+            console.print(race.said(number, bench.round, decision), highlight=False, soft_wrap=True)
+            following = [race.following(options, bench.round, decision)]
+        if bench.lm.world_size > 1:
+            torch.distributed.broadcast_object_list(following, src=0)
+        asked = following[0]
+
+
+def _missing(bench: Bench, found: Results | None) -> dict[PlannedCell, int]:
+    """The cells of the round that are not finished, with the sample or row from which on they are to run."""
+    cells = [cell for cell in bench.plan.cells if cell.arm in bench.round.arms]
     finished = [None if found is None else bench.finished(found, cell) for cell in cells]
     if bench.lm.world_size > 1:
         torch.distributed.broadcast_object_list(finished, src=0)
-    missing = {cell: done for cell, done in zip(cells, finished, strict=True) if done is not None}
-    folder = found.folder if found else ""
-    if not missing:
-        console.print(f"all {len(cells)} cells are finished already; results in {folder}", highlight=False)
+    return {cell: done for cell, done in zip(cells, finished, strict=True) if done is not None}
+
+
+def _require_time(bench: Bench, folder: Path) -> None:
+    """Refuse a time that does not hold the first round, where that is not over yet."""
+    minutes = bench.options.budget
+    if minutes is None or (folder / "run.json").exists():
         return
-    total = sum(bench.operations(cell) for cell in missing) or 1.0
-    about = _duration(total / bench.operations_per_second())
-    console.print(
-        f"{len(missing)} cells to run ({len(cells) - len(missing)} finished), about {about}; results in {folder}",
-        highlight=False,
-    )
+    if (needed := _minutes(bench, dict.fromkeys(bench.plan.cells, 0))) > minutes:
+        raise InvalidArgumentError(
+            f"budget: must be at least {needed:.2g} minutes on this machine, for the first round, got {minutes:g}; "
+            f"give more, or a shorter context with lengths"
+        )
+
+
+def _affordable(bench: Bench, missing: Mapping[PlannedCell, int], found: Results | None) -> bool:
+    """Whether the missing cells fit into what is left of the time, by what the folder's cells took so far."""
+    fits = [True]
+    if found is not None and bench.options.budget is not None:
+        spent = sum(timing.seconds for timing in found.timings) / 60
+        fits = [spent + _minutes(bench, missing) <= bench.options.budget]
+    if bench.lm.world_size > 1:
+        torch.distributed.broadcast_object_list(fits, src=0)
+    return fits[0]
+
+
+def _minutes(bench: Bench, missing: Mapping[PlannedCell, int]) -> float:
+    """What cells take on this machine, roughly, each from a sample or row on."""
+    return bench.operations_of(missing) / bench.operations_per_second() / 60
+
+
+def _run_missing(bench: Bench, found: Results | None, missing: Mapping[PlannedCell, int]) -> None:
+    """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
+    console = Console(stderr=True, quiet=found is None)
+    folder, all_cells = found.folder if found else "", len(bench.plan.cells)
+    racing = bench.options.until == "decided"
+    if not missing:
+        if not racing:
+            console.print(f"all {all_cells} cells are finished already; results in {folder}", highlight=False)
+        return
+    total = bench.operations_of(missing) or 1.0
+    if not racing:
+        about = _duration(60 * _minutes(bench, missing))
+        console.print(
+            f"{len(missing)} cells to run ({all_cells - len(missing)} finished), about {about}; results in {folder}",
+            highlight=False,
+        )
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -162,8 +235,8 @@ def _run_missing(bench: Bench, found: Results | None) -> None:
             with bench.patched(arm):
                 for cell in (cell for cell in missing if cell.arm == arm):
                     progress.update(bar, description=cell.label)
-                    share = bench.operations(cell)
-                    expected = max(1.0, cell.tokens)
+                    share = bench.operations_of({cell: missing[cell]})
+                    expected = max(1.0, cell.tokens * bench.share(cell, missing[cell]))
                     seen = [0]
 
                     def advance(tokens: int, at: float = before, of: float = share / expected, up_to: float = share,
@@ -181,7 +254,7 @@ def _run_missing(bench: Bench, found: Results | None) -> None:
                         found.append(done, seconds=time.perf_counter() - began, tokens=seen[0])
                     before += share
                     progress.update(bar, completed=before)
-            if not console.is_terminal:  # a log has no bar
+            if not console.is_terminal and not racing:  # a log has no bar
                 progress.console.print(f"{arm.label}: finished", highlight=False)
 
 

@@ -28,6 +28,7 @@ from ropescale.request import Request, require_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
+UNTIL = ("finished", "decided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class Options:
     original_length: int | None = None  # tokens; read from the config where it is not given
     layers: str = "global"  # or full or all, where layers have rotations of their own
     target_length: int | None = None  # tokens that the model is wanted for; the longest tested if not given
+    until: str = "finished"  # or decided: samples and windows are then the most, asked in rounds
+    budget: float | None = None  # minutes in which no further round begins, of an evaluation until it is decided
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1), ("target_length", 1)):
@@ -112,8 +115,19 @@ class Options:
             ("backend", BACKENDS),
             ("existing", ("error", "compose", "replace")),
             ("layers", ("global", "full", "all")),
+            ("until", UNTIL),
         ):
             require_choice(f"eval: {name}", getattr(self, name), choices, remedy=f"leave it out for {choices[0]}")
+        if self.budget is not None and (self.until == "finished" or not 0 < self.budget < math.inf):
+            raise InvalidArgumentError(
+                f"eval: budget must be minutes above 0 of an evaluation until it is decided, got {self.budget!r} with "
+                f"until={self.until!r}; give until='decided', or leave it out"
+            )
+        if self.until == "decided" and self.arms == [UNPATCHED]:
+            raise InvalidArgumentError(
+                "eval: until must be 'finished' where only the model as it is runs, got 'decided'; name methods to "
+                "decide between, or leave it out"
+            )
         if len(set(map(_name_of, self.adapters))) < len(self.adapters):
             raise InvalidArgumentError(
                 f"eval: adapters must be in folders of different names, got {', '.join(self.adapters)}; rename one"
@@ -275,6 +289,15 @@ def scaling_text(text: PreTrainedConfig) -> str:
     part = parts_of(text)[0].config.rope_parameters
     factor = part.get("factor")
     return f"{part.get('rope_type')} x{factor:g}" if isinstance(factor, (int, float)) else str(part.get("rope_type"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What is asked together: which arms have how much, when it is over."""
+
+    arms: tuple[Arm, ...]
+    samples: int  # of a retrieval task, for each length and depth
+    windows: int  # of a perplexity task, at most
 
 
 @dataclass(frozen=True, kw_only=True)

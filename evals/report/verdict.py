@@ -19,6 +19,7 @@ from ropescale.evals.report.wording import (
     base_model,
     base_text,
     basis_text,
+    difference_text,
     estimate_text,
     gain_interval_text,
     gain_text,
@@ -27,13 +28,14 @@ from ropescale.evals.report.wording import (
     perplexity_text,
     rate_text,
     ratio_interval_text,
+    ratio_of,
     ratio_text,
     reach_text,
     score_text,
     tells,
 )
 from ropescale.evals.results import UNPATCHED, Arm
-from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD, Estimate
+from ropescale.evals.statistics import PERPLEXITY_TOLERANCE, RULER_THRESHOLD
 from ropescale.evals.tasks.base import Foreign, Short
 from ropescale.pages.elements import shown
 
@@ -87,7 +89,7 @@ def _take(findings: Findings) -> str:
         parts.append(f"{scope} it finds {rate_text(standing.find)} ({base_text(findings)}: {other})")
         there = "there"
     if standing.read_gain is not None:
-        parts.append(f"perplexity of text {there} {ratio_text(_ratio_of(standing.read_gain.estimate))}")
+        parts.append(f"perplexity of text {there} {ratio_text(ratio_of(standing.read_gain.estimate))}")
     if row.change is not None and math.isfinite(row.change.value):
         parts.append(f"inside the original length {ratio_text(row.change)}")
         if standing.read_gain is None:
@@ -104,7 +106,7 @@ def _few(findings: Findings) -> str:
     short = [*(["prompts"] if standing.gain else []), *(["windows of text"] if standing.read_gain else [])]
     said = f"Too few {' and '.join(short)} to tell what does better up to {decision.tested:,} tokens"
     if standing.gain is None or standing.find is None:
-        seen = _difference(standing.read_gain) if standing.read_gain else ""
+        seen = difference_text(standing.read_gain) if standing.read_gain else ""
         return f"{said}: {_name(findings, decision.leader)} was seen to do best, {seen}."
     rate, other = rate_text(standing.find), rate_text(decision.standing(UNPATCHED).find)
     said += f": beyond {findings.settings.original_length:,} {_name(findings, decision.leader)} finds {rate}"
@@ -137,7 +139,7 @@ def _contradiction(findings: Findings, opposed: Comparison) -> str:
     assert read is not None
     return (
         f"No arm can be named for {findings.decision.tested:,} tokens: {more} finds more than {better} "
-        f"({_difference(found)}) and reads text worse ({_difference(read)})."
+        f"({difference_text(found)}) and reads text worse ({difference_text(read)})."
     )
 
 
@@ -186,13 +188,13 @@ def _compared(findings: Findings) -> list[str]:
     said = []
     if decision.leader != UNPATCHED:
         standing = decision.standing(decision.leader)
-        gains = [_difference(one) for one in (standing.gain, standing.read_gain) if one is not None]
+        gains = [difference_text(one) for one in (standing.gain, standing.read_gain) if one is not None]
         said.append(
             f"{_sentence(_name(findings, decision.leader))} against {base_model(findings)}, beyond "
             f"{findings.settings.original_length:,} and up to {decision.tested:,} tokens: {'; '.join(gains)}."
         )
     for tie in decision.ties:
-        shown_gains = "; ".join(_difference(one) for one in tie.known)
+        shown_gains = "; ".join(difference_text(one) for one in tie.known)
         said.append(
             f"{_sentence(_name(findings, tie.one.arm))} cannot be told from it ({shown_gains}): "
             f"{_name(findings, tie.other.arm)} is taken since {_why(findings, tie)}."
@@ -217,8 +219,8 @@ def _compared(findings: Findings) -> list[str]:
 def _figure(findings: Findings, difference: Difference, arm: Arm) -> str:
     """The figure that puts an arm out: another arm's over it, or its own small gain."""
     if difference.arm == arm:
-        return f"no gain that counts over {_name(findings, difference.against)}: {_difference(difference)}"
-    return f"{_name(findings, difference.arm)} over it: {_difference(difference)}"
+        return f"no gain that counts over {_name(findings, difference.against)}: {difference_text(difference)}"
+    return f"{_name(findings, difference.arm)} over it: {difference_text(difference)}"
 
 
 def _why(findings: Findings, tie: Comparison) -> str:
@@ -409,26 +411,6 @@ def _bounds(bounds: Bounds, least: int | None) -> str:
     if not bounds.low:
         return f"to at most {bounds.high:,} tokens"
     return f"to at least {bounds.low:,} and at most {bounds.high:,} tokens"
-
-
-def _difference(difference: Difference) -> str:
-    """A difference with its interval: points of what is found, or a change of perplexity."""
-    estimate = difference.estimate
-    if difference.measure == FIND:
-        return estimate_text(gain_text(estimate), gain_interval_text(estimate))
-    ratio = _ratio_of(estimate)
-    return f"perplexity {estimate_text(ratio_text(ratio), ratio_interval_text(ratio) or 'too few windows')}"
-
-
-def _ratio_of(estimate: Estimate) -> Estimate:
-    """A gain in nats per token as a ratio of perplexities; without an interval where there is none."""
-    if not math.isfinite(estimate.low):
-        return Estimate(_exp(-estimate.value), math.nan, math.nan)
-    return Estimate(_exp(-estimate.value), _exp(-estimate.high), _exp(-estimate.low))
-
-
-def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))
 
 
 def _points(measure: str) -> str:

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable
 
+from ropescale.evals.decision.comparison import FIND, Difference
 from ropescale.evals.decision.lengths import Bounds
 from ropescale.evals.decision.measures import too_long
 from ropescale.evals.report.findings import Findings, Share, main_score, share
@@ -145,6 +146,26 @@ def gain_interval_text(gain: Estimate | None) -> str:
 def estimate_text(value: str, interval: str) -> str:
     """A value with its interval, where it has one."""
     return f"{value} ({interval})" if interval else value
+
+
+def difference_text(difference: Difference) -> str:
+    """A difference with its interval: points of what is found, or a change of perplexity."""
+    estimate = difference.estimate
+    if difference.measure == FIND:
+        return estimate_text(gain_text(estimate), gain_interval_text(estimate))
+    ratio = ratio_of(estimate)
+    return f"perplexity {estimate_text(ratio_text(ratio), ratio_interval_text(ratio) or 'too few windows')}"
+
+
+def ratio_of(estimate: Estimate) -> Estimate:
+    """A gain in nats per token as a ratio of perplexities; without an interval where there is none."""
+    if not math.isfinite(estimate.low):
+        return Estimate(_exp(-estimate.value), math.nan, math.nan)
+    return Estimate(_exp(-estimate.value), _exp(-estimate.high), _exp(-estimate.low))
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))
 
 
 def band_text(band: tuple[int, int]) -> str:

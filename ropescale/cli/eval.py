@@ -101,6 +101,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="as 90s, 30m or 2h: do less, in a fixed order, until it fits; says what",
     )
+    add(
+        "--until",
+        choices=("finished", "decided"),
+        metavar="WHEN",
+        help="finished (default), or decided: prompts go in rounds to the arms that can still win; --samples and "
+        "--windows are then the most (defaults: 100 and 60), and no round begins that does not fit into --budget",
+    )
     add(DRY, action="store_true", help="print every cell with its cost on this machine, and run nothing")
     add("--task-folder", action="store_true", help="print where the tasks are, for the harness's --include_path")
     add_trust(parser)
@@ -119,15 +126,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         quieten_libraries()
     from ropescale.console import Console
-    from ropescale.evals import budget, grid, plan, tracking
+    from ropescale.evals import budget, grid, plan, race, tracking
 
-    options = asked_options(arguments, plan.Options(model=arguments.model), budget.QUICK if arguments.quick else {})
+    racing = arguments.until == "decided"
+    time = None if racing else vars(arguments).pop("budget")
+    less = {**(race.RACE if racing else {}), **(budget.QUICK if arguments.quick else {})}
+    options = asked_options(arguments, plan.Options(model=arguments.model), less)
     if arguments.report_to:
         tracking.check(arguments.report_to)
     folder = arguments.output or Path("out", f"eval-{Path(arguments.model).name}")
-    if arguments.budget is not None:
-        fewer, options = grid.fitted(options, arguments.budget, folder)
-        print(f"within {arguments.budget:g} minutes: {fewer or 'all of it'}", file=sys.stderr)
+    if time is not None:
+        fewer, options = grid.fitted(options, time, folder)
+        print(f"within {time:g} minutes: {fewer or 'all of it'}", file=sys.stderr)
     if arguments.dry_run:
         grid.print_cost(options, Console(), folder)
         return say_again(arguments.command, without=DRY)

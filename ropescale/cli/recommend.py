@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--target-length", type=int, required=True, metavar="N", help="tokens that it is to read")
     add("--budget", type=minutes, metavar="TIME", help="as in 90s, 30m or 2h (default: 30m; tiny: 2m)")
     add("--data", dest="texts", metavar="NAME", help="your texts: a path to files, or sample, or speeches")
-    add("--methods", type=list_of(str), metavar="A,B", help="to race in the place of the short list")
+    add("--methods", "--method", type=list_of(str), metavar="A,B", help="to race in the place of the short list")
     add("--serve-with", metavar="ENGINE", help=f"race what it holds exactly: {either(listing.engines())}")
     add_start(parser, existing="error (default), replace, compose")
     add_layers(parser)

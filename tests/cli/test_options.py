@@ -113,6 +113,7 @@ CASES: dict[str, dict[str, Case]] = {
         "task_folder": Case(""),
         "quick": Case(""),
         "budget": Case("5"),
+        "until": Case("decided"),
     },
     "recommend": {
         "model": Case("{scaled}"),
