@@ -70,6 +70,7 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/late_rotation.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/search.py
 
 clean: ## remove what was built and run
 	rm -rf .venv .venv-vllm .venv-compat out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,12 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--objective", default="sum", metavar="NAME", help="see below (default: sum)")
     add("--weights", type=json_object, default={}, metavar="JSON", help="of figures, in the place of the objective's")
     add("--budget", type=minutes, metavar="TIME", help="as 90s, 30m or 2h, the comparison at the end included")
-    add("--candidates", type=int, metavar="N", help="at most (default: 600 without a budget)")
+    add("--candidates", type=int, metavar="N", help="at most (default: 300 without a budget)")
     add("--data", "--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path")
-    add("--windows", type=int, metavar="N", help="of text in a batch, which a generation reads (default: 12)")
+    add("--windows", type=int, metavar="N", help="of text in a batch, which a generation reads (default: 8)")
     add("--needles", type=int, metavar="N", help="in a batch, of each of five depths (default: 1)")
     add("--batches", type=int, metavar="N", help="which generations read in turn (default: 12)")
-    add("--held-out", type=int, metavar="N", help="windows, and needles, to compare by in the end (default: 48)")
+    add("--held-out", type=int, metavar="N", help="windows, and needles, to compare by in the end (default: 60)")
     add(
         "--prefixes",
         type=list_of(int),

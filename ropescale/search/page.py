@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ropescale.destinations import write_file
 from ropescale.evals.statistics import Estimate
-from ropescale.methods import FixedMethod, Method, get_method
+from ropescale.methods import FixedMethod, Method
 from ropescale.pages.chart import Axis, Chart, Curve, drawn, legend
 from ropescale.pages.document import document
 from ropescale.pages.elements import Line, Value, details, facts, number, paragraph, table
 from ropescale.search.result import FOUND, MEASURES, UNPATCHED, Found
-from ropescale.search.space import stretches_of
+from ropescale.search.space import stretches_of, usual
 
 RESULT, KNOBS, PAGE = "search.json", "knobs.json", "search.html"
 
@@ -99,9 +99,8 @@ def _stretches(found: Found) -> str:
     said = details("knobs", facts("Knobs", {name: str(value) for name, value in found.knobs.items()}))
     if not isinstance(found.method, FixedMethod):
         return said
-    methods: dict[str, Method] = {FOUND: found.method}
     factor = float(found.method.factor)
-    methods |= {name: get_method(name)(factor=factor) for name in found.formulas if " " not in name}
+    methods: dict[str, Method | None] = {FOUND: found.method, **{name: usual(name, factor) for name in found.formulas}}
     rows = {
         name: stretches_of(method, found.geometry).tolist()
         for name, method in methods.items()

@@ -42,15 +42,14 @@ from ropescale.search.ledger import Ledger, place
 from ropescale.search.objective import OBJECTIVES, Figures, Samples, Weights, batches, samples
 from ropescale.search.page import write
 from ropescale.search.result import FOUND, UNPATCHED, Arm, Found, Step
-from ropescale.search.space import Critical, Knobs, Pairs, Space, Vector, ranges_of
+from ropescale.search.space import Critical, Knobs, Pairs, Space, Vector, ranges_of, usual
 from ropescale.search.trial import Put, trials
 from ropescale.version import __version__
 from ropescale.wrappers import config_of
 
 RECORDS = "search.jsonl"  # the settings, then a line for each thing that was worked out
 UNSEEN = 10_000  # added to the seed for the needles that candidates are not judged by
-CANDIDATES = 600  # where neither these nor a budget are given
-COMPARED = 3  # formulas that the found method is compared with on held-out samples
+CANDIDATES = 300  # where neither these nor a budget are given
 FINALISTS = 3  # candidates that are judged by all samples in the end, beside the mean of the last generation
 SPACES: Mapping[str, Callable[[Geometry, float], Space]] = MappingProxyType({"pairs": Pairs, "critical": Critical})
 
@@ -71,12 +70,13 @@ class Options:
     ranges: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # knob -> two bounds, or values to choose from
     objective: str = "sum"
     weights: Mapping[str, float] = field(default_factory=dict)  # of figures, in the place of the objective's
-    candidates: int | None = None  # at most; 600 where no budget is given either
+    candidates: int | None = None  # at most; 300 where no budget is given either
     budget: float | None = None  # minutes, the comparison at the end included
     needles: int = 1  # of each of five depths, in a batch
-    windows: int = 12  # of text, in a batch
+    windows: int = 8  # of text, in a batch
     batches: int = 12  # sets of samples, which generations read in turn; fewer where texts are short
-    held_out: int = 48  # windows that compare what was found with formulas; and as many needles
+    held_out: int = 60  # windows that compare what was found with formulas; and as many needles
+    compared: int = 3  # formulas that it is compared with: those that cost least in the search
     prefixes: Sequence[int] = ()  # LongRoPE's first tokens that are not scaled, tried in the end beside none
     sigma: float = 0.1  # how widely the first generation is drawn, in logarithms of stretches
     seed: int = 0
@@ -86,7 +86,7 @@ class Options:
     log_n: bool = False  # queries multiplied by log-n, with every candidate
 
     def __post_init__(self) -> None:
-        least = {"candidates": 1, "windows": 1, "batches": 1, "held_out": 2, "needles": 0, "seed": 0}
+        least = {"candidates": 1, "windows": 1, "batches": 1, "held_out": 2, "compared": 1, "needles": 0, "seed": 0}
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None:
                 rule = f"a whole number of at least {bound}"
@@ -289,7 +289,9 @@ class _Run:
         totals = self.totals({method.name: method for method in formulas}, 0, self.halves(0))
         ranked = sorted(formulas, key=lambda method: totals[method.name])
         start = self.space.vector(ranked[0])
-        self.origin = ranked[0] if self.space.starts else self.space.method(start)
+        self.origin = (
+            ranked[0] if self.space.starts else usual(str(self.options.method), factor) or self.space.method(start)
+        )
         return start, ranked
 
     def evolve(self, start: Vector) -> tuple[Method, list[Step]]:
@@ -373,7 +375,7 @@ class _Run:
             return True
         half = self.tokens(self.batches[0]) / 2  # of what every entry of the ledger has read so far
         finalists = (FINALISTS + 2 + len(self.options.prefixes)) * self.tokens(self.whole)
-        compared = (COMPARED + 2) * 2 * self.options.held_out * self.length
+        compared = (self.options.compared + 2) * 2 * self.options.held_out * self.length
         ahead = finalists + compared + 2 * optimiser.population_size * half
         within: bool = seconds * (1 + ahead / (len(self.ledger.known) * half)) < budget * 60
         return within
@@ -390,9 +392,9 @@ class _Run:
 
     def compare(self, best: Method, formulas: Sequence[FixedMethod], apart: Samples) -> dict[str, Arm]:
         """The found method, the best formulas and the model as it is, on samples that no candidate was judged by."""
-        arms: dict[str, Method | None] = {FOUND: best, **{one.name: one for one in formulas[:COMPARED]}}
+        arms: dict[str, Method | None] = {FOUND: best, **{one.name: one for one in formulas[: self.options.compared]}}
         if not self.space.starts:
-            arms.setdefault(f"{self.origin.name}, middle", self.origin)
+            arms.setdefault(self.origin.name, self.origin)
         arms[UNPATCHED] = None
 
         def held(method: Method | None) -> dict[str, list[float]]:

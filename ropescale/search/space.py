@@ -244,6 +244,14 @@ def ranges_of(name: str, geometry: Geometry, factor: float) -> dict[str, Sequenc
     return found
 
 
+def usual(name: str, factor: float) -> Method | None:
+    """The method of that name as it is by default; None where it needs a knob that nobody gave."""
+    try:
+        return get_method(name)(factor=factor)
+    except TypeError:
+        return None
+
+
 def stretches_of(method: FixedMethod, geometry: Geometry) -> Vector:
     """[pairs] float64: by how much a method slows each pair; very much where a pair has no position."""
     made = method.spectrum(geometry).inv_freq.double()

@@ -19,6 +19,8 @@ from ropescale.contents import read_tokenizer
 from ropescale.errors import AlreadyPatchedError, AlreadyScaledError, InvalidArgumentError
 from ropescale.evals.texts import Document, sample
 from ropescale.search import Found, search
+from ropescale.search.objective import Samples
+from ropescale.search.page import page
 from ropescale.search.searching import RECORDS
 
 SMALL = {"factor": 2, "candidates": 24, "windows": 2, "batches": 2, "held_out": 4}
@@ -207,7 +209,33 @@ def test_knobs_of_a_late_method_are_searched(tokenizer: Any) -> None:
     assert late.arguments.keys() == {"method", "factor", "log_n", "window"}
     assert 8 <= late.arguments["window"] <= 96
     assert not late.exports
+    assert "rerope" in late.formulas  # as it is by default
     ropescale.patch(ropescale.load("tiny"), **late.arguments)
+
+
+def test_knobs_that_a_method_needs_are_searched(tokenizer: Any) -> None:
+    asked = {**SMALL, "candidates": 6, "space": "knobs", "method": "abf", "ranges": {"theta": [1e4, 1e6]}}
+    told = search(ropescale.load("tiny"), tokenizer, **asked)
+    assert 1e4 <= told.arguments["theta"] <= 1e6
+    assert "abf" in page(told)
+
+
+def test_ctrl_c_keeps_what_was_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = Samples.figures
+
+    def interrupted(self: Samples, model: Any) -> Any:
+        if "candidate 2" in (tmp_path / RECORDS).read_text():
+            raise KeyboardInterrupt
+        return judged(self, model)
+
+    monkeypatch.setattr(Samples, "figures", interrupted)
+    assert cli.main(["search", "tiny", *WORDS, str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(
+        f"ropescale: stopped; {tmp_path} keeps what was judged, the same command goes on\n"
+    )
+    assert "candidate 2, batch 0, half 0" in entries(tmp_path)
 
 
 @pytest.mark.parametrize("objective", ["longppl", "position"])
@@ -231,7 +259,7 @@ def test_a_budget_is_kept(tokenizer: Any) -> None:
 
 
 def test_the_page_says_what_was_found(found: tuple[Found, Path]) -> None:
-    page = (found[1] / "search.html").read_text()
+    written = (found[1] / "search.html").read_text()
     for name in (*found[0].arms, "Held-out samples", "stretch", "nats less than the start"):
-        assert name in page
-    assert "<script" not in page
+        assert name in written
+    assert "<script" not in written
