@@ -1,5 +1,5 @@
 """Say what to do with a model that is to read so many tokens: race the unpatched model against a short list of methods
-on needles and on your own texts, and ask what is taken the
+on needles and on your own texts, search for factors of its own where the budget has room, and ask what is taken the
 prompts of another seed. Prints a ranked table with intervals, what short prompts lose, memory and time, whether
 training is worth it, and the exact next commands. A run that was stopped goes on when the same command is given again.
 """
@@ -12,9 +12,9 @@ from ropescale.cli.arguments import MODEL, add_layers, add_start, add_trust, eit
 from ropescale.cli.eval import cells_kept
 from ropescale.cli.quiet import quieten_libraries
 
-HELP = "what to do with a model: a race of methods, and the next commands"
+HELP = "what to do with a model: a race of methods, a search, and the next commands"
 DOING = "advising on {model}"
-EXTRAS = ("eval",)
+EXTRAS = ("eval", "search")
 EXAMPLES = """\
 examples:
   ropescale recommend tiny --target-length 512

@@ -46,7 +46,7 @@ class Advice:
     original_length: int  # tokens
     target_length: int  # tokens
     serve_with: str | None  # an engine
-    verdict: Sequence[str]  # sentences
+    verdict: Sequence[str]  # sentences of the race's report, the first says what it decides
     lines: Sequence[Line]  # best first
     left_out: Mapping[str, str]  # method -> why it was not raced
     taken: Written
@@ -56,6 +56,7 @@ class Advice:
     form: str  # what the engine is told; empty where none was named
     training: Sequence[str]  # sentences: whether it is worth it
     commands: Sequence[Command]
+    searched: str  # what came of the search, or why there was none
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -33,13 +33,14 @@ def page(advice: Advice) -> str:
         title=f"{advice.model} to {target:,} tokens",
         kicker=f"ropescale {__version__}, recommend",
         heading=f"What to do with {advice.model}, to read {target:,} tokens",
-        opening=paragraph(advice.verdict),
+        opening=paragraph(advice.verdict[:1]),
         sections={
             "promise": ("What is promised", paragraph(promised)),
             "next": ("What to type next", commands),
             "race": (
                 "What was raced",
-                table("The arms, best first", wording.columns(original, target), [rows]),
+                table("The arms, best first", wording.columns(original, target), [rows])
+                + "".join(paragraph([sentence]) for sentence in (*advice.verdict[1:], advice.searched)),
             ),
             "cost": (
                 "What it costs",

@@ -1,8 +1,8 @@
-"""`recommend`: a race of the unpatched model against a short list, and a promise.
+"""`recommend`: a race of the unpatched model against a short list, a search where the budget has room, and a promise.
 
-Two evaluations in one folder, each of which goes on where it was stopped: `race` decides among the short list, and
-`promise` asks what was taken the prompts of another seed, which have picked nothing. Whatever can fail fails before
-the first of them writes.
+Runs in one folder, each of which goes on where it was stopped: `race` decides among the short list; `search` looks for
+factors of the model's own; `promise` asks what was taken and what was found the prompts of another seed, which have
+picked nothing. Whatever can fail fails before the first of them writes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from transformers import PreTrainedModel
 
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
-from ropescale.contents import read_config
+from ropescale.contents import read_config, read_tokenizer
 from ropescale.destinations import require_ordinary, write_file
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.evals import grid, plan, results
 from ropescale.evals.decision import decide
 from ropescale.evals.decision.verdict import Decision, Verdict
+from ropescale.evals.report.findings import read_findings
+from ropescale.evals.report.verdict import reasons, verdict
 from ropescale.evals.results import UNPATCHED, Arm, Results
 from ropescale.evals.tasks.base import defaults
 from ropescale.export.writing import held
@@ -41,11 +43,14 @@ from ropescale.recommend.shortlist import RACED, Shortlist, shortlist
 from ropescale.recommend.training import Trained, nearest
 from ropescale.records import saved_record
 from ropescale.request import Request
+from ropescale.search import Found, search
 
-RACE, PROMISE = "race", "promise"  # folders
+RACE = "race"  # a folder; those of what follows it are named after the budget, which a later run may raise
 RESULT, PAGE = "recommend.json", "recommend.html"
 SAMPLES, WINDOWS = 10, 15  # of each length and depth, and of text
-RACING = 2 / 3  # of the budget
+RACING = 0.5  # of the budget
+SEARCHING = 0.5  # of what the race leaves of it
+LEAST = 0.2  # of the budget, that has to be left for a search to begin
 CONFIRMING = 20  # samples of each length and depth for what is promised
 
 
@@ -80,10 +85,16 @@ def recommend(options: Options, folder: Path, command: str = "") -> Advice:
     _require_same_target(folder / RACE, options.target_length)
     _, asked = grid.fitted(evaluation(options, start), RACING * options.minutes, folder / RACE)
     raced = _among(grid.run(asked, folder / RACE, command), asked.arms)
-    decision = decide(raced, goal=options.target_length)
-    confirming = _confirming(asked, _first(decision), start.listed.knobs)
-    confirmed = _among(grid.run(confirming, folder / PROMISE, command), confirming.arms)
-    advice = _advice(options, start, (raced, decision), (confirming, confirmed, _first(decision)), start.listed.knobs)
+    decision = decide(raced)
+    later = f"{options.minutes:g}m"
+    found, searched = _searched(options, start, raced, folder / f"search-{later}", command)
+    knobs = dict(start.listed.knobs)
+    if found is not None:
+        knobs[found.method.name] = found.knobs
+    confirming = _confirming(asked, _first(decision), found, knobs)
+    confirmed = _among(grid.run(confirming, folder / f"promise-{later}", command), confirming.arms)
+    taken = _taken(decision, confirmed, found)
+    advice = _advice(options, start, (raced, decision), (confirming, confirmed, taken), knobs, searched)
     write_file(folder / RESULT, json.dumps(advice.to_dict(), indent=2, default=str) + "\n", name="output")
     write_file(folder / PAGE, page(advice), name="output")
     return advice
@@ -165,6 +176,7 @@ def evaluation(options: Options, start: Start) -> plan.Options:
         windows=WINDOWS,
         texts=options.texts,
         seed=options.seed,
+        target_length=options.target_length,
         dtype=options.dtype,
         device=options.device,
         knobs=start.listed.knobs,
@@ -177,6 +189,36 @@ def evaluation(options: Options, start: Start) -> plan.Options:
 def lengths_to(target: int, original: int) -> tuple[int, ...]:
     """The original length, the target, and between them half of the target where that is longer than the original."""
     return tuple(sorted({original, target, *(half for half in [target // 2] if half > original)}))
+
+
+def _searched(options: Options, start: Start, raced: Results, folder: Path, command: str) -> tuple[Found | None, str]:
+    """Factors of the model's own, where the budget has room and the engine holds them; and what came of it."""
+    spent = sum(one.seconds for one in raced.timings) / 60
+    left = options.minutes - spent
+    if left < LEAST * options.minutes:
+        return None, f"No search: the race took {spent:.1f} of {options.minutes:g} minutes."
+    found = search(
+        _loaded(options),
+        read_tokenizer(resolve(options.model)),
+        data=plan.Options(model=options.model, texts=options.texts).source,
+        output=folder,
+        command=command,
+        quiet=False,
+        target_length=options.target_length,
+        budget=round(SEARCHING * left, 2),
+        seed=options.seed,
+        existing=options.existing,
+        original_length=options.original_length,
+        layers=options.layers,
+    )
+    told = f"A search of {found.seconds:.0f} s found factors of the model's own"
+    if options.serve_with is not None:
+        request = _request(options, found.method.name, found.knobs, start.original_length)
+        try:
+            held(options.model, request, to=options.serve_with)
+        except ExportError as error:
+            return None, f"{told}, which are not taken: {error}."
+    return found, f"{told}, which are asked the prompts of the promise; {folder / 'search.html'} has its curve."
 
 
 def _request(options: Options, method: Any, knobs: Mapping[str, Any], original: int) -> Request:
@@ -204,9 +246,11 @@ def _among(found: Results, arms: Collection[Arm]) -> Results:
     return Results(found.folder, found.settings, found.sessions, cells, found.timings)
 
 
-def _confirming(asked: plan.Options, first: Arm, knobs: Mapping[str, Mapping[str, Any]]) -> plan.Options:
-    """What was taken, on prompts of another seed."""
-    methods = (first.method,)
+def _confirming(
+    asked: plan.Options, first: Arm, found: Found | None, knobs: Mapping[str, Mapping[str, Any]]
+) -> plan.Options:
+    """What was taken and what was found, on prompts of another seed."""
+    methods = tuple(dict.fromkeys([first.method, *([] if found is None else [found.method.name])]))
     return dataclasses.replace(
         asked,
         methods=methods,
@@ -217,15 +261,26 @@ def _confirming(asked: plan.Options, first: Arm, knobs: Mapping[str, Mapping[str
     )
 
 
+def _taken(decision: Decision, confirmed: Results, found: Found | None) -> Arm:
+    """What is taken in the end: what the search found only where it is shown to be better than what was raced."""
+    if found is not None:
+        again = decide(confirmed)
+        if again.arm is not None and again.arm.method == found.method.name and not again.ties:
+            return again.arm
+    return _first(decision)
+
+
 def _advice(
     options: Options,
     start: Start,
     race: tuple[Results, Decision],
     confirmed: tuple[plan.Options, Results, Arm],
     knobs: Mapping[str, Mapping[str, Any]],
+    searched: str,
 ) -> Advice:
     """Everything that was found out, in one place."""
     (raced, decision), (confirming, again, taken) = race, confirmed
+    findings = read_findings(raced if taken in raced.arms() else again)
     original, target = start.original_length, options.target_length
     given = {} if taken == UNPATCHED else knobs.get(taken.method, {})
     written = Written(
@@ -254,7 +309,7 @@ def _advice(
         original_length=original,
         target_length=target,
         serve_with=options.serve_with,
-        verdict=wording.verdict_text(decision),
+        verdict=[verdict(findings), *reasons(findings)],
         lines=_lines(raced, decision, again, taken, knobs, target),
         left_out=start.listed.left_out,
         taken=written,
@@ -263,6 +318,7 @@ def _advice(
         slower=cost.slower(_loaded(options), request, target),
         form=form,
         training=training,
+        searched=searched,
         commands=_commands(options, written, run if worth else None, confirming),
     )
 

@@ -27,12 +27,13 @@ def print_advice(advice: Advice, console: Console) -> None:
         given = f" ({wording.knobs_text(one.knobs)})" if one.knobs else ""
         console.print(f"{wording.arm_text(one.arm)}{given}: {one.standing}", highlight=False, markup=False)
     said = [
-        *advice.verdict,
+        advice.verdict[0],
         *wording.promise_text(advice.promise, original, target),
         *wording.memory_text(advice),
         wording.time_text(advice),
         wording.serving_text(advice.serve_with, advice.form),
         *advice.training,
+        advice.searched,
     ]
     for sentence in filter(None, said):
         console.print(sentence, highlight=False, markup=False)

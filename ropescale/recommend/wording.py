@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ropescale import listing, memory
-from ropescale.evals.decision.comparison import FIND, Comparison, Difference
-from ropescale.evals.decision.verdict import Decision, Verdict
+from ropescale.evals.decision.comparison import FIND, Difference
+from ropescale.evals.decision.verdict import Decision
 from ropescale.evals.report.findings import Share
 from ropescale.evals.report.wording import NOTHING, perplexity_text, ratio_interval_text, ratio_text
 from ropescale.evals.results import UNPATCHED, Arm
@@ -28,15 +27,6 @@ def knobs_text(knobs: Mapping[str, Any]) -> str:
     """What a method was given besides its factor; lists as how long they are."""
     told = {name: f"{len(value)} factors" if isinstance(value, list) else value for name, value in knobs.items()}
     return ", ".join(f"{name} {value}" if value is not True else name for name, value in told.items())
-
-
-def difference_text(one: Difference) -> str:
-    """How much more is found or better is read, with the interval of all comparisons together."""
-    value, low, high = one.estimate
-    if one.measure == FIND:
-        return f"finds {100 * value:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
-    change = [100 * math.expm1(-nats) for nats in (value, high, low)]
-    return f"has a perplexity of {change[0]:+.1f} % ({change[1]:+.1f} to {change[2]:+.1f})"
 
 
 def standing_text(arm: Arm, decision: Decision, taken: Arm) -> str:
@@ -62,45 +52,6 @@ def gain_text(one: Difference) -> str:
     """By how much more is found, in points."""
     value, low, high = (100 * part for part in one.estimate)
     return f"finds {value:.0f} ({low:.0f} to {high:.0f}) points"
-
-
-def verdict_text(decision: Decision) -> list[str]:
-    """What the race came to, as sentences."""
-    leader = decision.leader
-    gain = _gain(decision, leader)
-    goal = f"{decision.tested:,} tokens"
-    match decision.verdict:
-        case Verdict.TAKE:
-            told = [f"Take {arm_text(leader)}: beyond the original length, up to {goal}, it {gain} against unpatched."]
-            if decision.ties:
-                others = ", ".join(dict.fromkeys(_others(decision.ties, leader)))
-                told.append(f"It cannot be told from {others}, and is the cheaper or safer one.")
-            return told
-        case Verdict.NOTHING:
-            return [f"Scale nothing: up to {goal} no method is shown to do better than the unpatched model."]
-        case Verdict.WORSE:
-            return [f"Scale nothing: up to {goal} the unpatched model does better than every method that was raced."]
-        case Verdict.CONTRADICTION:
-            assert decision.opposed is not None
-            finder, reader = arm_text(decision.opposed.one.arm), arm_text(decision.opposed.other.arm)
-            return [f"Up to {goal} {finder} finds more and {reader} reads text better: what counts is for you to say."]
-        case _:
-            told = [f"Too few prompts to tell: up to {goal} {arm_text(leader)} did best so far."]
-            need = decision.need
-            if need is not None and need.prompts is not None:
-                told.append(f"About {need.prompts:,} more prompts would tell it from {arm_text(need.against)}.")
-            return told
-
-
-def _gain(decision: Decision, arm: Arm) -> str:
-    place = decision.standing(arm)
-    known = [difference_text(one) for one in (place.gain, place.read_gain) if one is not None]
-    return " and ".join(known) if known else "does best"
-
-
-def _others(ties: Sequence[Comparison], leader: Arm) -> list[str]:
-    pairs = [one.arm for tie in ties for one in (tie.one, tie.other)]
-    return [arm_text(arm) for arm in pairs if arm != leader]
 
 
 def share_text(share: Share) -> str:
@@ -137,7 +88,7 @@ def promise_text(promise: Promise, original: int, target: int) -> list[str]:
     change = promise.inside
     if change is None:
         return [*told, "Short prompts lose nothing: positions are as pretraining left them."]
-    lost = "lose nothing that can be told" if change.low <= 1 else "lose"
+    lost = "lose nothing that can be told" if change.low <= 1 else "lose little" if change.high <= LOST else "lose"
     return [
         *told,
         f"Short prompts {lost}: perplexity within {original:,} tokens {ratio_text(change)} "

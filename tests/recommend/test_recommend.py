@@ -10,12 +10,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ropescale
 from ropescale import cli
-from ropescale.evals.results import read
+from ropescale.evals.decision.verdict import Verdict
+from ropescale.evals.results import Arm, read
 from ropescale.evals.statistics import wilson
 from ropescale.recommend import Options, recommend, running
 
@@ -24,8 +26,8 @@ QUICK = ["recommend", "tiny", "--target-length", "256", "--methods", "ntk,rerope
 
 @pytest.fixture
 def few(monkeypatch):
-    """As few prompts as can be."""
-    for name in ("SAMPLES", "WINDOWS", "CONFIRMING"):
+    """As few prompts as can be, and no search."""
+    for name in ("SAMPLES", "WINDOWS", "CONFIRMING", "LEAST"):
         monkeypatch.setattr(running, name, 2)
 
 
@@ -41,8 +43,8 @@ def test_it_ranks_promises_and_says_what_to_type(few, tmp_path, monkeypatch, cap
     assert told["lines"][0]["arm"]["method"] == told["promise"]["arm"]["method"]
     assert {one["arm"]["method"] for one in told["lines"]} == {"none", "ntk", "rerope"}
     assert told["promise"]["found"]["asked"] == 5 * 2
-    assert read(Path("out", "promise")).settings.seed == read(Path("out", "race")).settings.seed + 1
-    for part in ("found at 256", "Reading 256 tokens takes", "in bfloat16", "next: "):
+    assert read(Path("out", "promise-2m")).settings.seed == read(Path("out", "race")).settings.seed + 1
+    for part in ("found at 256", "Reading 256 tokens takes", "in bfloat16", "No search: the race took", "next: "):
         assert part in said
     assert said.splitlines()[-1] == f"next: {told['commands'][0]['line']}"
     page = Path("out", "recommend.html").read_text()
@@ -157,6 +159,36 @@ def test_what_an_engine_does_not_hold_is_not_taken_from_an_earlier_run(few, tmp_
     assert "dynamic_yarn" in advice.left_out
     assert advice.form
     assert "--to mlx" in advice.commands[0].line
+
+
+def test_what_a_search_finds_is_an_arm_that_is_taken_only_where_it_is_better(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "LEAST", 0)
+    monkeypatch.setattr(running, "SEARCHING", 0.05)  # of two minutes
+    asked = Options(model="tiny", target_length=256, methods=("by_parts",), serve_with="vllm")
+    advice = recommend(asked, tmp_path / "out")
+    by_method = {line.arm.method: line for line in advice.lines}
+    assert {*by_method} == {"none", "by_parts", "longrope"}
+    assert len(by_method["longrope"].knobs["long_factor"]) == 16
+    assert by_method["longrope"].found.asked == 10
+    assert "found factors of the model's own" in advice.searched
+    again = recommend(asked, tmp_path / "out")
+    assert {**again.to_dict(), "slower": 0} == {**advice.to_dict(), "slower": 0}
+
+    confirmed = read(tmp_path / "out" / "promise-2m")
+    better, first = Arm(method="longrope", factor=2.0), Arm(method="by_parts", factor=2.0)
+    found = SimpleNamespace(method=SimpleNamespace(name="longrope"))
+    unsure = running.decide(confirmed)
+    race = replace(unsure, verdict=Verdict.TAKE, arm=first, leader=first)
+    for verdict in (
+        replace(unsure, arm=first),
+        replace(unsure, arm=None),
+        replace(unsure, arm=better, ties=(object(),)),
+    ):
+        monkeypatch.setattr(running, "decide", lambda results, verdict=verdict: verdict)
+        assert running._taken(race, confirmed, found) == first
+    monkeypatch.setattr(running, "decide", lambda results: replace(unsure, arm=better, ties=()))
+    assert running._taken(race, confirmed, found) == better
+    assert running._taken(race, confirmed, None) == first
 
 
 @pytest.mark.slow
