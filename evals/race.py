@@ -67,10 +67,9 @@ def said(number: int, over: Round, decision: Decision) -> str:
 
 def _figure(difference: Difference, arm: Arm) -> str:
     """What put an arm out: how much better another one is, or how little the arm itself is better."""
-    other = (
-        f"{difference.arm.label} over it" if difference.arm != arm else f"over {difference.against.label} no more than"
-    )
-    return f"{other} {difference_text(difference)}"
+    if difference.arm == arm:
+        return f"no gain that counts over {difference.against.label}: {difference_text(difference)}"
+    return f"{difference.arm.label} over it: {difference_text(difference)}"
 
 
 def out_of_time(options: Options) -> str:
