@@ -432,7 +432,8 @@ def _opening(findings: Findings) -> str:
     """The unpatched model at the beginning of a sentence, whose noun follows."""
     named = base_text(findings)
     how, _, what = named.partition(": ")
-    return _sentence(f"{how} ({what})" if what else named)
+    opened = f"{how} ({what})" if what else named
+    return opened[:1].upper() + opened[1:]
 
 
 def _sentence(text: str) -> str:
