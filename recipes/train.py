@@ -67,7 +67,9 @@ SPELLINGS = ("recipe", "data")  # of settings, those whose content is compared i
 RESULTS = ("after", "log", "logit_scale", "proof", "record", "steps", "tokens")
 PACKAGES = ("ropescale", "torch", "transformers", "peft", "accelerate")
 
-Ledger = dict[str, Any]  # what the file of a run holds so far
+# What the file of a run holds so far: entries come one by one and stay in their order, another version's too, and
+# `ropescale.train` returns them; who reads a finished one takes a `Run`
+Ledger = dict[str, Any]
 
 
 def run(recipe: Recipe, command: str) -> Ledger:
@@ -335,9 +337,8 @@ def save(
             os.replace(file, folder / file.name)
 
 
-def summary(ledger: Ledger) -> Table:
+def summary(run: Run) -> Table:
     """What training changed, for a terminal."""
-    run = Run.of(ledger)
     table = Table("", "before", "after", title=f"{run.settings['model']}: {run.steps} steps")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -92,19 +92,19 @@ def run(arguments: argparse.Namespace) -> int:
         return say_again(arguments.command, without=DRY) if first else 0
 
     from ropescale.recipes import train
+    from ropescale.recipes.run import Run
 
     try:
         with trusting(arguments.trust_remote_code or TRUST in arguments.options):
-            ledger = train.run(recipe, arguments.command)
+            run = Run.of(train.run(recipe, arguments.command))
     except KeyboardInterrupt:
         return failures.stopped(f"{recipe.output} keeps the checkpoints, the same command goes on")
     if recipe.training.process_index == 0:
-        Console().print(train.summary(ledger))
+        Console().print(train.summary(run))
         print(f"results: {recipe.output}\npage:    {recipe.output / 'training.html'}")
         if recipe.options.tuning == "full":
             return say_next("eval", recipe.output, "--methods", "none", "--quick")
-        record = ledger["record"]
-        factor = f"{record['target_length'] / record['original_length']:g}"
-        compared = ["--methods", record["method"], "--factors", factor, "--adapters", recipe.output]
+        factor = f"{run.record['target_length'] / run.record['original_length']:g}"
+        compared = ["--methods", run.record["method"], "--factors", factor, "--adapters", recipe.output]
         return say_next("eval", recipe.options.model, *compared, "--quick")
     return 0
