@@ -34,16 +34,16 @@ class Sheaf:
 def sheaves_of(spans: Sequence[Span], *, shared: bool) -> list[Sheaf]:
     """Spans by the sequences that answer them: with `shared` every beginning of a sequence, else only equals."""
     inputs = [span.ids[:-1] for span in spans]
-    found: list[Sheaf] = []
+    sheaves: list[Sheaf] = []
     # In falling order a sequence comes after all that begin with it, and right after one of them
     for number in sorted(range(len(spans)), key=lambda number: inputs[number], reverse=True):
         ids = inputs[number]
-        whole = found[-1].ids if found else ()
-        if found and (whole[: len(ids)] == ids if shared else whole == ids):
-            found[-1].members.append(number)
+        whole = sheaves[-1].ids if sheaves else ()
+        if sheaves and (whole[: len(ids)] == ids if shared else whole == ids):
+            sheaves[-1].members.append(number)
         else:
-            found.append(Sheaf(ids=ids, members=[number]))
-    return found
+            sheaves.append(Sheaf(ids=ids, members=[number]))
+    return sheaves
 
 
 def batches(lengths: Sequence[int], tokens: int, most: int | None, padding: float) -> list[list[int]]:

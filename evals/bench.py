@@ -253,23 +253,23 @@ class Bench:
             CheckpointError: data that cannot be had.
         """
         try:
-            found: dict[str, Any] = manager.load([name])["tasks"]
+            tasks: dict[str, Any] = manager.load([name])["tasks"]
         except (OSError, datasets.exceptions.DatasetsError) as error:  # ConnectionError is an OSError
             raise CheckpointError(
                 f"eval: tasks must have their data here or on a hub that is reached, got {name!r} "
                 f"({type(error).__name__}: {first_line(error)}); run it once where the hub is reached, or name tasks "
                 f"that need no download: {', '.join(task.name for task in base.every()[:5])}"
             ) from error
-        return found
+        return tasks
 
     def try_tasks(self) -> None:
         """Build the rows of every task, so that what cannot be asked for is known before the first costly cell."""
         for task, length in dict.fromkeys((cell.task, cell.length) for cell in self.plan.cells):
             self.rows(task, length)
 
-    def finished(self, found: Results, planned: PlannedCell) -> int | None:
+    def finished(self, stored: Results, planned: PlannedCell) -> int | None:
         """From which sample on a cell has to be run, or row of text; None where it is finished."""
-        task, earlier = planned.task, found.cell(planned.arm, planned.task.name, planned.length)
+        task, earlier = planned.task, stored.cell(planned.arm, planned.task.name, planned.length)
         if earlier is None:
             return 0
         if isinstance(task, Loss):
@@ -310,7 +310,7 @@ class Bench:
         if left_out and not fitting:
             samples = [{"id": i, "score": None, "left_out": size} for i, size in left_out.items()]
             return made(stated={"limit": reach}, scores={}, samples=samples) if self.lm.rank == 0 else None
-        found = evaluator.evaluate(
+        outcome = evaluator.evaluate(
             self.lm,
             {"tasks": {name: built}, "groups": {}, "group_map": {}},
             limit=None if left_out else limit,
@@ -319,23 +319,23 @@ class Bench:
             log_samples=True,
             apply_chat_template=self.options.chat,
         )
-        if found is None:
+        if outcome is None:
             return None
-        samples = found["samples"][name]
+        samples = outcome["samples"][name]
         if isinstance(task, Loss):
             in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
             stated = task.stated(self.options, planned.length or 0)
-            return made(stated=stated, samples=[task.sample(one["doc"], nats_of(one)) for one in in_order])
+            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in in_order])
         scores = {
             key.partition(",")[0]: value
-            for key, value in found["results"][name].items()
+            for key, value in outcome["results"][name].items()
             if isinstance(value, (int, float)) and not isinstance(value, bool) and "stderr" not in key
             and key not in ("sample_len",)
         }  # fmt: skip
         main = next(iter(scores))
         if not left_out:
-            return made(scores=scores, samples=[answer(i, one, main) for i, one in enumerate(samples)])
-        answers = {int(one["doc_id"]): answer(int(one["doc_id"]), one, main) for one in samples}
+            return made(scores=scores, samples=[answer(i, sample, main) for i, sample in enumerate(samples)])
+        answers = {int(sample["doc_id"]): answer(int(sample["doc_id"]), sample, main) for sample in samples}
         answers |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
         return made(stated={"limit": reach}, scores=scores, samples=[row for _, row in sorted(answers.items())])
 

@@ -41,12 +41,12 @@ def topped_up(earlier: Cell, more: Cell, depths: int) -> Cell:
         return dataclasses.replace(more, samples=[*old, *new])
     before, after = len(old) // depths, len(new) // depths
     samples = [
-        one
+        sample
         for depth in range(depths)
-        for one in (*old[depth * before : (depth + 1) * before], *new[depth * after : (depth + 1) * after])
+        for sample in (*old[depth * before : (depth + 1) * before], *new[depth * after : (depth + 1) * after])
     ]
     scores = {
         name: (earlier.scores[name] * len(old) + value * len(new)) / len(samples)
         for name, value in more.scores.items()
     }
-    return dataclasses.replace(more, scores=scores, samples=[{**one, "id": i} for i, one in enumerate(samples)])
+    return dataclasses.replace(more, scores=scores, samples=[{**sample, "id": i} for i, sample in enumerate(samples)])

@@ -294,16 +294,16 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 spans.append(Span(ids=(*before, *scored), scored=len(scored), text=text))
                 owners.append(owner)
         totals = [0.0] * len(requests)
-        found: dict[int, float] = {}
+        logprobs: dict[int, float] = {}
         missing = Counter(owners)
         with self._bar(len(spans), "loglikelihood_rolling", disable_tqdm) as advance:
             for number, logprob, _, tokens in self._answered(spans):
                 owner = owners[number]
-                found[number] = logprob
+                logprobs[number] = logprob
                 missing[owner] -= 1
                 if not missing[owner]:
                     # in the order of the text, so that a sum does not depend on how windows were batched
-                    totals[owner] = sum(found[i] for i in range(*bounds(owners, owner)))
+                    totals[owner] = sum(logprobs[i] for i in range(*bounds(owners, owner)))
                     self.cache_hook.add_partial("loglikelihood_rolling", requests[owner].args, totals[owner])
                 advance(1, tokens)
         return totals
@@ -339,16 +339,16 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                     targets.append(span.ids[at])
         rows, positions = torch.tensor(list(places)).unbind(1)
         with resting(self.model):
-            found = scores(self.model, inputs, rows, positions, torch.tensor(pairs), torch.tensor(targets))
+            scored = scores(self.model, inputs, rows, positions, torch.tensor(pairs), torch.tensor(targets))
         first = 0
         for sheaf in sheaves:
             for number in sheaf.members:
                 span = spans[number]
                 last = first + span.scored
-                logprob = float(found.logprobs[first:last].double().sum())
+                logprob = float(scored.logprobs[first:last].double().sum())
                 if not torch.tensor(logprob).isfinite():
                     raise RopescaleError(self._worded_nan(len(span.ids), span.text))
-                yield number, logprob, bool(found.greedy[first:last].all()), sheaf.cost(number)
+                yield number, logprob, bool(scored.greedy[first:last].all()), sheaf.cost(number)
                 first = last
 
     # Generation
@@ -363,30 +363,32 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
             RopescaleError: the model returned logits that are not numbers.
         """
         asked = [_asked(self, number, request) for number, request in enumerate(requests)]
-        for one in asked:
-            self._require_room(len(one.ids), one.room)
+        for prompt in asked:
+            self._require_room(len(prompt.ids), prompt.room)
         replies = [""] * len(requests)
         with self._bar(len(requests), "generate_until", disable_tqdm) as advance:
             kinds: dict[str, list[Asked]] = defaultdict(list)
-            for one in asked:
-                kinds[repr((sorted(one.stops), one.room)) if one.greedy else "left to the harness"].append(one)
+            for prompt in asked:
+                kinds[repr((sorted(prompt.stops), prompt.room)) if prompt.greedy else "left to the harness"].append(
+                    prompt
+                )
             others = kinds.pop("left to the harness", [])
             for kind in kinds.values():
-                for one, reply in self._written(kind):
-                    replies[one.number] = reply
-                    self.cache_hook.add_partial("generate_until", requests[one.number].args, reply)
-                    advance(1, len(one.ids) + one.room)
+                for prompt, reply in self._written(kind):
+                    replies[prompt.number] = reply
+                    self.cache_hook.add_partial("generate_until", requests[prompt.number].args, reply)
+                    advance(1, len(prompt.ids) + prompt.room)
             if others:
-                theirs = super().generate_until([requests[one.number] for one in others], disable_tqdm=True)
-                for one, reply in zip(others, theirs, strict=True):
-                    replies[one.number] = reply
-                    advance(1, len(one.ids) + one.room)
+                theirs = super().generate_until([requests[prompt.number] for prompt in others], disable_tqdm=True)
+                for prompt, reply in zip(others, theirs, strict=True):
+                    replies[prompt.number] = reply
+                    advance(1, len(prompt.ids) + prompt.room)
         return replies
 
     def _written(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, str]]:
         """Greedy replies to prompts that share their stops and room."""
-        lengths = [len(one.ids) for one in asked]
-        ordered = sorted(asked, key=lambda one: one.ids)
+        lengths = [len(prompt.ids) for prompt in asked]
+        ordered = sorted(asked, key=lambda prompt: prompt.ids)
         common = [0, *(common_start(a.ids, b.ids) for a, b in pairwise(ordered))]
         worth = sum(lengths) >= REUSE_LENGTH * len(lengths) and sum(common) >= REUSE_SHARE * sum(lengths)
         if worth and reuses_exactly(self.model, max(lengths) + asked[0].room):
@@ -396,24 +398,24 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         with_room = [length + asked[0].room for length in lengths]
         for batch in batches(with_room, self.batch_tokens, self._most, padding):
             rows = [asked[i] for i in batch]
-            inputs, mask = padded([one.ids for one in rows], self._pad_id, "left")
+            inputs, mask = padded([prompt.ids for prompt in rows], self._pad_id, "left")
             yield from zip(rows, self._generated(rows, inputs, mask, None), strict=True)
 
     def _written_in_turn(self, ordered: Sequence[Asked], common: Sequence[int]) -> Iterator[tuple[Asked, str]]:
         """One prompt after another, each going on from the keys and values that it shares with the one before."""
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
-        for one, shared in zip(ordered, common, strict=True):
-            inputs = torch.tensor([one.ids])
+        for prompt, shared in zip(ordered, common, strict=True):
+            inputs = torch.tensor([prompt.ids])
             # the last token is left to generate, which needs its logits
-            kept = min(shared, len(one.ids) - 1)
-            if kept < REUSE_SHARE * len(one.ids):
+            kept = min(shared, len(prompt.ids) - 1)
+            if kept < REUSE_SHARE * len(prompt.ids):
                 kept = 0  # a step over a cache needs a mask, which few shared tokens do not pay for
             if surplus := cache.get_seq_length() - kept:
                 cache.crop(-surplus)
             with resting(self.model):
                 prefill(self.model, inputs[:, kept:-1], cache)
-            (reply,) = self._generated([one], inputs, torch.ones_like(inputs), cache)
-            yield one, reply
+            (reply,) = self._generated([prompt], inputs, torch.ones_like(inputs), cache)
+            yield prompt, reply
 
     def _generated(self, rows: Sequence[Asked], inputs: Tensor, mask: Tensor, cache: DynamicCache | None) -> list[str]:
         length = inputs.shape[1]
@@ -423,7 +425,7 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         with resting(self.model):
             forget_lengths(self.model)
             try:
-                found = self.model.generate(
+                generated = self.model.generate(
                     input_ids=inputs.to(place),
                     attention_mask=mask.to(place),
                     max_new_tokens=first.room,
@@ -440,8 +442,8 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 raise RopescaleError(self._worded_nan(len(row.ids), row.text)) from None
         ends = ends_of(self.model)
         return [
-            self._cleaned(before_end(reply, ends), one.stops)
-            for one, reply in zip(rows, found[:, length:].tolist(), strict=True)
+            self._cleaned(before_end(reply, ends), prompt.stops)
+            for prompt, reply in zip(rows, generated[:, length:].tolist(), strict=True)
         ]
 
     def _cleaned(self, ids: Sequence[int], stops: Sequence[str]) -> str:
@@ -626,7 +628,9 @@ def _accelerator() -> Accelerator | None:
 
 def _device(given: str | torch.device | None) -> torch.device:
     """The device asked for if it is there; the harness's own default is cuda:0 everywhere."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if given is not None and (torch.device(given).type == "cpu" or (found and torch.device(given).type == found.type)):
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if given is not None and (
+        torch.device(given).type == "cpu" or (accelerator and torch.device(given).type == accelerator.type)
+    ):
         return torch.device(given)
-    return found or torch.device("cpu")
+    return accelerator or torch.device("cpu")

@@ -82,6 +82,6 @@ def evaluate(
     unasked = {field.name: field.default for field in dataclasses.fields(plan.Options)}
     plan.require_read(chosen, {name for name in plan.PART if getattr(chosen, name) != unasked[name]})
     folder = Path("out", f"eval-{Path(model).name}") if output is None else Path(output)
-    found = grid.run(chosen, folder, f"ropescale.evaluate({str(model)!r}, ...)")
+    results = grid.run(chosen, folder, f"ropescale.evaluate({str(model)!r}, ...)")
     report.write(folder)
-    return found
+    return results

@@ -58,8 +58,8 @@ def token_losses(model: nn.Module, ids: Tensor, first: int = 1) -> Tensor:
     rows = torch.arange(batch).repeat_interleave(n - first)
     positions = torch.arange(first - 1, n - 1).repeat(batch)
     with resting(model):
-        found = scores(model, ids[:, :-1], rows, positions, torch.arange(len(rows)), ids[:, first:].flatten().cpu())
-    losses = -found.logprobs.reshape(batch, n - first)
+        scored = scores(model, ids[:, :-1], rows, positions, torch.arange(len(rows)), ids[:, first:].flatten().cpu())
+    losses = -scored.logprobs.reshape(batch, n - first)
     if not losses.isfinite().all():
         row = int((~losses.isfinite()).any(1).nonzero()[0])
         raise RopescaleError(not_a_number(f"row {row} of {n:,} tokens", dtype_of(model)))
@@ -114,7 +114,7 @@ def scores(
 def depends_on_length(config: Any) -> bool:
     """Whether a token's rotation depends on the length of its sequence, in some layer."""
     parts = [part.config for part in parts_of(config.get_text_config(decoder=True))]
-    return any(getattr(one, "rope_parameters", None) and today.depends_on_length(one) for one in parts)
+    return any(getattr(part, "rope_parameters", None) and today.depends_on_length(part) for part in parts)
 
 
 def reuses_exactly(model: PreTrainedModel, longest: int) -> bool:
@@ -271,8 +271,8 @@ class Split:
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=place_of(self.model))
         # all at position 0, so that no method refuses a chunk for its length
         places = {"position_ids": ids} if self._places else {}
-        found: Tensor = self._call(input_ids=ids, **places, use_cache=False).logits[0]
-        return found
+        logits: Tensor = self._call(input_ids=ids, **places, use_cache=False).logits[0]
+        return logits
 
 
 @torch.no_grad()

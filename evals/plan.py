@@ -144,7 +144,7 @@ class Options:
             )
         if self.backend == "vllm" and self.arms != [UNPATCHED]:
             raise InvalidArgumentError(
-                f"eval: backend vllm runs a checkpoint as it is, got {', '.join(one.label for one in self.arms[1:])}; "
+                f"eval: backend vllm runs a checkpoint as it is, got {', '.join(arm.label for arm in self.arms[1:])}; "
                 f"give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported"
             )
         require_device(self.device_name)
@@ -197,15 +197,15 @@ class Options:
         An adapter with a record is one arm, as it was trained; a plain one stands on the model as it is, and on every
         method at every factor.
         """
-        found: dict[Arm, str] = {}
+        folders: dict[Arm, str] = {}
         for folder in self.adapters:
             name, record = _name_of(folder), record_of(folder)
             if record is not None:
                 arms = [Arm(method=record.method, factor=record.target_length / record.original_length)]
             else:
                 arms = [UNPATCHED, *self._patched]
-            found |= {Arm(method=f"{arm.method}+{name}", factor=arm.factor): folder for arm in arms}
-        return found
+            folders |= {Arm(method=f"{arm.method}+{name}", factor=arm.factor): folder for arm in arms}
+        return folders
 
     @property
     def task_names(self) -> list[str]:

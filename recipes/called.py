@@ -47,7 +47,7 @@ def train(
         RopescaleError: a loss that is not a number; whatever `patch` raises.
     """
     given = {"model": model, "output": output, **options}
-    overrides = [one for name, value in given.items() if value is not None for one in _option(name, value)]
+    overrides = [override for name, value in given.items() if value is not None for override in _option(name, value)]
     return run(read_recipe(str(recipe), overrides), f"ropescale.train({str(recipe)!r}, ...)")
 
 

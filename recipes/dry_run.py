@@ -56,16 +56,16 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
         require_complete(base, config)
     model = weightless(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        found = train.read(recipe, ledger, schedule, tokenizer, console, scratch=Path(scratch))
-        train.require_rows(found, model)
-        rows = found.data.account.rows["train"]
-        packed = found.data.account.pieces["train"] > rows
-        windows = len(found.measure.windows)
-    read, length = len(found.draws), schedule.length
+        inputs = train.read(recipe, ledger, schedule, tokenizer, console, scratch=Path(scratch))
+        train.require_rows(inputs, model)
+        rows = inputs.data.account.rows["train"]
+        packed = inputs.data.account.pieces["train"] > rows
+        windows = len(inputs.measure.windows)
+    read, length = len(inputs.draws), schedule.length
     begun = "" if resumed is None else f", going on after {resumed.name}"
     parameters = f"{model.num_parameters():,} parameters"
     scaled = f"{options.method}, from {schedule.original_length:,} to {schedule.target_length:,} tokens"
-    lengths = " and ".join(f"{one:,}" for one in found.measure.lengths)
+    lengths = " and ".join(f"{tokens:,}" for tokens in inputs.measure.lengths)
     meanwhile = f", every {training.eval_steps:g} steps" if training.eval_strategy == "steps" else ""
     table = Table("", "", title=f"{recipe.name}: nothing was loaded or written", show_header=False)
     table.add_row("model", f"{options.model}, {parameters}, in {options.dtype_name}")

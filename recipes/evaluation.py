@@ -59,8 +59,8 @@ class Yardstick:
                 )
                 for start in range(0, reach, bucket)
             },
-            passkey={str(n): sum(found) / len(found) for n, found in answered.items()},
-            passkey_by_depth={str(n): _by_depth(self.passkeys[n], found) for n, found in answered.items()},
+            passkey={str(n): sum(answers) / len(answers) for n, answers in answered.items()},
+            passkey_by_depth={str(n): _by_depth(self.passkeys[n], answers) for n, answers in answered.items()},
         )
 
     def perplexity(self, model: nn.Module, length: int) -> float:
@@ -101,8 +101,8 @@ def yardstick(
             )
         ids = torch.tensor(kept)
     else:
-        found = windows(documents(texts), tokenizer, length=reach, limit=limit)
-        ids = torch.tensor([cutter.encoding(first, cutter.last(first, reach)) for cutter, _, first in found])
+        cuts = windows(documents(texts), tokenizer, length=reach, limit=limit)
+        ids = torch.tensor([cutter.encoding(first, cutter.last(first, reach)) for cutter, _, first in cuts])
     shortest = shortest_length(tokenizer)
     return Yardstick(
         lengths=tuple(sorted(set(lengths))),
@@ -117,7 +117,7 @@ def yardstick(
 
 def digest(measure: Yardstick) -> str:
     """By which the same texts and passkeys are known."""
-    asked = sorted((length, [one.input_ids for one in samples]) for length, samples in measure.passkeys.items())
+    asked = sorted((length, [sample.input_ids for sample in samples]) for length, samples in measure.passkeys.items())
     measured = [measure.lengths, measure.windows.tolist(), asked]
     return hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:16]
 
@@ -125,7 +125,7 @@ def digest(measure: Yardstick) -> str:
 def flat(figures: Figures) -> dict[str, float]:
     """Perplexities and passkeys by length as a tracker takes them."""
     named = {"perplexity": figures.perplexity, "passkey": figures.passkey}
-    return {f"eval_{name}_{length}": value for name, found in named.items() for length, value in found.items()}
+    return {f"eval_{name}_{length}": value for name, by_length in named.items() for length, value in by_length.items()}
 
 
 def _batches(ids: Tensor) -> Iterator[Tensor]:
@@ -134,19 +134,19 @@ def _batches(ids: Tensor) -> Iterator[Tensor]:
 
 def _answered(model: nn.Module, samples: Sequence[PasskeySample]) -> list[bool]:
     """Whether every answer token is the model's first choice, sample by sample of one length."""
-    found: list[bool] = []
+    answered: list[bool] = []
     count = samples[0].answer_length
     for ids in _batches(torch.tensor([made.input_ids for made in samples])):
         rows = torch.arange(len(ids)).repeat_interleave(count)
         positions = torch.arange(ids.shape[1] - count - 1, ids.shape[1] - 1).repeat(len(ids))
         scored = scores(model, ids[:, :-1], rows, positions, torch.arange(len(rows)), ids[:, -count:].flatten())
-        found += scored.greedy.view(len(ids), count).all(1).tolist()
-    return found
+        answered += scored.greedy.view(len(ids), count).all(1).tolist()
+    return answered
 
 
-def _by_depth(samples: Sequence[PasskeySample], found: Sequence[bool]) -> dict[str, float]:
+def _by_depth(samples: Sequence[PasskeySample], answered: Sequence[bool]) -> dict[str, float]:
     return {
         f"{depth:g}": sum(right) / len(right)
         for depth in DEPTHS
-        if (right := [ok for made, ok in zip(samples, found, strict=True) if made.depth == depth])
+        if (right := [ok for made, ok in zip(samples, answered, strict=True) if made.depth == depth])
     }

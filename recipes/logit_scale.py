@@ -51,5 +51,5 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
         "coefficient": best,
         "factor": factor,
         "length": length,
-        "tried": [{"coefficient": one, "perplexity": tried[one]} for one in sorted(tried)],
+        "tried": [{"coefficient": coefficient, "perplexity": tried[coefficient]} for coefficient in sorted(tried)],
     }

@@ -76,7 +76,7 @@ def _loss(
         following, hidden = labels[:, 1:], hidden[:, :-1]
     learnt = following != IGNORED
     head: nn.Module | None = base.get_output_embeddings()
-    trained = [one for one in ([] if head is None else head.parameters()) if one.requires_grad]
+    trained = [parameter for parameter in ([] if head is None else head.parameters()) if parameter.requires_grad]
     wanted, places = following[learnt.to(following.device)], hidden[learnt.to(hidden.device)]
     apply: Callable[..., Tensor] = _HeadLoss.apply  # torch states no types for it
     total = apply(split, places, wanted.to(places.device), *trained)
@@ -91,10 +91,10 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device)
         needed = any(ctx.needs_input_grad)
         of_hidden = torch.empty_like(hidden)
-        of_head = [torch.zeros_like(one) for one in trained]
+        of_head = [torch.zeros_like(parameter) for parameter in trained]
         pieces = max(1, -(-len(hidden) * vocabulary(split.model) // CHUNK_ELEMENTS))
         alike = (hidden.detach(), labels[:, None], of_hidden)
-        for some, label, place in zip(*(one.tensor_split(pieces) for one in alike), strict=True):
+        for some, label, place in zip(*(tensor.tensor_split(pieces) for tensor in alike), strict=True):
             with split, torch.set_grad_enabled(needed):
                 logits = split.logits(some.requires_grad_(needed))
             of_logits = logits.detach().float().log_softmax(-1)
@@ -105,9 +105,9 @@ class _HeadLoss(torch.autograd.Function):
             of_logits = of_logits.exp_().scatter_add_(1, label, -torch.ones_like(label, dtype=of_logits.dtype))
             own, *others = torch.autograd.grad(logits, [some, *trained], of_logits.to(logits.dtype), allow_unused=True)
             place.copy_(own)
-            for sum_of_one, one in zip(of_head, others, strict=True):
-                if one is not None:
-                    sum_of_one += one
+            for sum_of_one, gradient in zip(of_head, others, strict=True):
+                if gradient is not None:
+                    sum_of_one += gradient
             del logits, of_logits
         ctx.save_for_backward(of_hidden, *of_head)
         return total
@@ -115,4 +115,4 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, *of_head = ctx.saved_tensors
-        return None, of_hidden * of_total[0], None, *(one * of_total[0] for one in of_head)
+        return None, of_hidden * of_total[0], None, *(gradient * of_total[0] for gradient in of_head)

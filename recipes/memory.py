@@ -175,12 +175,12 @@ def advice(shape: Shape, *, length: int, tuning: str = "lora", device: float = D
         tried += [("fsdp2", devices, devices, 1) for devices in (2, 4, 8)]
         tried += [("fsdp2_cp", devices, devices, devices) for devices in (2**k for k in range(1, most.bit_length()))]
     step = Step(length=length, tuning=tuning)
-    found = Advice(arrangement="none", devices=0, memory=training_memory(shape, step))
+    best = Advice(arrangement="none", devices=0, memory=training_memory(shape, step))
     for arrangement, devices, weights_shared, row_shared in tried:
         memory = training_memory(shape, step, weights_shared=weights_shared, row_shared=row_shared)
         if memory.total <= FILLED * device:
             return Advice(arrangement=arrangement, devices=devices, memory=memory)
-    return found
+    return best
 
 
 MODELS = {
@@ -211,15 +211,15 @@ def table() -> str:
     ]
     for name, shape in MODELS.items():
         for tuning in TUNINGS:
-            found = [advice(shape, length=length, tuning=tuning) for length in LENGTHS]
-            lines.append(f"| {name} | {tuning} | " + " | ".join(map(_cell, found)) + " |")
+            cells = [advice(shape, length=length, tuning=tuning) for length in LENGTHS]
+            lines.append(f"| {name} | {tuning} | " + " | ".join(map(_cell, cells)) + " |")
     return "\n".join(lines)
 
 
-def _cell(found: Advice) -> str:
-    if found.arrangement == "none":
+def _cell(advised: Advice) -> str:
+    if advised.arrangement == "none":
         return "-"
-    return f"`{found.arrangement}` x{found.devices}, {found.memory.total / 2**30:.0f} GiB"
+    return f"`{advised.arrangement}` x{advised.devices}, {advised.memory.total / 2**30:.0f} GiB"
 
 
 if __name__ == "__main__":

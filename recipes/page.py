@@ -128,16 +128,16 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
         figures.append(_figure("Training loss by step", {"loss": curve}, "step", Axis(label="loss (nats)")))
     for name in ("perplexity", "passkey"):
         prefix = f"eval_{name}_"
-        found: dict[str, list[tuple[int, float]]] = {}
+        series: dict[str, list[tuple[int, float]]] = {}
         for entry in log:
             for key, value in entry.items():
                 if key.startswith(prefix):
-                    found.setdefault(f"{int(key.removeprefix(prefix)):,} tokens", []).append((entry["step"], value))
-        if not found:
+                    series.setdefault(f"{int(key.removeprefix(prefix)):,} tokens", []).append((entry["step"], value))
+        if not series:
             continue
         curves = {
             label: Curve(series=1 + i, x=[step for step, _ in points], y=[value for _, value in points])
-            for i, (label, points) in enumerate(found.items())
+            for i, (label, points) in enumerate(series.items())
         }
         y = Axis(label=name)
         if name == "passkey":
@@ -150,7 +150,7 @@ def _logit_scale(fitted: Mapping[str, Any] | None) -> str:
     if fitted is None:
         return ""
     tried = fitted["tried"]
-    curve = Curve(series=1, x=[one["coefficient"] for one in tried], y=[one["perplexity"] for one in tried])
+    curve = Curve(series=1, x=[trial["coefficient"] for trial in tried], y=[trial["perplexity"] for trial in tried])
     figure = _figure(
         "Perplexity by coefficient of the logit scale",
         {"scale": curve},
@@ -166,11 +166,12 @@ def _logit_scale(fitted: Mapping[str, Any] | None) -> str:
 
 def _data(account: Mapping[str, Any]) -> str:
     lines = []
-    for one in account["sources"]:
-        fates = {"trained": one["trained"], "held out": one["held_out"], **one["dropped"]}
+    for source in account["sources"]:
+        fates = {"trained": source["trained"], "held out": source["held_out"], **source["dropped"]}
         lines += [
             Line(
-                heads=[one["source"], fate], values=[Value(text=f"{n['documents']:,}"), Value(text=f"{n['tokens']:,}")]
+                heads=[source["source"], fate],
+                values=[Value(text=f"{n['documents']:,}"), Value(text=f"{n['tokens']:,}")],
             )
             for fate, n in fates.items()
         ]

@@ -120,10 +120,10 @@ def refuse_combinations(
     shards = machines.shards_of_a_row
     flash = attention is not None and "flash" in attention
     if packing and flash and (batch_size > 1 or schedule.name == "pose"):
-        found = "schedule pose" if schedule.name == "pose" else f"{batch_size} rows at a time"
+        got = "schedule pose" if schedule.name == "pose" else f"{batch_size} rows at a time"
         raise InvalidArgumentError(
             f"attention: flash attention is told of documents in a row by positions alone, and only of one row at a "
-            f"time, got {attention!r} with packing and {found}: documents would see one another; give "
+            f"time, got {attention!r} with packing and {got}: documents would see one another; give "
             f"attention='sdpa', packing=False, or batch_size=1 with a schedule that keeps positions"
         )
     if machines.shares_weights and isinstance(method, LateMethod) and type(method).added is not LateMethod.added:

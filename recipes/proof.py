@@ -133,7 +133,7 @@ class _Trial:
     ) -> None:
         self.sizes = sizes
         # float32 throughout: weights in 4 bits are multiplied by kernels of fewer digits
-        self.exact = all(one.dtype == torch.float32 for one in model.parameters())
+        self.exact = all(parameter.dtype == torch.float32 for parameter in model.parameters())
         self.model, self.separation, self.mixed, self.before = model, separation, mixed, before
         self.config: Any = text_of(config_of(model))
         self.attention = separation.attention
@@ -153,7 +153,7 @@ class _Trial:
             self.jump = self._first_jump(drawn["position_ids"])
             if self.jump is not None or schedule.name != "pose":
                 break
-        self.batch = {name: one.to(ids.device) for name, one in tried.batch([drawn]).items()}
+        self.batch = {name: tensor.to(ids.device) for name, tensor in tried.batch([drawn]).items()}
         del self.batch["labels"]
         self.of = self.batch.pop(DOCUMENTS, None)
         self.short = self.batch.pop(SHORT, None)
@@ -206,9 +206,9 @@ class _Trial:
         with torch.no_grad():
             return _logits(self.model, ids, position_ids=places, **mask)
 
-    def _difference(self, found: Tensor, reference: Tensor) -> float:
+    def _difference(self, logits: Tensor, reference: Tensor) -> float:
         """How far logits are from others, of the largest."""
-        by_token = (found.float() - reference.float()).abs().amax(-1) / reference.float().abs().max()
+        by_token = (logits.float() - reference.float()).abs().amax(-1) / reference.float().abs().max()
         return float(by_token.max() if self.exact else by_token.median())
 
     def _dependences(self) -> tuple[Tensor, bool, int, bool]:
@@ -375,11 +375,11 @@ def _documents(ids: Tensor, packed: bool) -> list[Tensor]:
 
 def _logits(model: nn.Module, input_ids: Tensor, **given: Any) -> Tensor:
     """[n, vocabulary] of one row."""
-    found: Tensor = model(input_ids=input_ids, use_cache=False, **given).logits[0]
-    return found
+    logits: Tensor = model(input_ids=input_ids, use_cache=False, **given).logits[0]
+    return logits
 
 
 def _gradient(of: Tensor, at: Tensor) -> Tensor:
     """Zeros where nothing depends on it."""
-    (found,) = torch.autograd.grad(of, [at], retain_graph=True, allow_unused=True)
-    return torch.zeros_like(at) if found is None else found
+    (gradient,) = torch.autograd.grad(of, [at], retain_graph=True, allow_unused=True)
+    return torch.zeros_like(at) if gradient is None else gradient

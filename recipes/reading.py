@@ -117,7 +117,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def given_names(arguments: Sequence[str]) -> set[str]:
     """Names of the options on a command line, as a recipe spells them."""
-    names = {one[2:].partition("=")[0].replace("-", "_") for one in arguments if one.startswith("--")}
+    names = {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
     return {ALIASES.get(name, name) for name in names}
 
 
@@ -182,24 +182,24 @@ def _options(reader: Parser) -> dict[str, str]:
 
 def _reworded(message: str, known: Sequence[str]) -> str:
     """What argparse says, in this package's form."""
-    found = re.match(r"argument --(\w+)\S*: invalid (\w+) value: (.*)", message)
-    if found:
-        name, kind, value = found.groups()
+    match = re.match(r"argument --(\w+)\S*: invalid (\w+) value: (.*)", message)
+    if match:
+        name, kind, value = match.groups()
         return f"{name}: must be {KINDS.get(kind, f'a {kind}')}, got {value}; correct it, or leave it out"
-    found = re.match(r"argument --(\w+)\S*: Truthy value expected: got (.*) but", message)
-    if found:
-        return f"{found[1]}: must be true or false, got {found[2]!r}; correct it, or leave it out"
-    found = re.match(r"argument --(\w+)\S*: invalid choice: (\S+) \(choose from (.*)\)", message)
-    if found:
-        name, value, choices = found.groups()
+    match = re.match(r"argument --(\w+)\S*: Truthy value expected: got (.*) but", message)
+    if match:
+        return f"{match[1]}: must be true or false, got {match[2]!r}; correct it, or leave it out"
+    match = re.match(r"argument --(\w+)\S*: invalid choice: (\S+) \(choose from (.*)\)", message)
+    if match:
+        name, value, choices = match.groups()
         return f"{name}: must be one of {choices.replace(chr(39), '')}, got {value}; correct it, or leave it out"
-    found = re.match(r"the following arguments are required: --(\w+)", message)
-    if found:
-        return f"{found[1]}: is required, got none; give --{found[1]}"
-    found = re.match(r"unrecognized arguments: (\S+)", message)
-    if found:
-        name = found[1].removeprefix("--").partition("=")[0].replace("-", "_")
+    match = re.match(r"the following arguments are required: --(\w+)", message)
+    if match:
+        return f"{match[1]}: is required, got none; give --{match[1]}"
+    match = re.match(r"unrecognized arguments: (\S+)", message)
+    if match:
+        name = match[1].removeprefix("--").partition("=")[0].replace("-", "_")
         remedy = did_you_mean(name, known, what="option ", otherwise="see `ropescale train RECIPE --help`")
-        got = f"option {name!r}" if found[1].startswith("--") else repr(found[1])
+        got = f"option {name!r}" if match[1].startswith("--") else repr(match[1])
         return f"train: options must be those of a recipe, got {got}; {remedy}"
     return f"train: {message}; see `ropescale train RECIPE --help`"

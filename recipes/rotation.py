@@ -79,13 +79,13 @@ class MixedRotation:
                 finally:
                     if config is not None:
                         rotary.__dict__["config"] = config
-            one = waves if isinstance(waves, Tensor) else waves[0]
-            if one.shape[1] != self._short.shape[1]:
+            wave = waves if isinstance(waves, Tensor) else waves[0]
+            if wave.shape[1] != self._short.shape[1]:
                 raise InvalidArgumentError(
                     f"schedule: mixed_window chooses the rotation token by token, got {self._before.model_type}, "
                     f"which rotates summaries of several tokens too; use full_length"
                 )
-            short = self._short[..., None].to(one.device)
+            short = self._short[..., None].to(wave.device)
             if isinstance(waves, Tensor):
                 return torch.where(short, pretrained, waves)
             return tuple(torch.where(short, before, after) for before, after in zip(pretrained, waves, strict=True))
@@ -109,8 +109,8 @@ def _require_untouched(standing: Patch, late: LateRotation, prefix: str) -> None
     pretrained = substitution.originals[f"{prefix}inv_freq"]
     factor = substitution.attributes[f"{prefix}attention_scaling"]
     positions = torch.tensor([0, done.original_length // 2, done.original_length - 1], device=pretrained.device)
-    found, factors = late.guide.late.spectra(positions)
-    alike = torch.allclose(found, pretrained.to(found).expand_as(found), rtol=1e-6, atol=0)
+    inv_freq, factors = late.guide.late.spectra(positions)
+    alike = torch.allclose(inv_freq, pretrained.to(inv_freq).expand_as(inv_freq), rtol=1e-6, atol=0)
     if alike and torch.allclose(factors, torch.full_like(factors, factor), rtol=1e-6):
         return
     raise InvalidArgumentError(

@@ -21,7 +21,7 @@ SEAL = "digests.json"
 def seal(folder: Path) -> None:
     """Write what a folder holds, after all of it has reached the disk."""
     digests = {}
-    for path in sorted(one for one in folder.rglob("*") if one.is_file() and one.name != SEAL):
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file() and entry.name != SEAL):
         with path.open("rb") as file:
             os.fsync(file.fileno())
             digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "blake2b").hexdigest()
@@ -41,10 +41,10 @@ def fault(folder: Path) -> str | None:
     for name, expected in names:
         try:
             with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "blake2b").hexdigest()
+                actual = hashlib.file_digest(file, "blake2b").hexdigest()
         except (OSError, ValueError):
             return f"{name} is missing or cannot be read"
-        if found != expected:
+        if actual != expected:
             return f"{name} is not as it was written"
     return None
 
@@ -52,7 +52,7 @@ def fault(folder: Path) -> str | None:
 def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Sixteen hex digits for named tensors, in the order of their names."""
     seen = hashlib.blake2b(digest_size=8)
-    for name, one in sorted(tensors, key=lambda pair: pair[0]):
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         seen.update(name.encode())
-        seen.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return seen.hexdigest()

@@ -155,7 +155,7 @@ class _Part:
     def of(self, value: Any) -> Any:
         """The same value for this document alone."""
         if isinstance(value, tuple | list):
-            return type(value)(self.of(one) for one in value)
+            return type(value)(self.of(element) for element in value)
         if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[1] != self._shape[1]:
             return value
         row = self._row if len(value) == self._shape[0] else 0  # positions may be given once for all rows
@@ -169,7 +169,7 @@ def _joined(parts: list[Any], dim: int) -> Any:
         # what is no sequence (a layer's last state) is that of the last document
         return tuple(_joined([part[i] for part in parts], dim) for i in range(len(first)))
     if isinstance(first, Tensor) and all(
-        one.shape[:dim] + one.shape[dim + 1 :] == first.shape[:dim] + first.shape[dim + 1 :] for one in parts
+        tensor.shape[:dim] + tensor.shape[dim + 1 :] == first.shape[:dim] + first.shape[dim + 1 :] for tensor in parts
     ):
         return torch.cat(parts, dim)
     return parts[-1]

@@ -20,11 +20,13 @@ def comment(name: str) -> str:
 
 def list_recipes() -> dict[str, str]:
     """Every recipe that is shipped, with the first line of its comment."""
-    found = {}
-    for entry in sorted(files("ropescale.recipes").iterdir(), key=lambda one: one.name):
+    recipes = {}
+    for entry in sorted(files("ropescale.recipes").iterdir(), key=lambda file: file.name):
         if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8").partition("\n")[0].strip("# ")
-    return found
+            recipes[entry.name.removesuffix(".yaml")] = (
+                entry.read_text(encoding="utf-8").partition("\n")[0].strip("# ")
+            )
+    return recipes
 
 
 def read_text(name: str) -> str:
@@ -39,9 +41,9 @@ def read_text(name: str) -> str:
         try:
             return read_file(Path(name), largest=LARGEST, remedy="give a recipe")
         except CheckpointError as error:
-            found = type(error.__cause__).__name__ if error.__cause__ else "no file, or one of more than a recipe"
+            fault = type(error.__cause__).__name__ if error.__cause__ else "no file, or one of more than a recipe"
             raise InvalidArgumentError(
-                f"recipe: {name!r} must be a UTF-8 text that can be read, got {found}; correct the file"
+                f"recipe: {name!r} must be a UTF-8 text that can be read, got {fault}; correct the file"
             ) from error
     remedy = did_you_mean(name, list_recipes(), then="see `ropescale train --list`")
     raise InvalidArgumentError(

@@ -99,8 +99,8 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return ledger
     resumed = last_whole(folder, console)
-    found = read(recipe, ledger, schedule, tokenizer, console)
-    data, draws, measure, count = found.data, found.draws, found.measure, found.draws.count
+    inputs = read(recipe, ledger, schedule, tokenizer, console)
+    data, draws, measure, count = inputs.data, inputs.draws, inputs.measure, inputs.draws.count
 
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
@@ -109,7 +109,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
             training.device if "quantization_config" not in keywords else None
         )
     _require_same(folder, ledger, "weights", digest_of(model.named_parameters()))
-    require_rows(found, model)
+    require_rows(inputs, model)
     extended = live_record(model) is not None  # a model that is trained on: what it was before is not here
     if "unpatched" not in ledger:
         ledger["unpatched"] = _noted(
@@ -121,7 +121,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
         put_in(model, options.request)
     trained = tuned(model, options)
     if options.adapter is not None:
-        began_with = ((name, one) for name, one in trained.named_parameters() if one.requires_grad)
+        began_with = ((name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad)
         _require_same(folder, ledger, "adapter", digest_of(began_with))
     parameters = {"trained": sum(p.numel() for p in trained.parameters() if p.requires_grad)}
     parameters["all"] = sum(p.numel() for p in trained.parameters())
@@ -234,7 +234,7 @@ def read(
     return Read(data=data, draws=draws, measure=measure)
 
 
-def require_rows(found: Read, model: nn.Module) -> None:
+def require_rows(inputs: Read, model: nn.Module) -> None:
     """Refuse rows and windows with tokens that the model has no embedding for, before the first figure.
 
     Raises:
@@ -242,9 +242,9 @@ def require_rows(found: Read, model: nn.Module) -> None:
     """
     rows = (
         pyarrow.compute.max(split.data.column("input_ids").combine_chunks().flatten())
-        for split in (found.data.train, found.data.held_out)
+        for split in (inputs.data.train, inputs.data.held_out)
     )
-    require_embedded([int(found.measure.windows.max()), *(one.as_py() or 0 for one in rows)], model)
+    require_embedded([int(inputs.measure.windows.max()), *(largest.as_py() or 0 for largest in rows)], model)
 
 
 def schedule_of(recipe: Recipe) -> Schedule:
@@ -333,7 +333,7 @@ def save(
         raise_limits(beside, record["before"]["max_position_embeddings"], record["target_length"])
         (beside / CARD).write_text(card(Run.of(ledger), adapter=adapter), encoding="utf-8")
         # the config last: a folder without one is not taken for a finished adapter or model
-        for file in sorted(beside.iterdir(), key=lambda one: (one.name.endswith("config.json"), one.name)):
+        for file in sorted(beside.iterdir(), key=lambda path: (path.name.endswith("config.json"), path.name)):
             os.replace(file, folder / file.name)
 
 
@@ -385,7 +385,7 @@ def _ledger_of(folder: Path, recipe: Recipe, command: str) -> Ledger:
                 f"output: the run in {str(folder)!r} must be of the same {name} ({earlier.get(name)!r}), got "
                 f"{settings.get(name)!r}; choose another folder with output=DIR"
             )
-    elif folder.is_dir() and any(one.name not in (LOCK, UNFINISHED) for one in folder.iterdir()):
+    elif folder.is_dir() and any(path.name not in (LOCK, UNFINISHED) for path in folder.iterdir()):
         raise InvalidArgumentError(
             f"output: must be a new folder, or one of a run that goes on, got {str(folder)!r} with other files; "
             f"choose another with output=DIR"
@@ -419,18 +419,18 @@ def _extended(ledger: Ledger, settings: dict[str, Any]) -> Ledger:
     return {**kept, "settings": settings, "extended": [*ledger.get("extended", []), ledger["steps"]]}
 
 
-def _require_same(folder: Path, ledger: Ledger, what: str, found: Any) -> None:
+def _require_same(folder: Path, ledger: Ledger, what: str, given: Any) -> None:
     """Note by what something is known when a run begins, and refuse to go on with something else.
 
     Raises:
         InvalidArgumentError: it was another one.
     """
-    known = ledger.setdefault("identity", {}).setdefault(what, found)
-    if known != found:
+    known = ledger.setdefault("identity", {}).setdefault(what, given)
+    if known != given:
         differing = ""
-        if isinstance(known, dict) and isinstance(found, dict):
+        if isinstance(known, dict) and isinstance(given, dict):
             differing = (
-                f" in {', '.join(name for name in sorted({*known, *found}) if known.get(name) != found.get(name))}"
+                f" in {', '.join(name for name in sorted({*known, *given}) if known.get(name) != given.get(name))}"
             )
         raise InvalidArgumentError(
             f"{what}: the run in {str(folder)!r} must go on with those that it began with, got others{differing}; "

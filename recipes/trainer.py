@@ -139,8 +139,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             unpack(self.model)
         inputs = dict(inputs)
         documents, short = (
-            None if one is None else one.to(self.args.device)
-            for one in (inputs.pop(DOCUMENTS, None), inputs.pop(SHORT, None))
+            None if tensor is None else tensor.to(self.args.device)
+            for tensor in (inputs.pop(DOCUMENTS, None), inputs.pop(SHORT, None))
         )
         with ExitStack() as stack:
             if self._ulysses is not None:  # whose attention reads boundaries from positions
@@ -188,8 +188,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         Raises:
             RopescaleError: some trained parameter has NaN or infinity in it.
         """
-        for name, one in self.model.named_parameters():
-            if one.requires_grad and not bool(one.detach().isfinite().all()):
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(parameter.detach().isfinite().all()):
                 raise RopescaleError(
                     f"train: the weights must be numbers, got NaN or infinity in {name} after step "
                     f"{self.state.global_step}; {self._again()}"
@@ -207,13 +207,13 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
     def reached(self, metrics: dict[str, float]) -> bool:
         """Whether every target that the recipe sets is reached, and it sets one."""
         options, longest = self.recipe.options, self.yardstick.lengths[-1]
-        found = []
+        passed = []
         if options.stop_perplexity is not None:
-            found.append(metrics[f"eval_perplexity_{longest}"] <= options.stop_perplexity)
+            passed.append(metrics[f"eval_perplexity_{longest}"] <= options.stop_perplexity)
         if options.stop_passkey is not None:
             answered = [value for name, value in metrics.items() if name.startswith("eval_passkey")]
-            found.append(min(answered) >= options.stop_passkey)
-        return bool(found) and all(found)
+            passed.append(min(answered) >= options.stop_passkey)
+        return bool(passed) and all(passed)
 
     def _get_output_dir(self, trial: Any) -> str:
         """While a checkpoint is being written, a folder beside those that are whole."""
@@ -269,8 +269,12 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    found = [(one.name.partition("-")[2], one) for one in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if one.is_dir()]
-    return [one for step, one in sorted(((int(step), one) for step, one in found if step.isdecimal()), reverse=True)]
+    numbered = [
+        (path.name.partition("-")[2], path) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()
+    ]
+    return [
+        path for step, path in sorted(((int(step), path) for step, path in numbered if step.isdecimal()), reverse=True)
+    ]
 
 
 def last_whole(folder: Path, console: Console) -> Path | None:
@@ -279,13 +283,15 @@ def last_whole(folder: Path, console: Console) -> Path | None:
     Those that are not are named on the console: a run that goes on from the one before, or begins again, ends in the
     same weights.
     """
-    found = checkpoints(folder)
-    for one in found:
-        damage = fault(one)
+    candidates = checkpoints(folder)
+    for candidate in candidates:
+        damage = fault(candidate)
         if damage is None:
-            return one
-        console.print(f"{folder}: {one.name} is damaged ({damage}) and is not used", highlight=False, soft_wrap=True)
-    if found:
+            return candidate
+        console.print(
+            f"{folder}: {candidate.name} is damaged ({damage}) and is not used", highlight=False, soft_wrap=True
+        )
+    if candidates:
         console.print(f"{folder}: no checkpoint is whole; the run begins again", highlight=False, soft_wrap=True)
     return None
 

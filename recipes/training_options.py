@@ -197,8 +197,8 @@ def require_acting(training: TrainingOptions, given: set[str]) -> None:
     if str(getattr(training.save_strategy, "value", training.save_strategy)) == "best":
         raise InvalidArgumentError("save_strategy: must be steps, epoch or no, got 'best'; no step is best")
     for name, (other, off) in DEPENDENT.items():
-        found = getattr(training, other, None)  # some versions of Transformers have one of two names
-        if name in given and getattr(found, "value", found) == off:
+        value = getattr(training, other, None)  # some versions of Transformers have one of two names
+        if name in given and getattr(value, "value", value) == off:
             raise InvalidArgumentError(
                 f"{name}: acts with {other} alone, got it with {other} {off!r}; leave one of the two out"
             )

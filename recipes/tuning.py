@@ -60,18 +60,18 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
     """
     if options.tuning == "full":
         parts = (decoder(model), model.get_output_embeddings())
-        reading = {id(one) for part in parts if part is not None for one in part.parameters()}
-        for one in model.parameters():
-            if id(one) not in reading:
-                one.requires_grad_(False)
+        reading = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+        for parameter in model.parameters():
+            if id(parameter) not in reading:
+                parameter.requires_grad_(False)
         return model
     if options.tuning == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if options.adapter is not None:
         carried = record_of(options.adapter) is not None
         going_on = (load_adapter if carried else put_on)(model, options.adapter, trainable=True)
-        for one in added_parameters(bare(going_on)).values():
-            one.requires_grad_(True)
+        for parameter in added_parameters(bare(going_on)).values():
+            parameter.requires_grad_(True)
         return going_on
     plus = options.tuning == "lora_plus"
     config = LoraConfig(
@@ -92,8 +92,8 @@ def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | P
             f"target_modules: must name layers of the model, got {options.target_modules} "
             f"({' '.join(str(error).split())[:200]}); leave them out for attention's linear layers"
         ) from error
-    for one in added_parameters(bare(made)).values():
-        one.requires_grad_(True)
+    for parameter in added_parameters(bare(made)).values():
+        parameter.requires_grad_(True)
     return made
 
 
@@ -103,7 +103,7 @@ def unpack(model: nn.Module) -> None:
     It packs them for a kernel that passes no gradients, and leaves them so when training goes on; asking for the
     weights is its public way back.
     """
-    states = (getattr(one, "quant_state", None) for one in model.parameters())
+    states = (getattr(parameter, "quant_state", None) for parameter in model.parameters())
     if any(getattr(state, "packing_format_for_cpu", False) for state in states):
         model.state_dict()
 
@@ -120,7 +120,7 @@ def attention_layers(model: PreTrainedModel) -> list[str]:
     Raises:
         UnsupportedModelError: none.
     """
-    found = _named(
+    layers = _named(
         model,
         (
             layer
@@ -130,17 +130,17 @@ def attention_layers(model: PreTrainedModel) -> list[str]:
             if isinstance(layer, nn.Linear)
         ),
     )
-    if not found:
+    if not layers:
         raise UnsupportedModelError(
             f"{type(model).__name__}: attention must have linear layers for LoRA, got none; name layers with "
             f"target_modules=[NAME]"
         )
-    return found
+    return layers
 
 
 def norms(model: PreTrainedModel) -> list[str]:
     """Names of the normalisation layers."""
-    return _named(model, (one for one in decoder(model).modules() if "norm" in type(one).__name__.lower()))
+    return _named(model, (module for module in decoder(model).modules() if "norm" in type(module).__name__.lower()))
 
 
 def embeddings(model: PreTrainedModel) -> list[str]:
@@ -153,6 +153,6 @@ def _named(model: PreTrainedModel, modules: Iterable[nn.Module]) -> list[str]:
 
     In full in a vision-language model, where modules of the vision tower have the same last parts.
     """
-    wanted = {id(one) for one in modules}
-    names = [name for name, one in model.named_modules() if id(one) in wanted]
+    wanted = {id(module) for module in modules}
+    names = [name for name, module in model.named_modules() if id(module) in wanted]
     return sorted(names if decoder(model) is not model else {name.rpartition(".")[2] for name in names})

@@ -29,8 +29,8 @@ def require_same_patch(live: Record, saved: Record, path: str | Path) -> None:
         AlreadyPatchedError: another method, or other knobs, lengths or layers.
     """
 
-    def facts(one: Record) -> dict[str, Any]:
-        kept = dataclasses.replace(one, versions={}, original_length_source="", generation={}, proof={}, base={})
+    def facts(record: Record) -> dict[str, Any]:
+        kept = dataclasses.replace(record, versions={}, original_length_source="", generation={}, proof={}, base={})
         plain = kept.to_dict()
         plain["before"].pop(RECORD_FIELD, None)
         return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
@@ -110,11 +110,11 @@ def require_same_base(base: PreTrainedModel, saved: Record, path: str | Path) ->
     for name in (*saved.before, *saved.added):
         if name == RECORD_FIELD:
             continue
-        found, trained = getattr(config, name, None), saved.before.get(name)
-        if json.dumps(found, sort_keys=True, default=str) != json.dumps(trained, sort_keys=True, default=str):
+        value, trained = getattr(config, name, None), saved.before.get(name)
+        if json.dumps(value, sort_keys=True, default=str) != json.dumps(trained, sort_keys=True, default=str):
             raise InvalidArgumentError(
                 f"base: config.{name} must be what the adapter {str(path)!r} was trained on ({shortened(trained)}), "
-                f"got {shortened(found)}; give the base that {CONFIG_FILE} names, unscaled or loaded with "
+                f"got {shortened(value)}; give the base that {CONFIG_FILE} names, unscaled or loaded with "
                 f"ropescale.load"
             )
 
@@ -124,17 +124,19 @@ def saved_by_peft(model: Any) -> set[int]:
     from peft import get_peft_model_state_dict
 
     return {
-        one.data_ptr()
+        tensor.data_ptr()
         for adapter in model.peft_config
-        for one in get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False).values()
+        for tensor in get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False).values()
     }
 
 
 def digest_of_base(model: nn.Module) -> dict[str, list[Any]]:
     """Of the weights that the adapter was trained on, without those that were trained."""
     base, kept = bare(model), saved_by_peft(model)
-    added = {id(one) for one in added_parameters(base).values()}
-    trained = {id(one) for one in base.parameters() if one.requires_grad or one.data_ptr() in kept}
+    added = {id(parameter) for parameter in added_parameters(base).values()}
+    trained = {
+        id(parameter) for parameter in base.parameters() if parameter.requires_grad or parameter.data_ptr() in kept
+    }
     return digest_of(_decoder(base), without=trained | added)
 
 

@@ -113,7 +113,7 @@ def file_of(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:
         "_raise_exceptions_for_gated_repo": False,
     }
     try:
-        found: str | None = cached_file(str(path), name, **quiet, **finding)
+        file: str | None = cached_file(str(path), name, **quiet, **finding)
     except OSError:  # neither a folder nor a hub id
         return None
-    return found
+    return file

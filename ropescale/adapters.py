@@ -286,8 +286,8 @@ def _loaded(
     """A base with the head that an adapter was trained with, and the parameters of it that are not in its files."""
     place, config, keywords = located(base, from_pretrained)
     trusted = bool(keywords.get("trust_remote_code"))
-    found = from_weights(place, config, loader_for(config, adapter, trusted=trusted, **finding), keywords)
-    return found.model, found.missing
+    loaded = from_weights(place, config, loader_for(config, adapter, trusted=trusted, **finding), keywords)
+    return loaded.model, loaded.missing
 
 
 def loader_for(config: PreTrainedConfig, adapter: str | Path, *, trusted: bool = False, **finding: Any) -> Any:
@@ -353,11 +353,11 @@ def _apart(model: nn.Module) -> dict[str, torch.Tensor]:
     By the names that they have in a base without adapter.
     """
     base, kept = bare(model), saved_by_peft(model)
-    added = {id(one) for one in added_parameters(base).values()}
+    added = {id(parameter) for parameter in added_parameters(base).values()}
     return {
-        name.replace(".base_layer.", "."): one.detach().contiguous()
-        for name, one in base.named_parameters()
-        if (one.requires_grad or id(one) in added) and one.data_ptr() not in kept
+        name.replace(".base_layer.", "."): parameter.detach().contiguous()
+        for name, parameter in base.named_parameters()
+        if (parameter.requires_grad or id(parameter) in added) and parameter.data_ptr() not in kept
     }
 
 
@@ -379,7 +379,7 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
     """
     own = dict(base.named_parameters())
     missing = set(added_parameters(base))
-    found = []
+    pairs = []
     file = file_of(path, PARAMETERS_FILE, finding)
     if file is not None:
         try:
@@ -397,13 +397,13 @@ def _read_apart(base: nn.Module, path: str | Path, finding: dict[str, Any]) -> l
                     f"{list(own[name].shape) if name in own else 'none'}; give the base that {CONFIG_FILE} names"
                 )
             missing.discard(name)
-            found.append((own[name], value))
+            pairs.append((own[name], value))
     if missing:
         raise CheckpointError(
             f"{path}: {PARAMETERS_FILE} must hold what the method added to the base, got none for {min(missing)!r}; "
             f"save the adapter with ropescale.adapters.save_adapter"
         )
-    return found
+    return pairs
 
 
 def _found_base(adapter: str | Path) -> str:

@@ -48,15 +48,15 @@ def load(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
         InvalidArgumentError: neither a path nor a name.
     """
     path, config, keywords = located(path_or_name, from_pretrained)
-    found = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
-    warn_of_lost(path, found)
-    if found.missing:
+    loaded = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
+    warn_of_lost(path, loaded)
+    if loaded.missing:
         warnings.warn(
-            f"{path}: the weights hold none for {_some(found.missing)} of {type(found.model).__name__}, so its head "
+            f"{path}: the weights hold none for {_some(loaded.missing)} of {type(loaded.model).__name__}, so its head "
             f"is random; train it, or pass a config whose architectures names the class that fits the weights",
             stacklevel=2,
         )
-    return found.model
+    return loaded.model
 
 
 def load_language_model(path_or_name: str | Path, **from_pretrained: Any) -> PreTrainedModel:
@@ -69,11 +69,11 @@ def load_language_model(path_or_name: str | Path, **from_pretrained: Any) -> Pre
     """
     path, config, keywords = located(path_or_name, from_pretrained)
     require_language_model(config, str(path_or_name), trusted=_trusted(keywords))
-    found = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
-    warn_of_lost(path, found)
-    if found.missing:
-        raise incomplete(path, found.missing)
-    return found.model
+    loaded = from_weights(path, config, class_of(config, trusted=_trusted(keywords)), keywords)
+    warn_of_lost(path, loaded)
+    if loaded.missing:
+        raise incomplete(path, loaded.missing)
+    return loaded.model
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def from_weights(path: str, config: PreTrainedConfig, loader: Any, keywords: dic
         return _read(path, config, loader, keywords)
     as_saved = {name: getattr(text, name, None) for name in (*record.before, *record.added)}
     record.restore(text)
-    found = _read(path, config, loader, keywords)
-    model = found.model
+    read = _read(path, config, loader, keywords)
+    model = read.model
     lower_limits(model, record)
     try:
         repatch(model, record)
@@ -118,7 +118,7 @@ def from_weights(path: str, config: PreTrainedConfig, loader: Any, keywords: dic
     _load_added(model, path, {name: keywords[name] for name in FINDING if name in keywords})
     loaded = text_of(model.config)
     if hasattr(model.config, EXPORT_FIELD):  # the same rotation, as one engine wants to be told it
-        return found
+        return read
     contradicted = [
         name for name, value in as_saved.items() if name != RECORD_FIELD and getattr(loaded, name, None) != value
     ]
@@ -128,7 +128,7 @@ def from_weights(path: str, config: PreTrainedConfig, loader: Any, keywords: dic
             f"{path}: config.{name} must be what the ropescale record gives ({getattr(loaded, name)!r}), got "
             f"{as_saved[name]!r}; one of the two was edited: remove the record to keep the config as it is"
         )
-    return found
+    return read
 
 
 def located(path_or_name: str | Path, from_pretrained: dict[str, Any]) -> tuple[str, PreTrainedConfig, dict[str, Any]]:
@@ -216,16 +216,16 @@ def require_complete(folder: Path, config: PreTrainedConfig) -> None:
     if getattr(config, "quantization_config", None) is not None:
         return
     nowhere = {"device_map": "meta"} if is_accelerate_available() else {}  # which Transformers needs accelerate for
-    found = _read(str(folder), config, class_of(config), nowhere)
-    if found.missing:
-        raise incomplete(folder, found.missing)
+    loaded = _read(str(folder), config, class_of(config), nowhere)
+    if loaded.missing:
+        raise incomplete(folder, loaded.missing)
 
 
-def warn_of_lost(path: str | Path, found: Loaded) -> None:
+def warn_of_lost(path: str | Path, loaded: Loaded) -> None:
     """Say in a warning what weights of a head the model has no place for."""
-    if found.lost:
+    if loaded.lost:
         warnings.warn(
-            f"{path}: the weights hold {_some(found.lost)}, for which {type(found.model).__name__} has no place; if "
+            f"{path}: the weights hold {_some(loaded.lost)}, for which {type(loaded.model).__name__} has no place; if "
             f"they are wanted, pass a config whose architectures names the class that fits the weights",
             stacklevel=3,
         )
@@ -268,7 +268,7 @@ def counted(name: str) -> tuple[PreTrainedConfig, int]:
 
 def added_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that the method of a patched model added to it, by name; empty for most methods."""
-    return {name: one for name, one in model.named_parameters() if NAME in name.split(".")}
+    return {name: parameter for name, parameter in model.named_parameters() if NAME in name.split(".")}
 
 
 def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> None:
@@ -295,4 +295,4 @@ def _load_added(model: PreTrainedModel, path: str, finding: dict[str, Any]) -> N
 
 def size_of(model: nn.Module) -> int:
     """Bytes that the weights of a model take on disk; those that layers share count once."""
-    return sum(one.numel() * one.element_size() for one in model.parameters())
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -87,17 +87,17 @@ class Conversation:
         streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
         with torch.inference_mode():
-            found = self.model.generate(
+            generated = self.model.generate(
                 **inputs, streamer=streamer, max_new_tokens=min(tokens, room), **({"do_sample": False} | sampling)
             )
         ends = self.model.generation_config.eos_token_id
-        ended = int(found[0, -1]) in (ends if isinstance(ends, list) else [ends])
-        full = found.shape[1] == self.longest
-        within = found.shape[1] - size < tokens and not full
+        ended = int(generated[0, -1]) in (ends if isinstance(ends, list) else [ends])
+        full = generated.shape[1] == self.longest
+        within = generated.shape[1] - size < tokens and not full
         self.cut = (
             "" if ended or within else "nothing more fits" if full else f"no more than {tokens:,} were asked for"
         )
-        text: str = self.tokenizer.decode(found[0, size:], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(generated[0, size:], skip_special_tokens=True)
         self.turns = [*turns, {"role": "assistant", "content": text}]
         return text
 

@@ -244,17 +244,17 @@ def require_ordinary(path: Path, *, name: str = "destination") -> None:
         CheckpointError: a path that the system cannot look at.
     """
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
         raise CheckpointError(
             f"{name}: must be a path that this system can look at, got {str(path)!r} ({error}); give another"
         ) from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise InvalidArgumentError(
             f"{name}: must be new, or an ordinary file to write again, got {str(path)!r}, which is "
-            f"{_kind(found.st_mode)}; give another, or remove it"
+            f"{_kind(status.st_mode)}; give another, or remove it"
         )
 
 
@@ -336,16 +336,16 @@ def try_writer(folder: Path) -> None:
         InvalidArgumentError: another process is writing there, or the place is taken by something else.
         CheckpointError: nothing can be written there.
     """
-    made = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]  # the innermost first
+    made = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]  # the innermost first
     locked = os.path.lexists(folder / LOCK)
     try:
         with sole_writer(folder):
             if not locked:
                 (folder / LOCK).unlink(missing_ok=True)
     finally:
-        for one in made:
+        for parent in made:
             with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
-                one.rmdir()
+                parent.rmdir()
 
 
 def _is_empty_folder(path: Path) -> bool:

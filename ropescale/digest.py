@@ -38,14 +38,14 @@ def digest_of_files(files: Iterable[str]) -> dict[str, list[Any]]:
     Raises:
         OSError, SafetensorError: a file that cannot be read.
     """
-    found: dict[str, list[Any]] = {}
+    described: dict[str, list[Any]] = {}
     for file in files:
         with safe_open(file, framework="pt") as weights:
             for name in _chosen(weights.keys()):
-                one = weights.get_tensor(name)
-                if one.dtype in ROUNDING and one.numel():
-                    found[name] = _described(one)
-    return found
+                tensor = weights.get_tensor(name)
+                if tensor.dtype in ROUNDING and tensor.numel():
+                    described[name] = _described(tensor)
+    return described
 
 
 def _chosen(names: Iterable[str]) -> list[str]:
@@ -55,8 +55,8 @@ def _chosen(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(every[place] for place in places))
 
 
-def _described(one: Tensor) -> list[Any]:
-    return [str(one.dtype).removeprefix("torch."), list(one.shape), _values(one)]
+def _described(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), _values(tensor)]
 
 
 def differing(base: nn.Module, digest: dict[str, list[Any]]) -> tuple[list[str], int]:
@@ -64,12 +64,12 @@ def differing(base: nn.Module, digest: dict[str, list[Any]]) -> tuple[list[str],
     own = _own(base, set())
     other, compared = [], 0
     for name, (dtype, shape, values) in digest.items():
-        one = own.get(name)
-        if one is None or list(one.shape) != shape:
+        tensor = own.get(name)
+        if tensor is None or list(tensor.shape) != shape:
             continue
         compared += 1
-        rounding = max(ROUNDING[one.dtype], ROUNDING[getattr(torch, dtype)])
-        found, expected = torch.tensor(_values(one)), torch.tensor(values)
+        rounding = max(ROUNDING[tensor.dtype], ROUNDING[getattr(torch, dtype)])
+        found, expected = torch.tensor(_values(tensor)), torch.tensor(values)
         # twice, since it may have been rounded by one type after the other
         if not bool(((found - expected).abs() <= 2 * rounding * expected.abs() + SMALLEST).all()):
             other.append(name)
@@ -78,19 +78,19 @@ def differing(base: nn.Module, digest: dict[str, list[Any]]) -> tuple[list[str],
 
 def _own(base: nn.Module, without: set[int]) -> dict[str, Tensor]:
     """The parameters of the base that are whole and in a type that holds the weights themselves."""
-    found: dict[str, Tensor] = {}
-    for name, one in base.named_parameters():
+    own: dict[str, Tensor] = {}
+    for name, weight in base.named_parameters():
         parts = name.split(".")
-        if id(one) in without:
+        if id(weight) in without:
             continue
         # a part of a tensor that several processes hold says nothing about the whole
-        if one.dtype not in ROUNDING or not one.numel() or one.is_meta or type(one.data) is not Tensor:
+        if weight.dtype not in ROUNDING or not weight.numel() or weight.is_meta or type(weight.data) is not Tensor:
             continue
-        found[".".join(part for part in parts if part not in WRAPPERS)] = one
-    return found
+        own[".".join(part for part in parts if part not in WRAPPERS)] = weight
+    return own
 
 
-def _values(one: Tensor) -> list[float]:
-    flat = one.detach().reshape(-1)
+def _values(tensor: Tensor) -> list[float]:
+    flat = tensor.detach().reshape(-1)
     places = torch.tensor([(2 * value + 1) * flat.numel() // (2 * VALUES) for value in range(VALUES)])
     return [float(value) for value in flat[places.to(flat.device)].float().cpu()]

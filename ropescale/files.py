@@ -29,11 +29,11 @@ def read_text(path: Path, *, largest: int = LARGEST, remedy: str = REMEDY) -> st
         CheckpointError: no ordinary file, one that is too large or cannot be read, or no UTF-8.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path}: must be a file, got a folder, a device or a pipe; {remedy}")
-        if found.st_size > largest:
-            raise CheckpointError(f"{path}: must be of at most {largest:,} bytes, got {found.st_size:,}; {remedy}")
+        if status.st_size > largest:
+            raise CheckpointError(f"{path}: must be of at most {largest:,} bytes, got {status.st_size:,}; {remedy}")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise

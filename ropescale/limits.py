@@ -47,8 +47,8 @@ def raise_limits(folder: Path, before: int, target: int) -> dict[str, Any]:
     old: dict[str, Any] = {}
     for name in LIMITS:
         settings = read_json(folder / name)
-        if found := outdated(name, settings, before, target):
-            text = json.dumps({**settings, **dict.fromkeys(found, target)}, indent=2, ensure_ascii=False)
+        if raised := outdated(name, settings, before, target):
+            text = json.dumps({**settings, **dict.fromkeys(raised, target)}, indent=2, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
-            old |= found if name == GENERATION else {}
+            old |= raised if name == GENERATION else {}
     return old

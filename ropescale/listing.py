@@ -45,7 +45,9 @@ class _Class(NamedTuple):
 
 def shipped() -> dict[str, Listed]:
     """Every method of the package by its registry name, in alphabetical order."""
-    listed = {one.name: Listed(tuple(_knobs(one).values()), one.summary) for one in _classes().values() if one.name}
+    listed = {
+        entry.name: Listed(tuple(_knobs(entry).values()), entry.summary) for entry in _classes().values() if entry.name
+    }
     return dict(sorted(listed.items()))
 
 
@@ -74,7 +76,7 @@ def unknown_method(name: object, available: Iterable[str]) -> UnknownMethodError
 def engines() -> dict[str, ListedEngine]:
     """Every engine of the package by its name, and those that a file of a user's has defined in this process."""
     there = sys.modules.get("ropescale.export.engines.base")
-    others = {} if there is None else {name: _of_engine(one) for name, one in there.ENGINES.items()}
+    others = {} if there is None else {name: _of_engine(engine) for name, engine in there.ENGINES.items()}
     return {**_shipped_engines(), **others}
 
 
@@ -130,10 +132,10 @@ def _read(node: ast.ClassDef) -> _Class:
     )
 
 
-def _knobs(one: _Class) -> dict[str, str]:
+def _knobs(entry: _Class) -> dict[str, str]:
     """Its own and those of its bases, in the order of the dataclass."""
     knobs: dict[str, str] = {}
-    for base in one.bases:
+    for base in entry.bases:
         if base in _classes():
             knobs |= _knobs(_classes()[base])
-    return knobs | one.knobs
+    return knobs | entry.knobs

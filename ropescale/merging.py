@@ -111,7 +111,10 @@ def lent(base: PreTrainedModel, again: Callable[[], nn.Module]) -> Iterator[None
     """
     start = Snapshot(base)
     held = [(module._parameters, dict(module._parameters)) for module in base.modules()]
-    own = {name: (one, one.data, one.requires_grad, _bits(one)) for name, one in base.named_parameters()}
+    own = {
+        name: (parameter, parameter.data, parameter.requires_grad, _bits(parameter))
+        for name, parameter in base.named_parameters()
+    }
     try:
         yield
     finally:
@@ -120,20 +123,20 @@ def lent(base: PreTrainedModel, again: Callable[[], nn.Module]) -> Iterator[None
             live.clear()
             live.update(content)
         fresh: dict[str, nn.Parameter] = {}
-        for name, (one, data, trained, bits) in own.items():
-            one.data = data
-            one.requires_grad_(trained)
-            if _bits(one) != bits:
+        for name, (parameter, data, trained, bits) in own.items():
+            parameter.data = data
+            parameter.requires_grad_(trained)
+            if _bits(parameter) != bits:
                 fresh = fresh or dict(again().named_parameters())
-                one.data.copy_(fresh[name].data)
+                parameter.data.copy_(fresh[name].data)
 
 
-def _bits(one: Tensor) -> int:
+def _bits(tensor: Tensor) -> int:
     """A number that is another one where a value is."""
-    if one.is_meta or not one.numel():
+    if tensor.is_meta or not tensor.numel():
         return 0
-    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
-    return int(one.detach().contiguous().view(kind).sum(dtype=torch.int64))
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(kind).sum(dtype=torch.int64))
 
 
 def require_in_layers(wrapped: Any, path: str | Path) -> None:
@@ -164,8 +167,8 @@ def require_finite(weights: dict[str, Tensor], path: str | Path) -> None:
     Raises:
         CheckpointError: one is infinite or NaN.
     """
-    for name, one in weights.items():
-        if one.is_floating_point() and not bool(torch.isfinite(one.float()).all()):
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(
                 f"{path}: every value must be finite, got NaN or infinity in {name!r}; train it again from a "
                 f"checkpoint before they arose"
@@ -176,9 +179,9 @@ def _missing(wrapped: Any, weights: dict[str, Tensor]) -> list[str]:
     """The modules that an adapter has in full and its file does not hold, which PEFT passes over."""
     from peft import get_peft_model_state_dict
 
-    whole = [f"{name}." for name, one in wrapped.named_modules() if hasattr(one, "modules_to_save")]
+    whole = [f"{name}." for name, module in wrapped.named_modules() if hasattr(module, "modules_to_save")]
     expected = get_peft_model_state_dict(wrapped, adapter_name="default", save_embedding_layers=False)
-    return [name for name in expected if name not in weights and any(name.startswith(one) for one in whole)]
+    return [name for name in expected if name not in weights and any(name.startswith(prefix) for prefix in whole)]
 
 
 @contextlib.contextmanager
@@ -196,9 +199,14 @@ def _resized(base: PreTrainedModel, weights: dict[str, Tensor]) -> Iterator[None
             f"adapter: must bring the head of its {brought:,} tokens along, where the embedding of its base has "
             f"{before:,} and the head is not the embedding, got none; save it with save_embedding_layers=True"
         )
-    modules = [one for one in (embedding, head) if one is not None]
-    kept = [(one, dict(one.__dict__), dict(one._parameters)) for one in modules]
-    data = [(one, one.data) for _, _, parameters in kept for one in parameters.values() if one is not None]
+    modules = [module for module in (embedding, head) if module is not None]
+    kept = [(module, dict(module.__dict__), dict(module._parameters)) for module in modules]
+    data = [
+        (parameter, parameter.data)
+        for _, _, parameters in kept
+        for parameter in parameters.values()
+        if parameter is not None
+    ]
     base.resize_token_embeddings(brought, mean_resizing=False)
     try:
         yield
@@ -219,7 +227,7 @@ def _resized(base: PreTrainedModel, weights: dict[str, Tensor]) -> Iterator[None
 
 def _rows(base: nn.Module, module: nn.Module | None, weights: dict[str, Tensor]) -> int | None:
     """How many rows an adapter brings along for a module; None where it brings none."""
-    place = next((name for name, one in base.named_modules() if one is module), None)
+    place = next((name for name, inner in base.named_modules() if inner is module), None)
     names = [f"base_model.model.{place}.{part}weight" for part in ("", "base_layer.")]
     return next((len(weights[name]) for name in names if name in weights), None)
 
@@ -240,7 +248,9 @@ def merged_into(wrapped: Any, adapter: str | Path) -> PreTrainedModel:
     ids = _probe(wrapped, base)
     before = _outputs(wrapped, ids)
     shared = _separated(base)
-    ties = [(one, one.tie_word_embeddings) for one in _configs(base) if hasattr(one, "tie_word_embeddings")]
+    ties = [
+        (config, config.tie_word_embeddings) for config in _configs(base) if hasattr(config, "tie_word_embeddings")
+    ]
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied after merging")
@@ -289,7 +299,9 @@ def _probe(wrapped: Any, base: PreTrainedModel) -> Tensor:
         ids[place] = token
     awaited = getattr(wrapped.active_peft_config, "alora_invocation_tokens", None) or []
     ids[PROBED // 2 : PROBED // 2 + len(awaited)] = torch.tensor(awaited[: PROBED // 2], dtype=ids.dtype)
-    device = next((one.device for one in embedding.parameters() if not one.is_meta), torch.device("cpu"))
+    device = next(
+        (parameter.device for parameter in embedding.parameters() if not parameter.is_meta), torch.device("cpu")
+    )
     return ids[None].to(device)
 
 
@@ -301,8 +313,8 @@ def _outputs(model: nn.Module, ids: Tensor) -> Tensor:
         given = model.eval()(input_ids=ids, use_cache=False)
     finally:
         model.train(training)
-    found = next(one for one in given.values() if isinstance(one, Tensor) and one.is_floating_point())
-    return found.float().cpu()
+    output = next(value for value in given.values() if isinstance(value, Tensor) and value.is_floating_point())
+    return output.float().cpu()
 
 
 Place = tuple[str, str]  # of a parameter: its module in a base without an adapter, and its name there
@@ -316,18 +328,20 @@ def _separated(base: nn.Module) -> list[list[Place]]:
     """Give modules that share a parameter which an adapter changes in one of them a copy each; which they are."""
     holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
     for name, module in base.named_modules():
-        for field, one in module._parameters.items():
-            if one is not None:
-                holders.setdefault(id(one), []).append((name, field, module))
-    found = []
+        for field, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((name, field, module))
+    separated = []
     for group in holders.values():
         if len(group) > 1 and any(_plain(name) != name for name, _, _ in group):
             for _, field, module in group[1:]:
-                one = module._parameters[field]
-                assert one is not None
-                module._parameters[field] = nn.Parameter(one.detach().clone(), requires_grad=one.requires_grad)
-            found.append([(_plain(name), field) for name, field, _ in group])
-    return found
+                parameter = module._parameters[field]
+                assert parameter is not None
+                module._parameters[field] = nn.Parameter(
+                    parameter.detach().clone(), requires_grad=parameter.requires_grad
+                )
+            separated.append([(_plain(name), field) for name, field, _ in group])
+    return separated
 
 
 def _joined(model: PreTrainedModel, shared: list[list[Place]], adapter: str | Path) -> None:
@@ -342,7 +356,7 @@ def _joined(model: PreTrainedModel, shared: list[list[Place]], adapter: str | Pa
         values = [module._parameters[field] for module, (_, field) in zip(modules, places, strict=True)]
         first = values[0]
         assert first is not None
-        if all(one is not None and torch.equal(one, first) for one in values):
+        if all(value is not None and torch.equal(value, first) for value in values):
             for module, (_, field) in zip(modules, places, strict=True):
                 module._parameters[field] = first
             continue

@@ -349,7 +349,7 @@ def commit(plan: PatchPlan, start: Snapshot) -> None:
     if extension.late is not None:
         probe = Probe(plan.model, modules[0], extension.rotations[0].part.prefix, extension.late, proof.watch)
         start.restore()  # what reading has changed, as above
-    standing = Patch(extension.record, [Substitution(one, extension.rotations) for one in modules])
+    standing = Patch(extension.record, [Substitution(module, extension.rotations) for module in modules])
     modules[0].__dict__[FIELD] = standing
     say(plan, standing, extension)  # PhiMoE reads its config whenever it rotates
     if probe is not None:  # first, since its readings before and after have one softmax scale
@@ -381,7 +381,7 @@ def proven(
     rotating = {
         layer
         for layer in proof.watch.layers
-        if any(one.__dict__.get(LAYOUT) and KEPT not in one.__dict__ for one in layer.modules())
+        if any(module.__dict__.get(LAYOUT) and KEPT not in module.__dict__ for module in layer.modules())
     }
     standing.undo(plan.model)
     for difference in set(start.differences()) - restless:

@@ -111,7 +111,7 @@ class Record:
                     f"{shortened(values[name])}; the record was edited: restore the file that ropescale saved"
                 )
         digest = values.get("base", {})
-        if not all(isinstance(name, str) and _is_entry(one) for name, one in digest.items()):
+        if not all(isinstance(name, str) and _is_entry(entry) for name, entry in digest.items()):
             raise CheckpointError(
                 f"config: base of the ropescale record must hold the type, shape and values of tensors, got "
                 f"{shortened(digest)}; the record was edited: restore the file that ropescale saved"
@@ -173,9 +173,9 @@ class Record:
             ) from error
 
 
-def _is_entry(one: Any) -> bool:
+def _is_entry(entry: Any) -> bool:
     """Whether this is what a digest says of a tensor."""
-    match one:
+    match entry:
         case ["float64" | "float32" | "bfloat16" | "float16", [*shape], [_, _, _, _] as values]:
             return all(type(size) is int for size in shape) and all(isinstance(value, float) for value in values)
     return False

@@ -155,7 +155,7 @@ def files_of(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: a link that leads nowhere or in a circle, or no weights.
     """
-    found = []
+    files = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         linked = [name for name in folders if (Path(place) / name).is_symlink()]
@@ -166,13 +166,13 @@ def files_of(folder: Path) -> list[Path]:
                     f"source: every entry must be a file or a folder of files, got {str(path)!r}, which is a link to "
                     f"a folder or to nothing; replace it by what it stands for"
                 )
-            found.append(path.relative_to(folder))
-    if not any(path.suffix in (SAFE, TORCH) for path in found):
+            files.append(path.relative_to(folder))
+    if not any(path.suffix in (SAFE, TORCH) for path in files):
         raise CheckpointError(
             f"source: must hold the weights of the model, got {str(folder)!r} without a .safetensors or .bin file; "
             f"save or download the whole checkpoint"
         )
-    return found
+    return files
 
 
 def _bring(files: list[Path], source: Path, partial: Path, *, link: bool) -> dict[str, int]:

@@ -37,10 +37,10 @@ def tables_in(file: Path) -> dict[str, int]:
     """The rotary tables in a file of weights, with their bytes; none where it cannot be read as one."""
     if file.suffix == SAFE:
         entries, _ = _header(file)
-        sizes = {name: one["data_offsets"][1] - one["data_offsets"][0] for name, one in entries.items()}
+        sizes = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in entries.items()}
     elif file.suffix == TORCH:
-        tensors = {name: one for name, one in _unpickled(file).items() if isinstance(one, torch.Tensor)}
-        sizes = {name: one.numel() * one.element_size() for name, one in tensors.items()}
+        tensors = {name: tensor for name, tensor in _unpickled(file).items() if isinstance(tensor, torch.Tensor)}
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     else:
         sizes = {}
     return {name: size for name, size in sizes.items() if is_table(name)}
@@ -60,7 +60,7 @@ def require_whole(file: Path) -> None:
     size = file.stat().st_size
     if file.suffix == SAFE:
         entries, data = _header(file)
-        end = data + max((one["data_offsets"][1] for one in entries.values()), default=0)
+        end = data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         whole = data > 0 and end == size
     else:
         with file.open("rb") as read:
@@ -96,12 +96,12 @@ def require_as_indexed(index: Path) -> None:
     """
     files = files_of_index(index)
     places = {name: index.parent / file for name, file in read_index(index).items()}
-    found = {name: file for file in files for name in names_in(file)}
-    wrong = sorted(name for name in {*places, *found} if places.get(name) != found.get(name))
+    actual = {name: file for file in files for name in names_in(file)}
+    wrong = sorted(name for name in {*places, *actual} if places.get(name) != actual.get(name))
     if wrong:
         raise CheckpointError(
             f"{index}: must name the file of every tensor, got {wrong[0]!r} "
-            f"{'elsewhere' if wrong[0] in found else 'nowhere'} ({len(wrong)} such); fetch the checkpoint again"
+            f"{'elsewhere' if wrong[0] in actual else 'nowhere'} ({len(wrong)} such); fetch the checkpoint again"
         )
 
 
@@ -116,7 +116,7 @@ def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count:
     tables = tables_in(start)
     if tables and start.suffix == TORCH:
         try:
-            torch.save({name: one for name, one in _unpickled(start).items() if name not in tables}, end)
+            torch.save({name: tensor for name, tensor in _unpickled(start).items() if name not in tables}, end)
         except RuntimeError as error:  # how torch says that a disk is full
             raise OSError(str(error)) from error
         advance(start.stat().st_size)
@@ -139,18 +139,18 @@ def read_index(file: Path) -> dict[str, str]:
     Raises:
         CheckpointError: a damaged index, or one that names a file outside its folder.
     """
-    found = read_json(file).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    places = read_json(file).get("weight_map")
+    if not isinstance(places, dict) or not places:
         raise CheckpointError(
-            f"{file}: must be an index of weights, got {shortened(found)} for its weight_map; fetch it again"
+            f"{file}: must be an index of weights, got {shortened(places)} for its weight_map; fetch it again"
         )
-    for name, place in found.items():
+    for name, place in places.items():
         if not isinstance(place, str) or not _within(place):
             raise CheckpointError(
                 f"{file}: weights must be in files of its own folder, got {shortened(place)} for {name!r}; fetch the "
                 f"index again from somebody you trust"
             )
-    return found
+    return places
 
 
 def _within(place: str) -> bool:
@@ -190,11 +190,11 @@ def left_out(tables: dict[str, int]) -> str:
 def _begun(start: Path, written: Any, tables: dict[str, int]) -> list[tuple[int, int]]:
     """Write the header of a safetensors file without these tensors; returns the spans of its bytes that follow."""
     entries, data = _header(start)
-    kept = sorted((one["data_offsets"], name, one) for name, one in entries.items() if name not in tables)
+    kept = sorted((entry["data_offsets"], name, entry) for name, entry in entries.items() if name not in tables)
     header: dict[str, Any] = {}
     spans, place = [], 0
-    for (begin, stop), name, one in kept:
-        header[name] = {**one, "data_offsets": [place, place + stop - begin]}
+    for (begin, stop), name, entry in kept:
+        header[name] = {**entry, "data_offsets": [place, place + stop - begin]}
         spans.append((data + begin, data + stop))
         place += stop - begin
     with start.open("rb") as read:
@@ -215,8 +215,8 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             return {}, 0
         try:
             header = json.loads(read.read(length))
-            entries = {name: one for name, one in header.items() if name != "__metadata__"}
-            whole = all(0 <= one["data_offsets"][0] <= one["data_offsets"][1] for one in entries.values())
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            whole = all(0 <= entry["data_offsets"][0] <= entry["data_offsets"][1] for entry in entries.values())
         except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
             return {}, 0
     return (entries, 8 + length) if whole else ({}, 0)
@@ -225,7 +225,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 def _unpickled(file: Path) -> dict[str, Any]:
     """What torch saved in a file, tensors mapped and not read; nothing where it cannot be mapped."""
     try:
-        found = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        weights = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
         return {}
-    return found if isinstance(found, dict) and all(isinstance(name, str) for name in found) else {}
+    return weights if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else {}

@@ -135,8 +135,8 @@ def spelled(text: str, names: Names) -> str:
         named.add(name)
         return takers
 
-    def written(found: re.Match[str]) -> str:
-        part = found.groupdict()
+    def written(match: re.Match[str]) -> str:
+        part = match.groupdict()
         if part["first"]:
             return ", ".join(names.written[name] for name in part["first"].split(", "))
         if part["owned"]:
@@ -150,8 +150,8 @@ def spelled(text: str, names: Names) -> str:
         if names.written.get(part["chosen"] or "", "").startswith("--"):
             return f"{names.written[part['chosen']]} {part['choice']}"
         word = part["word"] or ""
-        return every[word] + taken_by(word) if word in every else found[0]
+        return every[word] + taken_by(word) if word in every else match[0]
 
     said = pattern.sub(written, text)
     # a short word is an argument where it stands beside one
-    return re.sub(r"(?<![\w-])(factor)\b(?= (?:or|nor) --)", lambda found: names.written.get(found[1], found[1]), said)
+    return re.sub(r"(?<![\w-])(factor)\b(?= (?:or|nor) --)", lambda match: names.written.get(match[1], match[1]), said)

@@ -261,7 +261,7 @@ def defaults(*, quick: bool = False) -> tuple[str, ...]:
 def spelled_out(names: Iterable[str]) -> list[str]:
     """Names of tasks, with those that stand for several spelled out; twice the same counts once."""
     members = {name: tasks for group in groups() for name, tasks in group.members.items()}
-    return list(dict.fromkeys(one for name in names for one in members.get(name, (name,))))
+    return list(dict.fromkeys(member for name in names for member in members.get(name, (name,))))
 
 
 def listed() -> list[tuple[str, str]]:

@@ -240,9 +240,9 @@ class PromptSampler(ABC):
 def scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """RULER's share of targets found in the reply, the same by the exact rule, and the first with its length."""
     reply = results[0]
-    found = [contains(reply, target) for target in doc["target"]]
+    contained = [contains(reply, target) for target in doc["target"]]
     whole = [contains_whole(reply, target) for target in doc["target"]]
-    score = sum(found) / len(found)
+    score = sum(contained) / len(contained)
     return {"score": score, "exact": sum(whole) / len(whole), "by_length": (doc["length"], score)}
 
 
@@ -269,7 +269,7 @@ def mean_by_length(pairs: Iterable[tuple[int, float]]) -> dict[str, float]:
     grouped: dict[int, list[float]] = {}
     for length, score in pairs:
         grouped.setdefault(length, []).append(score)
-    return {str(length): sum(found) / len(found) for length, found in sorted(grouped.items())}
+    return {str(length): sum(values) / len(values) for length, values in sorted(grouped.items())}
 
 
 def _numbers(task: str, metadata: Mapping[str, Any], key: str, default: Sequence[Any]) -> Sequence[Any]:

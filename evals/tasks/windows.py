@@ -72,10 +72,10 @@ class Cutter:
                 for ours in [total - theirs]
                 if alone[ours : ours + AGREED] == piece[theirs : theirs + AGREED] and len(piece) >= theirs + AGREED
             )
-            found = next(heads, None)
+            head = next(heads, None)
             # within a character there is no text to begin with
-            within = found is not None and found != ([], 0) and text.startswith("\N{REPLACEMENT CHARACTER}")
-            self._heads[first] = None if within else found
+            within = head is not None and head != ([], 0) and text.startswith("\N{REPLACEMENT CHARACTER}")
+            self._heads[first] = None if within else head
         return self._heads[first]
 
     def shift(self, first: int) -> int | None:
@@ -141,18 +141,18 @@ def windows(
     """
     # every document beyond the limit could only give a window after the first `limit` have given theirs
     chosen = longest_first(documents)[:limit]
-    found = []
+    candidates = []
     for order, document in enumerate(chosen):
         cutter = Cutter(document, tokenizer, length * limit)
         for number, first in zip(range(limit), cutter.starts(length), strict=False):
-            found.append((number, order, cutter, first))
-    if not found:
+            candidates.append((number, order, cutter, first))
+    if not candidates:
         raise InvalidArgumentError(
             f"texts: at least one document must hold {length:,} tokens, got {len(documents)} that do not; "
             f"ask for shorter lengths, or give longer texts"
         )
-    found.sort(key=lambda item: item[:2])
-    return [(cutter, number, first) for number, _, cutter, first in found[:limit]]
+    candidates.sort(key=lambda item: item[:2])
+    return [(cutter, number, first) for number, _, cutter, first in candidates[:limit]]
 
 
 def by_position(cutter: Cutter, first: int, length: int, edges: Sequence[int]) -> list[Span]:
@@ -197,15 +197,15 @@ def strided(cutter: Cutter, first: int, tokens: int, window: int, stride: int) -
     ends = [(begin, _moved(cutter, begin, begin + 1, end), end)]
     while (cut := ends[-1][2]) < last:
         aim = min(cut + stride, last)
-        found = _passage(cutter, cut, aim, window)
-        if found is None and aim == last:
+        passage = _passage(cutter, cut, aim, window)
+        if passage is None and aim == last:
             break
-        if found is None:
+        if passage is None:
             raise InvalidArgumentError(
                 f"texts: a text must have token boundaries that survive decoding, got none near token {aim} of "
                 f"{cutter.name!r}; leave that text out"
             )
-        ends.append((found[0], cut, found[1]))
+        ends.append((passage[0], cut, passage[1]))
     return [
         (text := cutter.text(start, end), Span(cut=len(cutter.text(start, cut)), end=len(text), tokens=end - cut))
         for start, cut, end in ends

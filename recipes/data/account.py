@@ -53,13 +53,13 @@ class Account:
         """The account that `to_dict` gave."""
         sources = tuple(
             SourceAccount(
-                source=one["source"],
-                read=Count(**one["read"]),
-                dropped={reason: Count(**count) for reason, count in one["dropped"].items()},
-                trained=Count(**one["trained"]),
-                held_out=Count(**one["held_out"]),
+                source=source["source"],
+                read=Count(**source["read"]),
+                dropped={reason: Count(**count) for reason, count in source["dropped"].items()},
+                trained=Count(**source["trained"]),
+                held_out=Count(**source["held_out"]),
             )
-            for one in values["sources"]
+            for source in values["sources"]
         )
         return cls(**{**values, "sources": sources})
 
@@ -68,10 +68,10 @@ class Account:
         table = Table("source", "", title=f"data, in rows of {self.length:,} tokens")
         for heading in ("documents", "tokens", "of training"):
             table.add_column(heading, justify="right")
-        total = sum(one.trained.tokens for one in self.sources) or 1
-        for one in self.sources:
-            fates = [("trained", one.trained), ("held out", one.held_out), *sorted(one.dropped.items())]
-            table.add_row(one.source, "read", f"{one.read.documents:,}", f"{one.read.tokens:,}", "")
+        total = sum(source.trained.tokens for source in self.sources) or 1
+        for source in self.sources:
+            fates = [("trained", source.trained), ("held out", source.held_out), *sorted(source.dropped.items())]
+            table.add_row(source.source, "read", f"{source.read.documents:,}", f"{source.read.tokens:,}", "")
             for fate, count in fates:
                 share = f"{count.tokens / total:.1%}" if fate == "trained" else ""
                 if count.documents or fate == "trained":

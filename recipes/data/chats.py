@@ -63,8 +63,8 @@ def written(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBa
         if alone.startswith(asked) and text.startswith(alone.rstrip()):
             end = len(alone.rstrip())
         else:
-            found = text.find(content + tail, start) if at >= 0 else -1
-            end = found + len(content) + len(tail) if found >= 0 else -1
+            place = text.find(content + tail, start) if at >= 0 else -1
+            end = place + len(content) + len(tail) if place >= 0 else -1
         if not text.startswith(asked) or end < start or (replies and start < replies[-1][1]):
             raise InvalidArgumentError(
                 f"data: the chat template of {tokenizer.name_or_path!r} must write the beginning of a conversation as "
@@ -77,11 +77,11 @@ def written(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBa
 
 def _rendered(messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, asking: bool = False) -> str:
     try:
-        found = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
+        rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
     except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidArgumentError(
             f"data: the chat template of {tokenizer.name_or_path!r} must accept a conversation of "
             f"{', '.join(str(message['role']) for message in messages)[:120]}, got {type(error).__name__}: "
             f"{' '.join(str(error).split())[:160]}; correct the conversation, or leave it out"
         ) from error
-    return str(found)
+    return str(rendered)

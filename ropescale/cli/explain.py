@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         for fact, (value, said) in readings.facts(geometry, found[0]).items():
             table.add_row(fact, value, said)
         effects = Table(Column(no_wrap=True), *readings.EFFECTS, title=f"the query at position {length - 1:,}")
-        for one in found:
-            effects.add_row(one.name, *readings.effects(one, found[0]))
+        for reading in found:
+            effects.add_row(reading.name, *readings.effects(reading, found[0]))
         Console().print(table, effects, markup=False)
         print(f"page: {place}")
     return say_next("plot", arguments.model, "--length", length)

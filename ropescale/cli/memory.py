@@ -54,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     for column in table.columns:
         column.justify = "right"
     for length in arguments.length:
-        found = memory.need(
+        need = memory.need(
             config, parameters=parameters, length=length, rows=arguments.rows, element=BYTES[arguments.dtype]
         )
-        sizes = (found.weights, found.cache, found.activations, found.total)
+        sizes = (need.weights, need.cache, need.activations, need.total)
         table.add_row(f"{length:,}", *map(memory.said, sizes))
     Console().print(table, markup=False)
     print(f"{parameters:,} parameters; by formula, which `ropescale memory --help` states")

@@ -73,7 +73,7 @@ def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
         return ["train", "pose", "--model", model, "--method", "yarn", "--factor", f"{factor:g}"]
     method, trained = best.arm.method.partition("+")[0], best.arm.adapter
     longer = f"out/{Path(model).name}-{method if not best.arm.unextended else trained}-x{best.arm.factor:g}"
-    folder = next((one for one in adapters if Path(one).resolve().name == trained), trained)
+    folder = next((adapter for adapter in adapters if Path(adapter).resolve().name == trained), trained)
     if trained and (best.arm.unextended or f"none+{trained}" not in results.settings.adapters):
         return ["merge", folder, longer, "--base", model]
     at_best = ["--factor", f"{best.arm.factor:g}"]

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = arguments.methods or plot.METHODS
     for place, what, (_, geometry, _) in pictured(arguments, path):
         methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
-        found = plot.wavelengths(geometry, methods, length=length)
-        print(f"picture: {plot.draw(place, what, geometry, found, length=length)}")
+        curves = plot.wavelengths(geometry, methods, length=length)
+        print(f"picture: {plot.draw(place, what, geometry, curves, length=length)}")
     factor = f"{length / geometry.original_length:g}"
     return say_next("eval", arguments.model, "--methods", ",".join(names), "--factors", factor, "--quick")

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted:
         print(reading.help_text(arguments.recipe, everything="--help-all" in wanted))
         return 0
-    given = [one for one in arguments.options if one not in (TRUST, DRY)]
+    given = [option for option in arguments.options if option not in (TRUST, DRY)]
     recipe = reading.read_recipe(arguments.recipe, given)
     if arguments.dry_run or DRY in arguments.options:
         from ropescale.recipes.dry_run import dry_run

@@ -217,5 +217,5 @@ def _numbers(where: str, rope_type: str, block: dict[str, Any]) -> Iterator[Find
     for name in ("short_factor", "long_factor"):
         if rope_type == "longrope" and block.get(name) is not None:
             values = block[name]
-            if not isinstance(values, list) or not values or not all(0 < as_float(one) < math.inf for one in values):
+            if not isinstance(values, list) or not values or not all(0 < as_float(item) < math.inf for item in values):
                 yield wrong(name, "a list of numbers above 0, one per pair")

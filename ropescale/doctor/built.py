@@ -22,18 +22,20 @@ def rotary_class(config: PreTrainedConfig) -> Any:
     if type(config) in AutoModelForCausalLM._model_mapping:  # a config may go with another family's model
         name = AutoModelForCausalLM._model_mapping[type(config)].__module__
     module = importlib.import_module(name)
-    found = [
-        one
-        for one in vars(module).values()
-        if isinstance(one, type)
-        and issubclass(one, nn.Module)
-        and one.__module__ == name
-        and one.__name__.endswith("RotaryEmbedding")
-        and "config" in inspect.signature(one.__init__).parameters
+    classes = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, nn.Module)
+        and kind.__module__ == name
+        and kind.__name__.endswith("RotaryEmbedding")
+        and "config" in inspect.signature(kind.__init__).parameters
     ]
-    own = [one for one in found if inspect.signature(one.__init__).parameters["config"].annotation is type(config)]
-    found = own or found
-    return found[0] if len(found) == 1 else None
+    own = [
+        kind for kind in classes if inspect.signature(kind.__init__).parameters["config"].annotation is type(config)
+    ]
+    classes = own or classes
+    return classes[0] if len(classes) == 1 else None
 
 
 def built_rotation(part: Part) -> tuple[Tensor, float] | None:

@@ -67,7 +67,7 @@ def unserved(path: str | Path) -> list[Finding]:
     Nothing is said of an adapter, whose base has one, nor of a config without weights, which nobody serves.
     """
     folder = Path(resolve(str(path)))
-    weights = (one for pattern in ("*", "*/*") for one in folder.glob(pattern) if one.suffix in (SAFE, TORCH))
+    weights = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in (SAFE, TORCH))
     if (folder / CONFIG_FILE).is_file() or not lacks_tokenizer(folder) or not any(weights):
         return []
     return [
@@ -93,18 +93,18 @@ def _of_checkpoint(folder: Path) -> list[Finding]:
         require_family(config)
     except RopescaleError as error:
         refusal = error
-    found = list(stated(text, config))
+    findings = list(stated(text, config))
     if config is not None and refusal is None:
-        found += of_config(config, text, found, CONFIG)
-        found += of_record(config, CONFIG) if stating_types(config) else ()
-    elif found or refusal is None:
-        found += unread_beside(text)
+        findings += of_config(config, text, findings, CONFIG)
+        findings += of_record(config, CONFIG) if stating_types(config) else ()
+    elif findings or refusal is None:
+        findings += unread_beside(text)
     else:
         raise refusal
     if maximum := whole(text.get("max_position_embeddings")):
-        found += of_limits(folder, text, maximum)
-    found += of_weights(folder, None if refusal or blocked(found) else config)
-    return found
+        findings += of_limits(folder, text, maximum)
+    findings += of_weights(folder, None if refusal or blocked(findings) else config)
+    return findings
 
 
 def _of_model(model: nn.Module) -> list[Finding]:
@@ -117,9 +117,9 @@ def _of_model(model: nn.Module) -> list[Finding]:
     config = text_of(config)
     require_family(config)
     text = config.to_dict()
-    found = list(stated(text, config))
-    found += of_config(config, text, found, "config")
+    findings = list(stated(text, config))
+    findings += of_config(config, text, findings, "config")
     if patch_of(model) is None and stating_types(config):
-        found += of_record(config, "config")
-    found += of_rotary(model, config, comparable=not blocked(found))
-    return found
+        findings += of_record(config, "config")
+    findings += of_rotary(model, config, comparable=not blocked(findings))
+    return findings

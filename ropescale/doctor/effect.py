@@ -35,14 +35,19 @@ ABOUT_ROTATION = (
 BLOCKING = ("bad-number", "missing-key", "rope-parameters", "unknown-type")
 
 
-def blocked(found: list[Finding]) -> bool:
+def blocked(findings: list[Finding]) -> bool:
     """Whether something was found after which frequencies cannot be computed."""
-    return any(one.check in BLOCKING or (one.check == "theta-lost" and one.where != "rope_scaling") for one in found)
+    return any(
+        finding.check in BLOCKING or (finding.check == "theta-lost" and finding.where != "rope_scaling")
+        for finding in findings
+    )
 
 
-def of_config(config: PreTrainedConfig, text: dict[str, Any], found: list[Finding], where: str) -> Iterator[Finding]:
+def of_config(
+    config: PreTrainedConfig, text: dict[str, Any], findings: list[Finding], where: str
+) -> Iterator[Finding]:
     """What comes of a config that can be read, beside what was found by its own words."""
-    unfit = blocked(found)
+    unfit = blocked(findings)
     if not unfit:
         computed = list(_computed(config, where))
         yield from computed

@@ -63,10 +63,10 @@ def unread(
 
 def entry(text: dict[str, Any], path: str) -> Any:
     """What stands at a dotted path."""
-    found: Any = text
+    value: Any = text
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _ignored(where: str, means: str, value: Any, today: str, remedy: str) -> Finding:
@@ -128,7 +128,7 @@ def _factors(text: dict[str, Any], config: PreTrainedConfig, record: Record | No
     for name, inverse in FACTORS.items():
         value = as_float(text.get(name))
         factor = 1 / value if inverse and value > 0 else value
-        if not 1 < factor < math.inf or any(math.isclose(factor, one) for one in factors):
+        if not 1 < factor < math.inf or any(math.isclose(factor, other) for other in factors):
             continue
         yield _ignored(
             name,

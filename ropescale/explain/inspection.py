@@ -65,8 +65,8 @@ class Inspection:
 
     def facts(self) -> dict[str, tuple[str, str]]:
         """Name -> value, and what it says."""
-        one = self.geometry
-        layers = (number(one.layers), self.label or f"one rotation for all{self.narrow}")
+        geometry = self.geometry
+        layers = (number(geometry.layers), self.label or f"one rotation for all{self.narrow}")
         if self.unrotated:
             return {
                 "rotation": ("none", f"{self.unrotated}: no layer rotates, and theta and scaling are not used"),
@@ -76,21 +76,24 @@ class Inspection:
                     "tokens; for a longer context max_position_embeddings alone is raised",
                 ),
             }
-        wavelength = 2 * math.pi / theory.frequencies(one)
-        slow = theory.pairs_without_a_turn(one)
+        wavelength = 2 * math.pi / theory.frequencies(geometry)
+        slow = theory.pairs_without_a_turn(geometry)
         longest = float(wavelength.max())
         return {
-            "theta": (number(one.theta), "the base of the series of frequencies"),
-            "pairs": (number(one.pairs), f"turning {one.rotary_dim} of a head's {one.head_dim} elements"),
+            "theta": (number(geometry.theta), "the base of the series of frequencies"),
+            "pairs": (
+                number(geometry.pairs),
+                f"turning {geometry.rotary_dim} of a head's {geometry.head_dim} elements",
+            ),
             "layers": layers,
             **self._lengths(),
             "fastest wavelength": (number(float(wavelength.min())), "tokens per turn, as pretrained"),
             "slowest wavelength": (
                 number(longest),
-                f"tokens per turn, {number(longest / one.original_length)} times the {self.span}",
+                f"tokens per turn, {number(longest / geometry.original_length)} times the {self.span}",
             ),
             "pairs without a full turn": (
-                f"{len(slow)} of {one.pairs}",
+                f"{len(slow)} of {geometry.pairs}",
                 f"from pair {slow[0]} on: within the {self.span} they never come round" if slow else "all come round",
             ),
             "scaled already": (self.scaled_by or "no", self.implied),
@@ -133,20 +136,20 @@ class Inspection:
         """
         if self.unrotated:
             return []
-        one = self.geometry
-        inv_freq = theory.frequencies(one)
-        chosen = sorted({round(i) for i in torch.linspace(0, one.pairs - 1, min(ROWS, one.pairs)).tolist()})
-        found = []
+        geometry = self.geometry
+        inv_freq = theory.frequencies(geometry)
+        chosen = sorted({round(i) for i in torch.linspace(0, geometry.pairs - 1, min(ROWS, geometry.pairs)).tolist()})
+        lines = []
         for pair in chosen:
             base = float(inv_freq[pair])
             stretch = "by position"
             if self.today is not None:
                 live = float(self.today.inv_freq[pair])
                 stretch = number(base / live) if live else number(math.inf)
-            turns = base * one.original_length / (2 * math.pi)
+            turns = base * geometry.original_length / (2 * math.pi)
             wavelength = 2 * math.pi / base if base else math.inf
-            found.append([str(pair), number(wavelength), number(turns), stretch])
-        return found
+            lines.append([str(pair), number(wavelength), number(turns), stretch])
+        return lines
 
 
 def inspected(model: str, *, original_length: int | None = None) -> tuple[PreTrainedConfig, list[Inspection]]:
@@ -205,7 +208,7 @@ def _inspection(part: Part, original_length: int | None) -> Inspection:
 def _layers(part: Part) -> int:
     """How many layers are of this part."""
     types = getattr(part.whole, "layer_types", None) or ()
-    own = sum(one == part.label for one in types)
+    own = sum(kind == part.label for kind in types)
     return own or int(part.config.num_hidden_layers)  # where rotations are named otherwise than layers
 
 
@@ -214,7 +217,7 @@ def _narrow(part: Part, length: int) -> str:
     if not part.label and (rotating := rotating_window(part.whole, length)):
         return f"; only those of a window of {rotating:,} tokens rotate"
     window = getattr(part.whole, "sliding_window", None)
-    narrow = sum(one == "sliding_attention" for one in getattr(part.whole, "layer_types", None) or ())
+    narrow = sum(kind == "sliding_attention" for kind in getattr(part.whole, "layer_types", None) or ())
     if part.label or not narrow or not isinstance(window, int):
         return ""
     return f"; {narrow} of them look back {window:,} tokens"

@@ -21,9 +21,9 @@ ROWS = 12  # of the table under a figure
 STRETCH = ("distance", "mean", "lowest", "highest")  # columns for a curve in stretches
 
 
-def page(model: str, geometry: Geometry, found: Sequence[Reading]) -> str:
+def page(model: str, geometry: Geometry, readings: Sequence[Reading]) -> str:
     """The whole page as HTML: of a model by this name, from `readings(geometry, methods, length=...)`."""
-    length = found[0].length
+    length = readings[0].length
     introduction = (
         f"Every figure is worked out from the config: the query stands at position {length - 1:,} of a context of "
         f"{length:,} tokens, and no weights are read."
@@ -33,14 +33,14 @@ def page(model: str, geometry: Geometry, found: Sequence[Reading]) -> str:
         kicker="ropescale explain",
         heading=f"What positions do to a score in {shown(model, 200)}",
         opening=paragraph([introduction])
-        + tiles([(fact, value, said) for fact, (value, said) in facts(geometry, found[0]).items()]),
+        + tiles([(fact, value, said) for fact, (value, said) in facts(geometry, readings[0]).items()]),
         sections={
-            "wavelengths": _wavelengths(geometry, found, length),
-            "scores": _scores(geometry, found, length),
-            "decay": _decay(geometry, found, length),
-            "distances": _distances(geometry, found, length),
+            "wavelengths": _wavelengths(geometry, readings, length),
+            "scores": _scores(geometry, readings, length),
+            "decay": _decay(geometry, readings, length),
+            "distances": _distances(geometry, readings, length),
             "products": _products(geometry, length),
-            "norms": _norms(geometry, found, length),
+            "norms": _norms(geometry, readings, length),
         },
     )
 
@@ -55,26 +55,27 @@ def write(path: Path, html: str) -> None:
     write_file(path, html, name="output", remedy="give another path")
 
 
-def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
+def _wavelengths(geometry: Geometry, readings: Sequence[Reading], length: int) -> tuple[str, str]:
     pairs = range(geometry.pairs)
-    base = found[0].view.inv_freq
+    base = readings[0].view.inv_freq
     changed = [
-        one
-        for one in found
-        if one.series == 0 or (not torch.equal(one.view.inv_freq, base) and bool(one.view.inv_freq.any()))
+        reading
+        for reading in readings
+        if reading.series == 0 or (not torch.equal(reading.view.inv_freq, base) and bool(reading.view.inv_freq.any()))
     ]
-    waves = {one.name: (2 * math.pi / one.view.inv_freq).tolist() for one in changed}
+    waves = {reading.name: (2 * math.pi / reading.view.inv_freq).tolist() for reading in changed}
     over = {
-        one.name: next(
-            (other.name for other in changed[:i] if torch.equal(other.view.inv_freq, one.view.inv_freq)), ""
+        reading.name: next(
+            (other.name for other in changed[:i] if torch.equal(other.view.inv_freq, reading.view.inv_freq)), ""
         )
-        for i, one in enumerate(changed)
+        for i, reading in enumerate(changed)
     }
     same = [
         f"{name} has the wavelengths of {other} here, and is dashed over it." for name, other in over.items() if other
     ]
     curves = {
-        one.name: Curve(series=one.series, x=pairs, y=waves[one.name], over=bool(over[one.name])) for one in changed
+        reading.name: Curve(series=reading.series, x=pairs, y=waves[reading.name], over=bool(over[reading.name]))
+        for reading in changed
     }
     chart = Chart(
         label="Wavelength of each pair in tokens, on a logarithmic axis, as pretrained and under methods",
@@ -101,23 +102,23 @@ def _wavelengths(geometry: Geometry, found: Sequence[Reading], length: int) -> t
     )
 
 
-def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
+def _scores(geometry: Geometry, readings: Sequence[Reading], length: int) -> tuple[str, str]:
     charts = [
         Chart(
-            label=f"Score against distance, {one.name}",
-            curves=[_curve(one.series, one.view.distance, one.view.score, one.view.visible)],
+            label=f"Score against distance, {reading.name}",
+            curves=[_curve(reading.series, reading.view.distance, reading.view.score, reading.view.visible)],
             x=Axis(label="distance in tokens"),
             y=Axis(label="score"),
             marks=_length_mark(geometry, length),
         )
-        for one in found
+        for reading in readings
     ]
     # a bias goes down to hundreds, and would flatten all others on one axis
-    shared = bounds([chart for chart, one in zip(charts, found, strict=True) if not one.view.biased])
+    shared = bounds([chart for chart, reading in zip(charts, readings, strict=True) if not reading.view.biased])
     figures = []
-    for chart, one in zip(charts, found, strict=True):
-        chart = chart if one.view.biased else replace(chart, y=replace(chart.y, limits=shared))
-        figures.append(_figure(one.name, chart, STRETCH, _stretch_rows(chart.curves[0])))
+    for chart, reading in zip(charts, readings, strict=True):
+        chart = chart if reading.view.biased else replace(chart, y=replace(chart.y, limits=shared))
+        figures.append(_figure(reading.name, chart, STRETCH, _stretch_rows(chart.curves[0])))
     return _part(
         "Score against relative distance",
         _text(
@@ -132,12 +133,12 @@ def _scores(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[
     )
 
 
-def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
-    base, distances = found[0], found[0].view.distance
+def _decay(geometry: Geometry, readings: Sequence[Reading], length: int) -> tuple[str, str]:
+    base, distances = readings[0], readings[0].view.distance
     everything = torch.ones_like(distances, dtype=torch.bool)
     waves = _curve(0, distances, theory.similarity(geometry, distances), everything)
     bound = _curve(1, distances, theory.decay_bound(geometry, distances), everything)
-    within = [one for one in [base.first_negative] if one is not None and one < length]
+    within = [distance for distance in [base.first_negative] if distance is not None and distance < length]
     marks = [*_length_mark(geometry, length), *(Mark(at=at, word="B < 0") for at in within)]
     pictures = (
         (
@@ -154,11 +155,11 @@ def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[s
     figures = [_figure(title, chart, STRETCH, _stretch_rows(chart.curves[0])) for title, chart in pictures]
     rows = [
         [
-            one.name,
-            negative_text(one),
-            "" if one.first_negative is None else number(one.first_negative / geometry.original_length),
+            reading.name,
+            negative_text(reading),
+            "" if reading.first_negative is None else number(reading.first_negative / geometry.original_length),
         ]
-        for one in found
+        for reading in readings
     ]
     return _part(
         "How far like is told from unlike",
@@ -178,16 +179,16 @@ def _decay(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[s
     )
 
 
-def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
+def _distances(geometry: Geometry, readings: Sequence[Reading], length: int) -> tuple[str, str]:
     """What the last query is given for its distances: a picture where a method changes them, a row for each."""
     figures = []
-    for one in found:
-        view = one.view
+    for reading in readings:
+        view = reading.view
         if bool(view.visible.all()) and torch.equal(view.seen, view.distance.double()):
             continue
-        curve = _curve(one.series, view.distance, view.seen, view.visible)
+        curve = _curve(reading.series, view.distance, view.seen, view.visible)
         chart = Chart(
-            label=f"Distance that the rotation sees against the true distance, {one.name}",
+            label=f"Distance that the rotation sees against the true distance, {reading.name}",
             curves=[replace(curve, low=(), high=())],
             x=Axis(label="true distance in tokens"),
             y=Axis(
@@ -197,8 +198,8 @@ def _distances(geometry: Geometry, found: Sequence[Reading], length: int) -> tup
             marks=[Mark(at=geometry.original_length, word="original length", level=True)],
         )
         rows = [[number(curve.x[i]), number(curve.y[i])] for i in _spread(len(curve.x))]
-        figures.append(_figure(one.name, chart, ["distance", "distance seen"], rows))
-    rows = [[one.name, *effects(one, found[0])[1:]] for one in found]
+        figures.append(_figure(reading.name, chart, ["distance", "distance seen"], rows))
+    rows = [[reading.name, *effects(reading, readings[0])[1:]] for reading in readings]
     pictures = f'<div class="grid">{"".join(figures)}</div>' if figures else ""
     return _part(
         "What the last query sees",
@@ -270,18 +271,18 @@ def _products(geometry: Geometry, length: int) -> tuple[str, str]:
     )
 
 
-def _norms(geometry: Geometry, found: Sequence[Reading], length: int) -> tuple[str, str]:
+def _norms(geometry: Geometry, readings: Sequence[Reading], length: int) -> tuple[str, str]:
     generator = torch.Generator().manual_seed(0)
     positions = torch.linspace(0, length - 1, min(length, 1024), dtype=torch.float64).round().long()
     vectors = torch.randn(len(positions), geometry.rotary_dim, generator=generator, dtype=torch.float64)
     rows = [
         [
-            one.name,
-            number(theory.norm_error(one.view.inv_freq, vectors, positions)),
-            number(theory.norm_error(one.view.inv_freq, vectors.float(), positions)),
-            number(one.view.attention_factor),
+            reading.name,
+            number(theory.norm_error(reading.view.inv_freq, vectors, positions)),
+            number(theory.norm_error(reading.view.inv_freq, vectors.float(), positions)),
+            number(reading.view.attention_factor),
         ]
-        for one in found
+        for reading in readings
     ]
     return _part(
         "Norms",

@@ -38,18 +38,18 @@ def wavelengths(geometry: Geometry, methods: Sequence[Method], *, length: int) -
     Raises:
         InvalidArgumentError: a method that changes distances or scores, not frequencies.
     """
-    found = {"as pretrained": (2 * math.pi / base_inv_freq(geometry)).tolist()}
+    curves = {"as pretrained": (2 * math.pi / base_inv_freq(geometry)).tolist()}
     for method in methods:
         if not isinstance(method, FixedMethod):
             raise InvalidArgumentError(
                 f"methods: must be methods that change frequencies, got {method.name!r}, which acts when attention "
                 f"reads; see it with ropescale explain"
             )
-        found[method.name] = method.spectrum(geometry, length).wavelength.tolist()
-    return found
+        curves[method.name] = method.spectrum(geometry, length).wavelength.tolist()
+    return curves
 
 
-def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float]], *, length: int) -> Path:
+def draw(path: Path, model: str, geometry: Geometry, curves: dict[str, list[float]], *, length: int) -> Path:
     """Write the picture: tokens per turn over pairs, with the original length and the context as lines.
 
     Raises:
@@ -68,9 +68,9 @@ def draw(path: Path, model: str, geometry: Geometry, found: dict[str, list[float
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for series, (name, values) in enumerate(found.items()):
+    for series, (name, values) in enumerate(curves.items()):
         finite = [value if math.isfinite(value) else math.nan for value in values]
-        over = any(values == earlier for earlier in list(found.values())[:series])  # then both are to be seen
+        over = any(values == earlier for earlier in list(curves.values())[:series])  # then both are to be seen
         curve = Curve(series=series, over=over)
         dash = (0, [float(length) / WIDTH for length in curve.dash.split()]) if curve.dash else "-"
         still = sum(not math.isfinite(value) for value in values)

@@ -91,16 +91,16 @@ def facts(geometry: Geometry, base: Reading) -> dict[str, tuple[str, str]]:
     }
 
 
-def negative_text(one: Reading) -> str:
+def negative_text(reading: Reading) -> str:
     """The first negative distance, or how far there is none."""
-    return f"none to {one.searched:,}" if one.first_negative is None else f"{one.first_negative:,}"
+    return f"none to {reading.searched:,}" if reading.first_negative is None else f"{reading.first_negative:,}"
 
 
-def effects(one: Reading, base: Reading) -> list[str]:
+def effects(reading: Reading, base: Reading) -> list[str]:
     """What a method does to the last query, beside the model as pretrained: the columns of `EFFECTS`."""
-    view = one.view
+    view = reading.view
     return [
-        negative_text(one),
+        negative_text(reading),
         f"{100 * float(view.visible.double().mean()):.3g} %",
         number(float(view.seen[view.visible].max())),
         number(float((base.view.inv_freq / view.inv_freq).max())),

@@ -130,12 +130,12 @@ def canonical(config: PreTrainedConfig, *, lossy: bool = False) -> Canonical:
         return _of_late(config, record, lossy=lossy)
     original = read_original(config, record)
     target = int(getattr(config, "max_position_embeddings", None) or original)
-    found = []
+    rotations = []
     for part in parts_of(config):
         _require_fixed(part)
         inv_freq, attention_factor = todays_spectrum(part)
         inv_freq = torch.where(inv_freq > WITHOUT_POSITION_BELOW, inv_freq, torch.zeros_like(inv_freq))
-        found.append(
+        rotations.append(
             Rotation(
                 part=part,
                 parameters=copy.deepcopy(part.config.rope_parameters),
@@ -144,7 +144,7 @@ def canonical(config: PreTrainedConfig, *, lossy: bool = False) -> Canonical:
                 target_length=target,
             )
         )
-    return Canonical(rotations=found, record=record)
+    return Canonical(rotations=rotations, record=record)
 
 
 def read_original(config: PreTrainedConfig, record: Record | None) -> int:
@@ -215,8 +215,8 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
     stated = canonical(before)
     return Canonical(
         rotations=[
-            dataclasses.replace(one, original_length=record.original_length, target_length=record.target_length)
-            for one in stated.rotations
+            dataclasses.replace(rotation, original_length=record.original_length, target_length=record.target_length)
+            for rotation in stated.rotations
         ],
         record=record,
         approximation=f"{static.name} at every length in the place of {record.method}: {why}",

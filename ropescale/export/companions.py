@@ -30,15 +30,15 @@ def of(folder: Path | None, beside: Path | None = None) -> dict[str, Path]:
         folder: of the checkpoint.
         beside: an adapter's folder, whose tokenizer or chat template comes before.
     """
-    found = {} if folder is None else _in(folder, COMPANIONS)
+    files = {} if folder is None else _in(folder, COMPANIONS)
     if beside is not None:
         theirs = _in(beside, TOKENIZER)
         if "tokenizer_config.json" in theirs:  # a whole one: nothing of the other is mixed in
-            found = {name: file for name, file in found.items() if name not in TOKENIZER}
-            found |= theirs
+            files = {name: file for name, file in files.items() if name not in TOKENIZER}
+            files |= theirs
         else:  # a template alone
-            found |= {name: file for name, file in theirs.items() if name.startswith("chat_template")}
-    return found
+            files |= {name: file for name, file in theirs.items() if name.startswith("chat_template")}
+    return files
 
 
 def pooling(folder: Path) -> dict[str, Path]:

@@ -94,8 +94,8 @@ def _copy_companions(source: Source, work: Path) -> None:
         source.tokenizer.save_pretrained(work)
     if source.folder is None:
         return
-    found = source.companions() if source.tokenizer is None else {}
-    for name, file in (found | source.pooling()).items():
+    files = source.companions() if source.tokenizer is None else {}
+    for name, file in (files | source.pooling()).items():
         end = work / name
         end.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, end)

@@ -95,12 +95,12 @@ def adapter_in(origin: dict[str, Any], path: Path) -> Path | None:
 
 def digest_of(adapter: str | Path) -> str:
     """SHA-256 of the weights in an adapter's folder."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in WEIGHTS:
         if (file := Path(adapter, name)).is_file():
             with file.open("rb") as read:
-                found.update(hashlib.file_digest(read, "sha256").digest())
-    return found.hexdigest()
+                digest.update(hashlib.file_digest(read, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _way(path: str | Path, destination: Path) -> str:

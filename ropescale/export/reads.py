@@ -100,4 +100,4 @@ def _nearest(held: frozenset[str]) -> str:
         "longrope": "ntk_fixed",
         "yarn": "yarn without its knobs",
     }
-    return "nearest that it holds exactly: " + " or ".join(exact[one] for one in sorted(held))
+    return "nearest that it holds exactly: " + " or ".join(exact[rope_type] for rope_type in sorted(held))

@@ -100,17 +100,17 @@ def _tokenization(theirs: Path, path: Path) -> str:
         return ""
     expected = read_tokenizer(theirs)
     try:
-        found = read_tokenizer(path)
-        special = [getattr(found, name) == getattr(expected, name) for name in SPECIAL]
+        written = read_tokenizer(path)
+        special = [getattr(written, name) == getattr(expected, name) for name in SPECIAL]
     except Exception as error:  # whatever the tokenizer's libraries raise on files that are damaged
         return f"its tokenizer cannot be read ({type(error).__name__})"
     for text in TEXTS:
-        ours, given = expected(text).input_ids, found(text).input_ids
+        ours, given = expected(text).input_ids, written(text).input_ids
         if ours != given:
             return f"its tokenizer makes {given} of {text!r}, where the model's makes {ours}"
-    if found.get_vocab() != expected.get_vocab():
+    if written.get_vocab() != expected.get_vocab():
         return "its tokenizer has another vocabulary than the model's"
-    if _serialised(found) != _serialised(expected):
+    if _serialised(written) != _serialised(expected):
         return "its tokenizer splits or merges otherwise than the model's"
     if not all(special):
         return f"its tokenizer has another {SPECIAL[special.index(False)]} than the model's"

@@ -202,8 +202,8 @@ def scored(model: nn.Module, prompt: Prompt, tokens: Sequence[int]) -> np.ndarra
     """[steps, vocabulary] float32: the model's log-probabilities for each of these tokens, in one pass."""
     ids = torch.tensor([[*prompt, *tokens[:-1]]])
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(tokens)).logits[0].float()
-    found: np.ndarray[Any, Any] = torch.log_softmax(logits, dim=-1).numpy()
-    return found
+    logprobs: np.ndarray[Any, Any] = torch.log_softmax(logits, dim=-1).numpy()
+    return logprobs
 
 
 def compared(prompt: Prompt, run: Run, expected: np.ndarray[Any, Any]) -> Check:

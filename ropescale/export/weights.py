@@ -69,11 +69,11 @@ def loaded(folder: Path) -> nn.Module:
         CheckpointError: weights that are missing or broken.
         UnsupportedModelError: no text model.
     """
-    found = _from_folder(folder)
-    if found.missing:
-        raise incomplete(folder, found.missing)
-    warn_of_lost(folder, found)
-    model: nn.Module = found.model
+    checkpoint = _from_folder(folder)
+    if checkpoint.missing:
+        raise incomplete(folder, checkpoint.missing)
+    warn_of_lost(folder, checkpoint)
+    model: nn.Module = checkpoint.model
     return model
 
 
@@ -118,13 +118,13 @@ def adapted(folder: Path, adapter: str | Path) -> Any:
             "adapter: needs the package peft to be merged, got none installed; pip install ropescale[train]"
         ) from error
     trained = record_of(adapter)
-    found = _from_folder(folder, adapter)
-    base: Any = found.model
+    checkpoint = _from_folder(folder, adapter)
+    base: Any = checkpoint.model
     if trained is None:
         wrapped: Any = adapters.put_on(base, adapter)
     else:
         if (done := saved_record(read_config(str(folder)))) is not None:
             repatch(base, done)  # load_adapter compares the two records
         wrapped = adapters.load_adapter(base, adapter)
-    adapters.require_head(base, found.missing, adapter)
+    adapters.require_head(base, checkpoint.missing, adapter)
     return wrapped

@@ -47,7 +47,7 @@ def admit_late(config_class: Any) -> None:
     config_class.validate_rope = validate_rope
     # what is checked when a config is made and saved was noted when the class was; early versions look it up
     validators = getattr(config_class, "__class_validators__", [])
-    validators[:] = [validate_rope if one is own else one for one in validators]
+    validators[:] = [validate_rope if validator is own else validator for validator in validators]
 
 
 for _row in CATALOGUE.values():

@@ -56,7 +56,7 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
     rotating = getattr(config, "no_rope_layers", None)
     if not isinstance(rotating, (list, tuple)) or len(rotating) != len(types):
         rotating = [1] * len(types)
-    row, found = family_of(config.model_type), []
+    row, all_layers = family_of(config.model_type), []
     for index, kind in enumerate(types):
         if kind in RECURRENT:
             continue
@@ -64,8 +64,8 @@ def layers_of(config: PreTrainedConfig) -> list[Layer]:
         window = entry if is_whole(entry, 1) else 0
         rotates = bool(rotating[index]) and not unrotated(config)
         rotates = rotates and (kind == "sliding_attention" or row.far_layers_rotate(config, index))
-        found.append(Layer(window, rotates))
-    return found
+        all_layers.append(Layer(window, rotates))
+    return all_layers
 
 
 def kept_layers(config: PreTrainedConfig, layers: str) -> frozenset[int]:
@@ -78,8 +78,8 @@ def kept_layers(config: PreTrainedConfig, layers: str) -> frozenset[int]:
     """
     if layers != "full" or parts_of(config)[0].label:
         return frozenset()
-    found = layers_of(config)
-    if found and all(layer.window for layer in found):
+    all_layers = layers_of(config)
+    if all_layers and all(layer.window for layer in all_layers):
         raise InvalidArgumentError(
             f"layers: must be 'global' or 'all' for a {config.model_type} of which every layer looks at a window of "
             f"tokens, got {layers!r}, which leaves nothing to rescale; leave it out"
@@ -90,11 +90,11 @@ def kept_layers(config: PreTrainedConfig, layers: str) -> frozenset[int]:
 
 def rotating_window(config: PreTrainedConfig, length: int) -> int:
     """The window in tokens of the layers that rotate, where no layer that sees farther than `length` does; else 0."""
-    found = layers_of(config)
-    far = [layer for layer in found if layer.reads_beyond(length)]
+    all_layers = layers_of(config)
+    far = [layer for layer in all_layers if layer.reads_beyond(length)]
     if not far or any(layer.rotates for layer in far):
         return 0
-    return max((layer.window for layer in found if layer.rotates), default=0)
+    return max((layer.window for layer in all_layers if layer.rotates), default=0)
 
 
 def layers_meant(saved: Record, config: PreTrainedConfig) -> str:
@@ -117,9 +117,9 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
         InvalidArgumentError: none of the layers that read the whole context rotates, and not all layers were meant.
     """
     scales = method != UNSCALED
-    found = layers_of(config)
+    all_layers = layers_of(config)
     reason = unrotated(config)
-    if not reason and found and not any(layer.rotates for layer in found):
+    if not reason and all_layers and not any(layer.rotates for layer in all_layers):
         reason = f"layer_types {', '.join(sorted(set(config.layer_types)))}, of which none rotates in this family"
     row = family_of(config.model_type)
     anyway = row.built_anyway or row.windows_alone
@@ -142,10 +142,10 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
             if windowed
             else ""
         )
-    far = [layer for layer in found if layer.reads_beyond(length)]
-    local = [layer for layer in found if layer.rotates and not layer.reads_beyond(length)]
+    far = [layer for layer in all_layers if layer.reads_beyond(length)]
+    local = [layer for layer in all_layers if layer.rotates and not layer.reads_beyond(length)]
     if any(layer.rotates for layer in far):
-        mixed = layers != "full" and len({layer.window > 0 for layer in found if layer.rotates}) > 1
+        mixed = layers != "full" and len({layer.window > 0 for layer in all_layers if layer.rotates}) > 1
         return (
             f"{config.model_type}: one rotary module serves sliding-window and full-attention layers, so "
             f"{method} rescales all of them"

@@ -33,20 +33,20 @@ def find_rotaries(model: nn.Module, parts: list[Part]) -> list[Rotary]:
     """
     config, whole = parts[0].config, parts[0].whole
     buffers = [f"{part.prefix}inv_freq" for part in parts]
-    found = [
+    rotaries = [
         Rotary(name, module)
         for name, module in model.named_modules()
         if any(isinstance(getattr(module, buffer, None), Tensor) for buffer in buffers)
         and isinstance(getattr(module, "config", whole), type(whole))
     ]
-    if not found or (len(found) > 1 and any(rotary.module.config is not whole for rotary in found)):
-        names = ", ".join(rotary.name for rotary in found) or "none"
+    if not rotaries or (len(rotaries) > 1 and any(rotary.module.config is not whole for rotary in rotaries)):
+        names = ", ".join(rotary.name for rotary in rotaries) or "none"
         raise UnsupportedModelError(
-            f"{config.model_type}: one rotary module is needed, got {len(found)} ({names}); "
+            f"{config.model_type}: one rotary module is needed, got {len(rotaries)} ({names}); "
             f"pass a model whose layers share one"
         )
     own = [f"{part.prefix}{name}" for part in parts for name in ("inv_freq", "original_inv_freq", "attention_scaling")]
-    for rotary in found:
+    for rotary in rotaries:
         for attribute in (*own, "rope_type"):
             if not hasattr(rotary.module, attribute):
                 raise UnsupportedModelError(
@@ -58,7 +58,7 @@ def find_rotaries(model: nn.Module, parts: list[Part]) -> list[Rotary]:
                 f"{config.model_type}: the model must have its weights, got a rotary module on the meta device; "
                 f"load the weights first"
             )
-    return found
+    return rotaries
 
 
 def live_spectrum(rotary: Any, prefix: str, last: int) -> Spectrum:
@@ -86,7 +86,7 @@ def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> li
     before, after = softmax_factor(config), softmax_factor(stating(config, parameters))
     if before == after:
         return []
-    found = []
+    scalings = []
     for name, module in model.named_modules():
         if not (hasattr(module, "qk_head_dim") and isinstance(getattr(module, "scaling", None), float)):
             continue
@@ -97,13 +97,13 @@ def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> li
                 f"{module.scaling:g}; load the model from this config"
             )
         root = math.sqrt(after)
-        found.append((module, plain * root * root if after != 1 else plain))  # in the order of Transformers
-    if not found:
+        scalings.append((module, plain * root * root if after != 1 else plain))  # in the order of Transformers
+    if not scalings:
         raise UnsupportedModelError(
             f"{config.model_type}: mscale_all_dim needs layers with a softmax scale of their own, got none; leave "
             f"mscale_all_dim out"
         )
-    return found
+    return scalings
 
 
 def require_matching(rotary: Rotary, part: Part) -> None:

@@ -60,7 +60,7 @@ def parts_of(config: PreTrainedConfig) -> list[Part]:
 
 def _names(entry: Any) -> set[str]:
     """The names in a list of a config; none where it is no list."""
-    return {one for one in entry if isinstance(one, str)} if isinstance(entry, (list, set, tuple)) else set()
+    return {name for name in entry if isinstance(name, str)} if isinstance(entry, (list, set, tuple)) else set()
 
 
 def of_layers(config: PreTrainedConfig, label: str) -> PreTrainedConfig:

@@ -201,7 +201,7 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
             whole = copy.deepcopy(part.whole)
             done.restore(whole)
             require_supported(whole)
-            before = {one.label: one for one in parts_of(whole)}
+            before = {part.label: part for part in parts_of(whole)}
             if part.label not in before:
                 raise CheckpointError(
                     f"config: the ropescale record must hold the rope_parameters of the same layer types, got "

@@ -228,18 +228,18 @@ def _stack(thread: int) -> list[FrameType]:
     A frame that has been left still knows its caller, so what is found is a stack that was. Only a generator that has
     yielded meanwhile has no caller any more: a stack that ends in one is read again.
     """
-    found: list[FrameType] = []
+    frames: list[FrameType] = []
     for _ in range(100):  # a thread that another language began may truly end in one
         frame = sys._current_frames().get(thread)
-        found = []
+        frames = []
         while frame is not None:
-            found.append(frame)
+            frames.append(frame)
             frame = frame.f_back
-        if not found or not found[-1].f_code.co_flags & BROKEN_OFF:
+        if not frames or not frames[-1].f_code.co_flags & BROKEN_OFF:
             break
-    return found
+    return frames
 
 
 def _names(threads: dict[int, Any]) -> str:
     known = {thread.ident: thread.name for thread in threading.enumerate()}
-    return ", ".join(sorted(f"thread {known.get(one, str(one))!r}" for one in threads))
+    return ", ".join(sorted(f"thread {known.get(ident, str(ident))!r}" for ident in threads))

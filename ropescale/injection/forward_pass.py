@@ -45,7 +45,7 @@ class Late:
 
     def __getstate__(self) -> dict[str, Any]:
         """What was given; what follows from it holds functions that cannot be pickled."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.init}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.init}
 
     def __setstate__(self, given: dict[str, Any]) -> None:
         for name, value in given.items():
@@ -197,10 +197,10 @@ class ForwardPass:
             square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
             cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
         every = not torch.compiler.is_compiling() and bool(visible.all())
-        found = Pairs(distance=plain, visible=visible, every_key=every, cos=cos, sin=sin)
+        pairs = Pairs(distance=plain, visible=visible, every_key=every, cos=cos, sin=sin)
         if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
-            self._pairs[slots] = found
-        return found
+            self._pairs[slots] = pairs
+        return pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +293,8 @@ class Blocks:
         if key in self._outside:
             return self._outside[key]
         at = self._keys[:, None, low:high]
-        start, stop = (one[:, block.first : block.last, None] for one in (self._start, self._stop))
-        found = (at < start) | (at >= stop)
+        start, stop = (edge[:, block.first : block.last, None] for edge in (self._start, self._stop))
+        mask = (at < start) | (at >= stop)
         if high - low <= 2 * (block.last - block.first):  # an edge; what is wider would make a square of them all
-            self._outside[key] = found
-        return found
+            self._outside[key] = mask
+        return mask

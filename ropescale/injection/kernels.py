@@ -171,17 +171,17 @@ def _at_once(forward_pass: ForwardPass, tiles: list[Tile], query: Tensor, value:
     scores = []
     for tile in tiles:
         block = tile.block
-        one = (tile.query * call.scaling).flatten(2, 3) @ tile.key.transpose(2, 3)
-        one = _capped(torch.unflatten(one, 2, (groups, count)), call)
+        score = (tile.query * call.scaling).flatten(2, 3) @ tile.key.transpose(2, 3)
+        score = _capped(torch.unflatten(score, 2, (groups, count)), call)
         if call.layout is not None:
-            one = forward_pass.late.biased(one, tile.plan.distance(block), call.added)
-        one = _masked(one, _cut(call.mask, block.first, block.last, block.low, block.high))
+            score = forward_pass.late.biased(score, tile.plan.distance(block), call.added)
+        score = _masked(score, _cut(call.mask, block.first, block.last, block.low, block.high))
         for low, high in ((block.low, block.inner_low), (block.inner_high, block.high)):
             outside = tile.plan.outside(block, low, high)
             if outside is not None:
-                places = one[..., low - block.low : high - block.low]
-                places.masked_fill_(outside[:, None, None], torch.finfo(one.dtype).min)
-        scores.append(one)
+                places = score[..., low - block.low : high - block.low]
+                places.masked_fill_(outside[:, None, None], torch.finfo(score.dtype).min)
+        scores.append(score)
     every = torch.cat(scores, dim=-1) if len(scores) > 1 else scores[0]
     distance = tiles[0].plan.distance(tiles[0].block)  # what content decides has one region
     every = _by_content(forward_pass.late, query, every, distance, call)

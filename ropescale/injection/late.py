@@ -88,7 +88,7 @@ def _added_to(owner: nn.Module, late: Late) -> Added:
         RopescaleError: they were offloaded, by hooks that do not bring back what attention reads by itself.
     """
     added: Any = owner._modules.get(NAME) or NOTHING
-    if any(one.is_meta for one in added.values()):
+    if any(tensor.is_meta for tensor in added.values()):
         raise RopescaleError(
             f"{late.name}: the parameters that it added must have values, got some on the meta device; call "
             f"ropescale.unpatch(model), and patch it again where its weights are offloaded already"
@@ -145,11 +145,11 @@ class Guide:
 
 def implementations(config: Any) -> list[tuple[Any, str | None]]:
     """A config and those within it, whole before parts, each with the attention function that it names."""
-    found = [(config, config._attn_implementation)]
+    pairs = [(config, config._attn_implementation)]
     for key in config.sub_configs:
         if (part := getattr(config, key, None)) is not None:
-            found += implementations(part)
-    return found
+            pairs += implementations(part)
+    return pairs
 
 
 def put_back(before: list[tuple[Any, str | None]]) -> None:
@@ -220,7 +220,7 @@ class LateRotation:
             if begun:
                 weight = next(owner.parameters())
                 device = _computing(owner, place) if weight.is_meta else weight.device
-                begun = {name: one.to(device, weight.dtype) for name, one in begun.items()}
+                begun = {name: tensor.to(device, weight.dtype) for name, tensor in begun.items()}
                 owner.add_module(NAME, nn.ParameterDict(begun))
         for layer, layout in layouts.items():
             layer.__dict__[LAYOUT] = layout

@@ -44,8 +44,8 @@ class Patch:
 
 def patch_of(model: nn.Module) -> Patch | None:
     """What stands in this model, if it is patched."""
-    found = (module.__dict__.get(FIELD) for module in bare(model).modules())
-    return next((one for one in found if isinstance(one, Patch)), None)
+    standing = (module.__dict__.get(FIELD) for module in bare(model).modules())
+    return next((value for value in standing if isinstance(value, Patch)), None)
 
 
 def lower_limits(model: Any, done: Record) -> None:

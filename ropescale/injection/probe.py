@@ -123,8 +123,8 @@ class Probe:
         """
         through = {layer for layer, *_ in self._native.calls}
         # a layer without attention is given cos and sin as well, and leaves them alone
-        whole = [one for part in self._decoder.modules() if isinstance(part, nn.ModuleList) for one in part]
-        attending = {part for one in whole if through.intersection(one.modules()) for part in one.modules()}
+        whole = [block for part in self._decoder.modules() if isinstance(part, nn.ModuleList) for block in part]
+        attending = {part for block in whole if through.intersection(block.modules()) for part in block.modules()}
         for module, name in takers.items():
             if module in attending and not through.intersection(module.modules()):
                 raise self._refused("a model that rotates in attention alone", f"{name}, which is given cos and sin")
@@ -136,20 +136,21 @@ class Probe:
                 "layers whose attention goes through the function that Transformers looks up",
                 f"{len(bare.calls)} that do",
             )
-        found: dict[nn.Module, str | None] = {}
+        layouts: dict[nn.Module, str | None] = {}
         for (layer, *turned), (_, *plain) in zip(self._native.calls, bare.calls, strict=True):
-            choices = (found[layer],) if layer in found else (None, *LAYOUTS)  # a layer may be passed several times
+            # a layer may be passed several times
+            choices = (layouts[layer],) if layer in layouts else (None, *LAYOUTS)
             fitting = [choice for choice in choices if self._fits(choice, plain, turned)]
             if not fitting:
-                number = getattr(layer, "layer_idx", len(found))
+                number = getattr(layer, "layer_idx", len(layouts))
                 raise self._refused(
                     "layers that rotate queries and keys last before attention",
                     f"layer {number}, which does something else",
                 )
-            found[layer] = fitting[0]
-        if all(choice is None for choice in found.values()):
+            layouts[layer] = fitting[0]
+        if all(choice is None for choice in layouts.values()):
             raise self._refused("a layer that rotates", "none")
-        return found
+        return layouts
 
     def _fits(self, layout: str | None, plain: list[Tensor], turned: list[Tensor]) -> bool:
         """Whether this is what makes `turned` of `plain`."""
@@ -187,12 +188,12 @@ def _followed(decoder: nn.Module, rotary: nn.Module) -> Iterator[dict[nn.Module,
     waves: list[Tensor] = []
     takers: dict[nn.Module, str] = {}
 
-    def returned(_: nn.Module, __: Any, found: Any) -> None:
-        waves.extend(tensors_in(found))
+    def returned(_: nn.Module, __: Any, outputs: Any) -> None:
+        waves.extend(tensors_in(outputs))
 
     def given(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if any(one is wave for one in tensors_in((args, kwargs)) for wave in waves):
+            if any(tensor is wave for tensor in tensors_in((args, kwargs)) for wave in waves):
                 takers[module] = name
 
         return note

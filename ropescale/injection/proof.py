@@ -137,7 +137,7 @@ class Proof:
 
     def _astray(self, rows: Rows) -> list[tuple[str, nn.Module, float]]:
         """Which facts about rows do not hold, in which layer, and by how much."""
-        found = []
+        astray = []
         for layer, row in rows.row.items():
             length = rows.padded[layer].shape[2]
             pairs = {
@@ -145,8 +145,8 @@ class Proof:
                 "cache": gap(rows.alone[layer][:, :, -STEPS:], row[:, :, -STEPS:]),
                 "rows": gap(rows.alone[layer][:, :, :-STEPS], row[:, :, :-STEPS]),
             }
-            found += [(fact, layer, apart) for fact, apart in pairs.items() if not apart <= self.watch.tolerance]
-        return found
+            astray += [(fact, layer, apart) for fact, apart in pairs.items() if not apart <= self.watch.tolerance]
+        return astray
 
     @contextmanager
     def _reading(self, method: str = "") -> Iterator[None]:
@@ -220,8 +220,8 @@ class Watch:
         """What the last of a few tokens reads, which stands at position `last` and all others at the beginning."""
         positions = torch.arange(TOKENS, device=self._ids.device)[None]
         positions[0, -1] = last
-        found = self._pass(input_ids=self._ids, position_ids=positions, attention_mask=torch.ones_like(self._ids))
-        return {layer: answer[:, :, -1:] for layer, answer in found.items()}
+        answers = self._pass(input_ids=self._ids, position_ids=positions, attention_mask=torch.ones_like(self._ids))
+        return {layer: answer[:, :, -1:] for layer, answer in answers.items()}
 
     def text(self, first: int, tokens: int) -> Answers:
         """What every token of a short text reads that begins at position `first`."""
@@ -235,7 +235,7 @@ class Watch:
         ids = torch.cat((self._ids, torch.cat((padding, self._ids[:, :-PADDING]), dim=1)))
         mask = torch.ones_like(ids)
         mask[1, :PADDING] = 0
-        found = self._pass(input_ids=ids, attention_mask=mask)
+        answers = self._pass(input_ids=ids, attention_mask=mask)
         with _listening(self.layers) as heard, _quiet(self.decoder, self._ids.device):
             pieces: list[Answers] = []
             over: dict[str, Any] = {}
@@ -244,8 +244,8 @@ class Watch:
                 pieces.append(_gathered(heard))
                 over = dict([_cache_of(self.decoder, output)])
         return Rows(
-            row={layer: answer[:, :1] for layer, answer in found.items()},
-            padded={layer: answer[:, 1:, PADDING:] for layer, answer in found.items()},
+            row={layer: answer[:, :1] for layer, answer in answers.items()},
+            padded={layer: answer[:, 1:, PADDING:] for layer, answer in answers.items()},
             alone={layer: torch.cat([piece[layer] for piece in pieces], dim=2) for layer in pieces[0]},
         )
 
@@ -277,7 +277,7 @@ def decoder_of(model: nn.Module, rotary: nn.Module) -> nn.Module:
     holding: list[nn.Module] = [
         module
         for module in model.modules()
-        if isinstance(module, PreTrainedModel) and any(one is rotary for one in module.modules())
+        if isinstance(module, PreTrainedModel) and any(inner is rotary for inner in module.modules())
     ]
     return min(holding, key=lambda module: sum(1 for _ in module.modules()))
 
@@ -343,17 +343,17 @@ def _split(answer: Any) -> tuple[Tensor, Any]:
 
 def _gathered(heard: dict[nn.Module, list[Tensor]]) -> Answers:
     """What was heard since the last time; a layer may be called several times in one pass."""
-    found = {layer: torch.stack(answers) for layer, answers in heard.items() if answers}
+    gathered = {layer: torch.stack(answers) for layer, answers in heard.items() if answers}
     for answers in heard.values():
         answers.clear()
-    return found
+    return gathered
 
 
 def _cache_of(decoder: nn.Module, output: Any) -> tuple[str, Any]:
     """The cache in what a decoder gave back, and the keyword by which it takes one."""
     caches = [value for value in output.values() if hasattr(value, "get_seq_length")]
     parameters = inspect.signature(decoder.forward).parameters.values()
-    names = [one.name for one in parameters if "Cache" in str(one.annotation)]
+    names = [parameter.name for parameter in parameters if "Cache" in str(parameter.annotation)]
     if not caches or not names:
         raise LookupError("a decoder that gives back no cache, or takes none")
     return names[0], caches[0]
@@ -366,24 +366,24 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
     Nothing below such a part counts: attention may hold parts that rotate as well. A part that asks a rotary module of
     its own is given what that returns.
     """
-    found: dict[nn.Module, set[str]] = {}
+    followed: dict[nn.Module, set[str]] = {}
     waves: list[tuple[Tensor, str]] = []
     running: list[nn.Module] = [decoder]
     blocks = _blocks(decoder)
 
     def take(module: nn.Module, above: list[nn.Module], labels: set[str]) -> None:
-        if labels and module not in blocks and blocks.intersection(above) and not found.keys() & set(above):
-            found.setdefault(module, set()).update(labels)
+        if labels and module not in blocks and blocks.intersection(above) and not followed.keys() & set(above):
+            followed.setdefault(module, set()).update(labels)
 
     def given(module: nn.Module, args: Any, kwargs: Any) -> None:
-        labels = {label for wave, label in waves if any(one is wave for one in tensors_in((args, kwargs)))}
+        labels = {label for wave, label in waves if any(tensor is wave for tensor in tensors_in((args, kwargs)))}
         take(module, running, labels)
         running.append(module)
 
     def returned(module: nn.Module, args: Any, kwargs: Any, answer: Any) -> Any:
         running.pop()
         if module in rotaries:
-            label = next((one for one in (*args, *kwargs.values()) if isinstance(one, str)), "")
+            label = next((argument for argument in (*args, *kwargs.values()) if isinstance(argument, str)), "")
             waves.extend((wave, label) for wave in tensors_in(answer))
             take(running[-1], running[:-1], {label})
 
@@ -393,7 +393,7 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
             hooks.append(module.register_forward_pre_hook(given, with_kwargs=True))
             hooks.append(module.register_forward_hook(returned, with_kwargs=True))
     try:
-        yield found
+        yield followed
     finally:
         for hook in hooks:
             hook.remove()
@@ -401,13 +401,13 @@ def _followed(decoder: nn.Module, rotaries: list[nn.Module]) -> Iterator[dict[nn
 
 def _blocks(decoder: nn.Module) -> set[nn.Module]:
     """The layers of a decoder, which hand cos and sin on to their attention."""
-    found: set[nn.Module] = set()
+    blocks: set[nn.Module] = set()
     within: set[nn.Module] = set()
     for part in decoder.modules():  # from the outside to the inside
         if isinstance(part, nn.ModuleList) and part not in within:
-            found.update(part)
-            within.update(one for layer in part for one in layer.modules())
-    return found
+            blocks.update(part)
+            within.update(module for layer in part for module in layer.modules())
+    return blocks
 
 
 def tensors_in(nested: Any) -> Iterator[Tensor]:
@@ -415,7 +415,7 @@ def tensors_in(nested: Any) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, (tuple, list)):
-        for one in nested:
-            yield from tensors_in(one)
+        for inner in nested:
+            yield from tensors_in(inner)
     elif isinstance(nested, dict):
         yield from tensors_in(list(nested.values()))

@@ -21,15 +21,15 @@ LARGEST = 20_000_000_000
 def table() -> dict[str, dict[str, list[str]]]:
     """Version of Transformers -> "static" or "late" -> names of decoder classes; scripts/proven.py writes it."""
     text = (resources.files("ropescale.injection") / "proven.json").read_text(encoding="utf-8")
-    found: dict[str, dict[str, list[str]]] = json.loads(text)
-    return found
+    rows: dict[str, dict[str, list[str]]] = json.loads(text)
+    return rows
 
 
 def of_class(model: nn.Module, rotary: nn.Module, *, late: bool) -> dict[str, Any] | None:
     """What a record says of a model that is not read; None for one that is small enough, or of an unproven class."""
     parameters = list(model.parameters())
-    offloaded = any(one.is_meta for one in parameters)
-    if not offloaded and sum(one.numel() for one in parameters) <= LARGEST:
+    offloaded = any(parameter.is_meta for parameter in parameters)
+    if not offloaded and sum(parameter.numel() for parameter in parameters) <= LARGEST:
         return None
     name, version = type(decoder_of(model, rotary)).__name__, transformers.__version__
     if name not in table().get(version, {}).get("late" if late else "static", ()):

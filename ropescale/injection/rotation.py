@@ -157,10 +157,10 @@ def deviation(rotary: nn.Module, rotation: Rotation, positions: Tensor) -> float
     layouts = (angles, torch.cat((angles, angles), dim=-1), angles.repeat_interleave(2, dim=-1))
     differences = [
         max(
-            (found.reshape(layout.shape) - wave(layout) * spectrum.attention_factor).abs().max().item()
-            for found, wave in zip(returned, (torch.cos, torch.sin), strict=True)
+            (output.reshape(layout.shape) - wave(layout) * spectrum.attention_factor).abs().max().item()
+            for output, wave in zip(returned, (torch.cos, torch.sin), strict=True)
         )
         for layout in layouts
-        if all(found.numel() == layout.numel() for found in returned)
+        if all(output.numel() == layout.numel() for output in returned)
     ]
     return min(differences, default=float("inf"))

@@ -60,14 +60,14 @@ class Snapshot:
 
 def configs_in(model: nn.Module) -> list[Any]:
     """The configs that the modules of a model hold, and the parts of those, each once."""
-    found: dict[int, Any] = {}
-    waiting = [one for module in model.modules() for one in _configs_among(vars(module))]
+    configs: dict[int, Any] = {}
+    waiting = [entry for module in model.modules() for entry in _configs_among(vars(module))]
     while waiting:
         config = waiting.pop()
-        if id(config) not in found:
-            found[id(config)] = config
+        if id(config) not in configs:
+            configs[id(config)] = config
             waiting += _configs_among(vars(config))
-    return list(found.values())
+    return list(configs.values())
 
 
 def _configs_among(attributes: Any) -> list[Any]:

@@ -29,7 +29,7 @@ class _OfItsKind(ABCMeta):
 
     def __new__(cls, named: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **given: Any) -> "_OfItsKind":
         if bases and Method in bases and not namespace.get("abstract", False):
-            kind = next((one for one in _KINDS if namespace.keys() & set(one.defined_by)), Method)
+            kind = next((candidate for candidate in _KINDS if namespace.keys() & set(candidate.defined_by)), Method)
             bases = tuple(kind if base is Method else base for base in bases)
         return super().__new__(cls, named, bases, namespace, **given)
 

@@ -398,8 +398,8 @@ class LengthDependent(LateMethod):
 
 def stacked(spectra: Sequence[Spectrum]) -> tuple[Tensor, Tensor]:
     """[spectra, pairs] inverse frequencies and [spectra] attention factors, float32."""
-    factors = torch.tensor([one.attention_factor for one in spectra], dtype=torch.float32)
-    return torch.stack([one.inv_freq for one in spectra]), factors
+    factors = torch.tensor([spectrum.attention_factor for spectrum in spectra], dtype=torch.float32)
+    return torch.stack([spectrum.inv_freq for spectrum in spectra]), factors
 
 
 def sharpened(spectrum: Spectrum, attention_factor: float) -> Spectrum:

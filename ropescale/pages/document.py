@@ -70,7 +70,7 @@ def document(
         kicker=shown(kicker, 200),
         heading=shown(heading),
         opening=Markup(opening),
-        sections={name: one for name, one in sections.items() if one[1]},
+        sections={name: section for name, section in sections.items() if section[1]},
         section=lambda *parts: Markup(section(*parts)),
         closing=closing,
     )

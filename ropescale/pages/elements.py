@@ -114,14 +114,14 @@ def _line(line: Line) -> str:
     heads = f'<th scope="row">{text(first, 60)}{picked}</th>' + "".join(
         f'<td class="text">{text(name, 60)}</td>' for name in others
     )
-    cells = "".join(one.html if isinstance(one, Raw) else _value(one) for one in line.values)
+    cells = "".join(cell.html if isinstance(cell, Raw) else _value(cell) for cell in line.values)
     return f"<tr{class_of(line.css)}>{heads}{cells}</tr>"
 
 
 def _value(value: Value) -> str:
     css = " ".join(name for name in (value.css, "best" if value.best else "") if name)
     said = '<span class="aside"> (best)</span>' if value.best else ""
-    small = "".join(f"<small>{text(one)}</small>" for one in value.small)
+    small = "".join(f"<small>{text(note)}</small>" for note in value.small)
     return f"<td{class_of(css)}>{text(value.text)}{said}{small}</td>"
 
 

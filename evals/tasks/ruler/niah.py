@@ -56,9 +56,9 @@ class NeedleTask(PromptSampler):
         values = _distinct(self.keys * self.values, lambda: _drawn(rng, self.value))
         pairs = [(key, values[i * self.values + j]) for i, key in enumerate(keys) for j in range(self.values)]
         asked = rng.sample(range(self.keys), self.queries)
-        one = self.queries * self.values == 1
-        text, prefix = ONE if one else SEVERAL
-        kind = self.value if one else f"{self.value}s"
+        single = self.queries * self.values == 1
+        text, prefix = ONE if single else SEVERAL
+        kind = self.value if single else f"{self.value}s"
         wording = {"kind": kind, "asked": listed([keys[i] for i in asked])}
         hidden = [NEEDLE.format(kind=f"{self.value}s", key=key, value=value) for key, value in pairs]
         rng.shuffle(hidden)
@@ -138,10 +138,10 @@ def _drawn(rng: random.Random, kind: str) -> str:
 
 def _distinct(count: int, draw: Callable[[], str]) -> list[str]:
     """So many draws without a repetition; two needles of one key or value would leave no right answer."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[draw()] = None
-    return list(found)
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        drawn[draw()] = None
+    return list(drawn)
 
 
 TASKS = {

@@ -137,7 +137,7 @@ class Engine:
             CheckpointError: no export there, or one that cannot be read.
             InvalidArgumentError: it was written for another engine.
         """
-        written = next(one.name for one in ENGINES.values() if one.plain)  # where nothing says for which
+        written = next(engine.name for engine in ENGINES.values() if engine.plain)  # where nothing says for which
         return of_folder(path, self.name, written, self.run)
 
     def run(self, path: Path, flags: Sequence[str], prompts: Sequence[Prompt], steps: int) -> list[Run]:
@@ -172,11 +172,11 @@ def run_as(called: str) -> Engine:
     Raises:
         InvalidArgumentError: none.
     """
-    run = {one.called: one for one in ENGINES.values() if one.running}
+    run = {engine.called: engine for engine in ENGINES.values() if engine.running}
     require_choice("engine:", called, sorted(run), remedy="the others are not run here")
     return run[called]
 
 
 def able() -> str:
     """The names of those that hold every rotation and were seen to, for a sentence."""
-    return " or ".join(sorted(one.name for one in ENGINES.values() if one.every_part and one.running))
+    return " or ".join(sorted(engine.name for engine in ENGINES.values() if engine.every_part and engine.running))

@@ -41,7 +41,7 @@ class Server(Engine):
         """What it is told."""
         main = canonical.main
         flat = not main.part.label
-        parameters = [spelled(one, config, flat=flat) for one in canonical.rotations]
+        parameters = [spelled(rotation, config, flat=flat) for rotation in canonical.rotations]
         fields = fields_of(config, canonical, parameters)
         form, serves = native_form(main), main.target_length
         flags: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ class Transformers(Engine, name="transformers"):
     by_token = True
 
     def state(self, config: PreTrainedConfig, canonical: Canonical) -> Stated:
-        fields = fields_of(config, canonical, [one.parameters for one in canonical.rotations])
+        fields = fields_of(config, canonical, [rotation.parameters for rotation in canonical.rotations])
         return Stated(fields=fields, form=native_form(canonical.main), serves=canonical.main.target_length)
 
     def run(self, path: Path, flags: Sequence[str], prompts: Sequence[Prompt], steps: int) -> list[Run]:

@@ -94,10 +94,10 @@ def generated(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict
                 f"({said[-1].strip() if said else 'no error message'}); run {' '.join(command[:1])} -c 'import vllm' "
                 f"to see whether it works at all"
             )
-        found = np.load(result)
+        arrays = np.load(result)
         return [
             Run(tokens=tokens.tolist(), logprobs=logprobs)
-            for tokens, logprobs in zip(found["tokens"], found["logprobs"], strict=True)
+            for tokens, logprobs in zip(arrays["tokens"], arrays["logprobs"], strict=True)
         ]
 
 

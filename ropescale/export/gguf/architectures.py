@@ -71,4 +71,8 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 def reads_divisors(name: str) -> bool:
     """Whether an architecture, by llama.cpp's name, reads rope_freqs.weight."""
-    return all(one.divisors for one in ARCHITECTURES.values() if gguf.MODEL_ARCH_NAMES[one.arch] == name)
+    return all(
+        architecture.divisors
+        for architecture in ARCHITECTURES.values()
+        if gguf.MODEL_ARCH_NAMES[architecture.arch] == name
+    )

@@ -35,8 +35,8 @@ def require_sound(path: Path) -> None:
                 raise _unsound(path, "must hold all that its header counts", "a file that ends before") from error
 
 
-def _unsound(path: Path, rule: str, found: str) -> CheckpointError:
-    return CheckpointError(f"{path}: {rule}, got {found}; write or fetch the file again")
+def _unsound(path: Path, rule: str, got: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {rule}, got {got}; write or fetch the file again")
 
 
 class _Walk:

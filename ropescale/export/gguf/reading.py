@@ -62,7 +62,7 @@ class Kind:
 
 
 def _are(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(type(one) is kind for one in value)
+    return lambda value: isinstance(value, list) and all(type(element) is kind for element in value)
 
 
 TEXT = Kind("a text", lambda value: isinstance(value, str))
@@ -167,7 +167,7 @@ def file_config(reader: gguf.GGUFReader, path: Path) -> LlamaConfig:
         ExportError: an architecture that is not known here, or a file that is scaled already.
     """
     arch = required(reader, path, "general.architecture", TEXT)
-    known = sorted({gguf.MODEL_ARCH_NAMES[one.arch] for one in ARCHITECTURES.values()})
+    known = sorted({gguf.MODEL_ARCH_NAMES[architecture.arch] for architecture in ARCHITECTURES.values()})
     if arch not in known:
         raise ExportError(
             f"{path}: general.architecture must be one that was run with a scaling, got {arch!r}; these were: "

@@ -60,5 +60,5 @@ def outtype_for(model: nn.Module, asked: str | None) -> str:
     if asked is not None:
         require_choice("outtype:", asked, OUTTYPES, remedy="leave it out for the type of the model")
         return asked
-    found = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
-    return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(found, "f32")
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
+    return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype, "f32")
