@@ -125,6 +125,25 @@ def entries_of_whole_lines(records: Path) -> list[str]:
     return records.read_text().splitlines()[1:-1]
 
 
+def test_the_hopeless_are_read_no_further(found: tuple[Found, Path]) -> None:
+    names = [name for name in entries(found[1]) if name.startswith("candidate ")]
+    for generation in (range(12), range(12, 24)):
+        read = [
+            {name.partition(",")[0] for name in names if name.endswith(f"half {half}")}
+            & {f"candidate {number}" for number in generation}
+            for half in (0, 1)
+        ]
+        assert len(read[0]) == 12
+        assert len(read[1]) == 6
+
+
+@pytest.mark.slow
+def test_what_is_found_beats_every_formula_on_texts_and_needles_of_others(tokenizer: Any) -> None:
+    told = search(ropescale.load("tiny"), tokenizer, factor=4, candidates=120, compared=99)
+    for measure in ("text", "needle"):
+        assert told.against(told.best(measure), measure).high < 0
+
+
 def test_another_search_does_not_go_on_in_its_folder(found: tuple[Found, Path], tokenizer: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^output: must hold a search of the same settings, got "):
         search(ropescale.load("tiny"), tokenizer, output=found[1], **{**SMALL, "windows": 1})
