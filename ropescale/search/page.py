@@ -63,8 +63,10 @@ def verdict(found: Found) -> str:
             continue
         other = found.best(measure)
         estimate = found.against(other, measure)
-        told = "less" if estimate.high < 0 else "more" if estimate.low > 0 else "neither told less nor more"
-        said.append(f"{MEASURES[measure]} costs {told} than under {other} ({_difference(estimate)} nats)")
+        told = (
+            "less than" if estimate.high < 0 else "more than" if estimate.low > 0 else "what cannot be told from that"
+        )
+        said.append(f"{MEASURES[measure]} costs {told} under {other} ({_difference(estimate)} nats)")
     return f"{found.method.name} x{found.method.factor:.4g}, found by search: {'; '.join(said)}"
 
 
@@ -119,7 +121,7 @@ def _stretches(found: Found) -> str:
         Line(heads=[str(pair)], values=[Value(text=number(row[pair])) for row in rows.values()]) for pair in pairs
     ]
     factors = {
-        name: number(method.spectrum(found.geometry).attention_factor)
+        f"attention factor, {name}": number(method.spectrum(found.geometry).attention_factor)
         for name, method in methods.items()
         if isinstance(method, FixedMethod)
     }
