@@ -26,6 +26,7 @@ from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.evals import grid, plan, results
 from ropescale.evals.decision import decide
 from ropescale.evals.decision.verdict import Decision, Verdict
+from ropescale.evals.race import RACE
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.verdict import reasons, verdict
 from ropescale.evals.results import UNPATCHED, Arm, Results
@@ -45,13 +46,12 @@ from ropescale.records import saved_record
 from ropescale.request import Request
 from ropescale.search import Found, search
 
-RACE = "race"  # a folder; those of what follows it are named after the budget, which a later run may raise
+RACE_FOLDER = "race"  # a folder; those of what follows it are named after the budget, which a later run may raise
 RESULT, PAGE = "recommend.json", "recommend.html"
-SAMPLES, WINDOWS = 10, 15  # of each length and depth, and of text
 RACING = 0.5  # of the budget
 SEARCHING = 0.5  # of what the race leaves of it
-LEAST = 0.2  # of the budget, that has to be left for a search to begin
-CONFIRMING = 20  # samples of each length and depth for what is promised
+LEAST = 0.5  # of the budget, that has to be left for a search to begin
+PROMISE = {"samples": 20, "windows": 15}  # of each length and depth, and of text, for what is promised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,9 @@ def recommend(options: Options, folder: Path, command: str = "") -> Advice:
     for name in (RESULT, PAGE):
         require_ordinary(folder / name, name="output")
     start = started(options)
-    _require_same_target(folder / RACE, options.target_length)
-    _, asked = grid.fitted(evaluation(options, start), RACING * options.minutes, folder / RACE)
-    raced = _among(grid.run(asked, folder / RACE, command), asked.arms)
+    _require_same_target(folder / RACE_FOLDER, options.target_length)
+    asked = evaluation(options, start)
+    raced = _among(grid.run(asked, folder / RACE_FOLDER, command), asked.arms)
     decision = decide(raced)
     later = f"{options.minutes:g}m"
     found, searched = _searched(options, start, raced, folder / f"search-{later}", command)
@@ -172,8 +172,10 @@ def evaluation(options: Options, start: Start) -> plan.Options:
         factors=(factor_to(options.target_length, start.original_length),),
         tasks=defaults(quick=True),
         lengths=lengths_to(options.target_length, start.original_length),
-        samples=SAMPLES,
-        windows=WINDOWS,
+        samples=RACE["samples"],
+        windows=RACE["windows"],
+        until="decided",
+        budget=RACING * options.minutes,
         texts=options.texts,
         seed=options.seed,
         target_length=options.target_length,
@@ -255,7 +257,10 @@ def _confirming(
         asked,
         methods=methods,
         knobs={name: knobs[name] for name in methods if name in knobs},
-        samples=CONFIRMING,
+        samples=PROMISE["samples"],
+        windows=PROMISE["windows"],
+        until="finished",
+        budget=None,
         lengths=(asked.lengths[0], asked.lengths[-1]),
         seed=asked.seed + 1,
     )

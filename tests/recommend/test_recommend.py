@@ -27,8 +27,9 @@ QUICK = ["recommend", "tiny", "--target-length", "256", "--methods", "ntk,rerope
 @pytest.fixture
 def few(monkeypatch):
     """As few prompts as can be, and no search."""
-    for name in ("SAMPLES", "WINDOWS", "CONFIRMING", "LEAST"):
-        monkeypatch.setattr(running, name, 2)
+    for name in ("RACE", "PROMISE"):
+        monkeypatch.setattr(running, name, {"samples": 2, "windows": 2})
+    monkeypatch.setattr(running, "LEAST", 2)
 
 
 def content(folder: Path) -> dict[str, bytes]:
