@@ -125,16 +125,21 @@ def main() -> None:
     arguments = parsed()
     torch.set_num_threads(1)
     stated = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.exists() else {}
+
+    def keep() -> None:
+        if arguments.output:
+            arguments.output.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
     if arguments.rounds:
         stated["speed"] = speed(arguments.rounds)
+        keep()
     for factor in arguments.factors:
         for seed in arguments.seeds:
             # every formula beside the first seed, and the best three of them beside the others
             told = searched(factor, seed, arguments.candidates, 3 if seed else 99, arguments.folder)
             others = [one for one in stated.get("searches", []) if (one["factor"], one["seed"]) != (factor, seed)]
             stated["searches"] = sorted([*others, told], key=lambda one: (-one["factor"], one["seed"]))
-            if arguments.output:
-                arguments.output.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+            keep()
 
 
 if __name__ == "__main__":
