@@ -50,7 +50,7 @@ RACE_FOLDER = "race"  # a folder; those of what follows it are named after the b
 RESULT, PAGE = "recommend.json", "recommend.html"
 RACING = 0.5  # of the budget
 SEARCHING = 0.5  # of what the race leaves of it
-LEAST = 0.5  # of the budget, that has to be left for a search to begin
+LEAST = 0.6  # of the budget, that has to be left for a search to begin
 PROMISE = {"samples": 20, "windows": 15}  # of each length and depth, and of text, for what is promised
 
 
