@@ -65,7 +65,7 @@ def basis_of(tasks: Collection[Task]) -> tuple[Retrieval, ...]:
     return tuple(alone or retrieval)
 
 
-def source_of(tasks: Collection[Task]) -> Loss | None:
+def loss_task_of(tasks: Collection[Task]) -> Loss | None:
     """The task that says how text is read: by position first, whose bands are of the same windows; then as listed."""
     curves = [task for task in tasks if isinstance(task, Loss) and task.curve]
     return min(curves, key=lambda task: (not task.by_position, task.place), default=None)
@@ -145,13 +145,13 @@ def beyond(results: Results, goal: int) -> list[int]:
 def evidence_of(results: Results, arm: Arm, goal: int) -> Evidence:
     """What an arm showed up to a goal, beside the unpatched model on the same prompts and windows."""
     tasks = tasks_of(results)
-    basis, source = basis_of(tasks), source_of(tasks)
+    basis, loss_task = basis_of(tasks), loss_task_of(tasks)
     long = {n for n in beyond(results, goal) if any(results.cell(UNPATCHED, task.name, n) for task in basis)}
     asked = [(task.name, n) for task in basis for n in lengths_of(results, UNPATCHED, task.name) if n in long]
     found = [strata for task, n in asked for strata in _strata(results, arm, task, n).values()]
-    read, unpatched_read = (_read(results, one, source, goal) for one in (arm, UNPATCHED))
+    read, unpatched_read = (_read(results, one, loss_task, goal) for one in (arm, UNPATCHED))
     by_length, weights = _by_length(results, arm, basis)
-    losses = _losses(results, arm, source)
+    losses = _losses(results, arm, loss_task)
     inside = [*losses[min(losses)].values()] if losses else []
     rows = {(task, n): len(_strata(results, arm, task, n)) for task, n in asked}
     return Evidence(
@@ -164,7 +164,7 @@ def evidence_of(results: Results, arm: Arm, goal: int) -> Evidence:
         inside=float(np.mean(inside)) if inside else math.nan,
         means=means_of(arm),
         round_seconds=math.fsum(_seconds(results, arm, task, n) * strata for (task, n), strata in rows.items()),
-        window_seconds=_window_seconds(results, arm, source, goal),
+        window_seconds=_window_seconds(results, arm, loss_task, goal),
         reaches=is_within(arm, results.settings.original_length, max(beyond(results, goal), default=0))
         and all(_strata(results, arm, task, n) for task, n in asked)
         and bool(read) == bool(unpatched_read),
@@ -209,16 +209,16 @@ def _seconds(results: Results, arm: Arm, task: str, length: int | None) -> float
     return math.fsum(took) / len(cell.samples) if took and cell is not None and cell.samples else math.nan
 
 
-def _window_seconds(results: Results, arm: Arm, source: Loss | None, goal: int) -> float:
+def _window_seconds(results: Results, arm: Arm, loss_task: Loss | None, goal: int) -> float:
     """What one more window of text takes."""
-    if source is None or not (lengths := _read_lengths(results, arm, source, goal)):
+    if loss_task is None or not (lengths := _read_lengths(results, arm, loss_task, goal)):
         return math.nan
-    cell = cell_of(results, arm, source.name, lengths[0])
+    cell = cell_of(results, arm, loss_task.name, lengths[0])
     windows = len(nats_of(cell))
-    return _seconds(results, arm, source.name, lengths[0]) * len(cell.samples) / windows if windows else math.nan
+    return _seconds(results, arm, loss_task.name, lengths[0]) * len(cell.samples) / windows if windows else math.nan
 
 
-def _read_lengths(results: Results, arm: Arm, source: Loss, goal: int) -> list[int]:
+def _read_lengths(results: Results, arm: Arm, loss_task: Loss, goal: int) -> list[int]:
     """The lengths of the cells that say how an arm reads text up to a goal.
 
     A cell by position holds all shorter lengths: it is the shortest that holds the goal, else the longest; of the
@@ -226,24 +226,24 @@ def _read_lengths(results: Results, arm: Arm, source: Loss, goal: int) -> list[i
     goal.
     """
     original = results.settings.original_length
-    lengths = [n for n in lengths_of(results, arm, source.name) if n is not None and original < n]
+    lengths = [n for n in lengths_of(results, arm, loss_task.name) if n is not None and original < n]
     if goal <= original or not lengths:
         return []
-    if not source.by_position:
+    if not loss_task.by_position:
         return [n for n in lengths if n <= goal][-1:]
     enough = [n for n in lengths if n >= goal] or lengths[-1:]
     return enough[:1] if arm != UNPATCHED else [*enough, *(n for n in lengths if n not in enough)]
 
 
-def _read(results: Results, arm: Arm, source: Loss | None, goal: int) -> Windows:
+def _read(results: Results, arm: Arm, loss_task: Loss | None, goal: int) -> Windows:
     """Window, of its length -> nats per token beyond the original length, up to the goal."""
-    if source is None:
+    if loss_task is None:
         return {}
-    low, high = (results.settings.original_length, goal) if source.by_position else (0, None)
+    low, high = (results.settings.original_length, goal) if loss_task.by_position else (0, None)
     return {
         (length, window): nats
-        for length in _read_lengths(results, arm, source, goal)
-        for window, nats in nats_of(cell_of(results, arm, source.name, length), low, high).items()
+        for length in _read_lengths(results, arm, loss_task, goal)
+        for window, nats in nats_of(cell_of(results, arm, loss_task.name, length), low, high).items()
     }
 
 
@@ -264,27 +264,27 @@ def nats_of(cell: Cell, low: int = 0, high: int | None = None) -> Windows:
     return {window: nats / tokens for window, (nats, tokens) in sums.items() if tokens}
 
 
-def _losses(results: Results, arm: Arm, source: Loss | None) -> dict[int, Windows]:
+def _losses(results: Results, arm: Arm, loss_task: Loss | None) -> dict[int, Windows]:
     """End of a band (or context length) -> window -> nats per token above the unpatched model's inside."""
-    if source is None:
+    if loss_task is None:
         return {}
     original = results.settings.original_length
-    lengths = [n for n in lengths_of(results, arm, source.name) if n is not None]
-    if source.by_position:
+    lengths = [n for n in lengths_of(results, arm, loss_task.name) if n is not None]
+    if loss_task.by_position:
         length = max(lengths, default=None)
-        inside = results.cell(UNPATCHED, source.name, length) if length is not None else None
+        inside = results.cell(UNPATCHED, loss_task.name, length) if length is not None else None
         if inside is None or length is None:
             return {}
-        own, level = cell_of(results, arm, source.name, length), nats_of(inside, 0, min(original, length))
+        own, level = cell_of(results, arm, loss_task.name, length), nats_of(inside, 0, min(original, length))
         ends = band_edges(original, length)
         bands = [(0, ends[0]), *pairwise(ends)]
         return {high: _above(nats_of(own, low, high), level) for low, high in bands}
     short = max((n for n in lengths if n <= original), default=None)
-    inside = None if short is None else results.cell(UNPATCHED, source.name, short)
+    inside = None if short is None else results.cell(UNPATCHED, loss_task.name, short)
     if short is None or inside is None:
         return {}
     level = nats_of(inside)
-    return {n: _above(nats_of(cell_of(results, arm, source.name, n)), level) for n in lengths if n >= short}
+    return {n: _above(nats_of(cell_of(results, arm, loss_task.name, n)), level) for n in lengths if n >= short}
 
 
 def _above(nats: Windows, level: Windows) -> Windows:

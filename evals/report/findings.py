@@ -19,9 +19,9 @@ from ropescale.evals.decision.measures import (
     cell_of,
     is_finished,
     lengths_of,
+    loss_task_of,
     scores,
     shared,
-    source_of,
     tasks_of,
     too_long,
 )
@@ -200,7 +200,7 @@ def read_findings(results: Results) -> Findings:
     tasks = tasks_of(results)
     patched = [arm for arm in results.arms() if arm != UNPATCHED]
     finished = [arm for arm in patched if is_finished(results, arm)]
-    basis, source = basis_of(tasks), source_of(tasks)
+    basis, source = basis_of(tasks), loss_task_of(tasks)
 
     def row(arm: Arm, reach: int) -> Row:
         return _row(results, arm, reach, basis, source)

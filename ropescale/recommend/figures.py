@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 
-from ropescale.evals.decision.measures import basis_of, scores, source_of, tasks_of
+from ropescale.evals.decision.measures import basis_of, loss_task_of, scores, tasks_of
 from ropescale.evals.report.findings import Share
 from ropescale.evals.results import UNPATCHED, Arm, Results
 from ropescale.evals.statistics import Estimate, perplexity, perplexity_ratio
@@ -37,10 +37,10 @@ def change_between(results: Results, arm: Arm, low: int, high: int) -> Estimate 
 
 def _windows(results: Results, arm: Arm, low: int, high: int) -> Mapping[Hashable, tuple[float, int]]:
     """Window -> nats and tokens of its buckets that end after `low` and at `high` at the latest."""
-    source = source_of(tasks_of(results))
-    if source is None or not source.by_position:
+    loss_task = loss_task_of(tasks_of(results))
+    if loss_task is None or not loss_task.by_position:
         return {}
-    cells = [results.cell(arm, source.name, length) for length in sorted(results.settings.lengths, reverse=True)]
+    cells = [results.cell(arm, loss_task.name, length) for length in sorted(results.settings.lengths, reverse=True)]
     cell = next(filter(None, cells), None)
     found: dict[Hashable, tuple[float, int]] = {}
     for one in [] if cell is None else cell.samples:
