@@ -30,7 +30,7 @@ class Finite(LogitsProcessor):  # type: ignore[misc] # transformers' types are n
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc] # as above
-    """Stops each row for itself as soon as its reply holds a stop string."""
+    """Stops each row for itself as soon as its reply holds a stop string; the prompt is no part of it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt: int):
         self._tokenizer, self._stops, self._prompt = tokenizer, stops, prompt

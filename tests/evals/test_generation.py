@@ -134,6 +134,18 @@ def test_a_row_stops_at_its_own_stop_string_and_all_at_their_room(
     assert [len(tokenizer.encode(reply)) for reply in short] == [3, 3]
 
 
+def test_a_stop_string_that_begins_in_the_prompt_ends_no_reply(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Nor is one that lies in the prompt whole; the prompt is no part of what is answered."""
+    lm, prompt = RopescaleLM(model, tokenizer), TEXT[:60]
+    (free,) = lm.generate_until(prompted([prompt], until=[], max_gen_toks=12), True)
+    begun = prompt[-2:] + free[:2]
+    assert begun not in free
+    for stop in (begun, prompt[-4:]):
+        assert lm.generate_until(prompted([prompt], until=[stop], max_gen_toks=12), True) == [free.split(stop)[0]]
+
+
 def test_a_stop_string_ends_the_work(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     lm = RopescaleLM(model, tokenizer)
     (free,) = lm.generate_until(prompted(["The people of the"], until=[], max_gen_toks=60), True)
