@@ -63,10 +63,11 @@ def test_rescaled_saved_and_live_are_one_model(name: str, tmp_path: Path) -> Non
     assert rescaled.get("generation_config.json") == saved.get("generation_config.json")
     assert rescaled["model.safetensors"] == before["model.safetensors"]
     expected = logits(live)
-    for other in (opened(folder), ropescale.load(folder)):
+    loaded = ropescale.load(folder)
+    for other in (opened(folder), loaded):
         assert (logits(other) - expected).abs().max() <= 1e-6
-    assert ropescale.record(ropescale.load(folder)) == ropescale.record(live)
-    assert torch.equal(logits(ropescale.unpatch(ropescale.load(folder))), logits(family(name)))
+    assert ropescale.record(loaded) == ropescale.record(live)
+    assert torch.equal(logits(ropescale.unpatch(loaded)), logits(family(name)))
 
 
 @pytest.mark.parametrize("method", ["linear", "ntk", "by_parts", "llama3", "power"])

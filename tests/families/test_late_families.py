@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import NAMES, OLDER, config_of, family, logits, model_of, wants
+from families import NAMES, OLDER, config_of, family, in_turn, logits, model_of, wants
 from huggingface_hub.errors import StrictDataclassError
 from late import (
     CACHE,
@@ -87,18 +87,32 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
         ropescale.patch(model, "dynamic_yarn")
         assert apart(logits(model, 48), inside) < 1e-5 * max(1.0, float(inside.abs().max()))
         assert apart(logits(model), beyond) > 1e-3
-        ids = prompts(length=73)
-        whole = model(ids).logits
-        past, rows = None, []  # the first step makes the cache that this family wants
-        for piece in (ids[:, :70], *ids[:, 70:].split(1, dim=1)):
-            step = model(piece, **over(past), use_cache=True)
-            past = step[CACHE]
-            rows.append(step.logits)
-        found = torch.cat(rows, dim=1)
-        assert apart(found, whole) < 1e-5 * max(10.0, float(whole.abs().max()))
         ropescale.unpatch(model)
     assert torch.equal(logits(model), beyond)
     assert model.config.to_dict() == config
+
+
+@pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
+@pytest.mark.parametrize("name", in_turn([name for name in NAMES if name not in REFUSED], 0, 2))
+def test_a_family_decodes_over_a_cache_as_it_reads_at_once(name: str) -> None:
+    model = family(name)
+    if OLDER:  # as above
+        model.set_attn_implementation("eager")
+        if refuses(model):
+            pytest.skip("refused by this Transformers")
+    before = logits(model)
+    ropescale.patch(model, "dynamic_yarn")
+    ids = prompts(length=73)
+    whole = model(ids).logits
+    past, rows = None, []  # the first step makes the cache that this family wants
+    for piece in (ids[:, :70], *ids[:, 70:].split(1, dim=1)):
+        step = model(piece, **over(past), use_cache=True)
+        past = step[CACHE]
+        rows.append(step.logits)
+    found = torch.cat(rows, dim=1)
+    assert apart(found, whole) < 1e-5 * max(10.0, float(whole.abs().max()))
+    ropescale.unpatch(model)
+    assert torch.equal(logits(model), before)
 
 
 SHORT, LONG = [1 + pair / 10 for pair in range(8)], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import config_of, family, model_of
+from families import config_of, family, in_turn, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from unread_entries import LLAMA, YARN, measured, series, written
 
@@ -116,7 +116,8 @@ def test_a_share_stated_by_its_size_is_found_where_a_version_does_not_read_it(tm
     assert (found, len(inv_freq)) in (([], 4), (["rotary_dim"], 8))
 
 
-@pytest.mark.parametrize("name", sorted(PATCHED.intersection(CONFIG_MAPPING)))
+# tests/house/test_bars.py has every family saved, loaded and examined
+@pytest.mark.parametrize("name", in_turn(sorted(PATCHED.intersection(CONFIG_MAPPING)), 0, 3))
 def test_what_is_patched_saved_and_loaded_again_is_clean(name: str, tmp_path: Path) -> None:
     if not agrees(config_of(name)):
         return  # which the test above tells of

@@ -21,6 +21,18 @@ def llama() -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain")
+    families.family("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def source(plain: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(plain, tmp_path / "source"))
+
+
+@pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A patched model on disk."""
     folder = tmp_path_factory.mktemp("saved") / "patched"

@@ -16,6 +16,7 @@ from late import (
     TOLERANCE,
     apart,
     every_case,
+    every_method,
     no_grad,  # noqa: F401  # a fixture of every test here
     over,
     patched,
@@ -80,7 +81,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) 
             assert apart(found[number, LENGTH - length :], alone[number][:length]) < TOLERANCE
 
 
-@every_case
+@every_method
 def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
     model, ids = patched(case), prompts(length=24)
     expected = ids
@@ -148,7 +149,7 @@ def test_jumping_positions_are_read_without_a_cache_and_refused_over_one() -> No
     )
 
 
-@every_case
+@every_method
 def test_gradients_of_both_computations_agree(case: str) -> None:
     model, ids = patched(case).requires_grad_(True), prompts(length=48)
     found = []

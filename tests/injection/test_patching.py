@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import peft
@@ -13,6 +14,7 @@ from families import (
     family,
     fingerprint,
     fixed_methods,
+    in_turn,
     inv_freq_of,
     knobs_for,
     logits,
@@ -42,9 +44,9 @@ def adapter(model: torch.nn.Module) -> peft.LoraConfig:
 
 
 def test_undo_is_exact(model: PreTrainedModel) -> None:
-    """Some methods in turn, from the same starting point; each is among those of a third of the families."""
+    """Some methods in turn, from the same starting point; each is among those of a sixth of the families."""
     methods = fixed_methods(model.config.model_type)
-    undone(model, methods[NAMES.index(model.config.model_type) % 3 :: 3])
+    undone(model, methods[NAMES.index(model.config.model_type) % 6 :: 6])
 
 
 @pytest.mark.slow
@@ -67,8 +69,18 @@ def undone(model: PreTrainedModel, methods: list[str]) -> None:
 
 
 def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
+    """Some methods in turn; each is among those of a third of the families."""
+    as_native(model, NATIVE[NAMES.index(model.config.model_type) % 3 :: 3])
+
+
+@pytest.mark.slow
+def test_every_patched_method_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
+    as_native(model, NATIVE)
+
+
+def as_native(model: PreTrainedModel, methods: Sequence[str]) -> None:
     """Against a second model, built by Transformers from a config of the same parameters."""
-    for method in NATIVE:
+    for method in methods:
         with ropescale.patched(model, method, factor=4, **knobs_for(method)):
             config = copy.deepcopy(model.config)
             del config.ropescale
@@ -84,7 +96,16 @@ def spelled(family_name: str, method: str) -> str:
     return "longrope" if family_of(family_name).longrope_only and native != "default" else native
 
 
-@pytest.mark.parametrize("journey", ["through PEFT", "after deepcopy", "after a cast", "through pickle"])
+JOURNEYS = ("through PEFT", "after deepcopy", "after a cast", "through pickle")
+# Each family makes one of them by default
+TRAVELS = [
+    pytest.param(*one.values, journey, marks=one.marks)
+    for turn, journey in enumerate(JOURNEYS)
+    for one in in_turn(NAMES, turn, len(JOURNEYS))
+]
+
+
+@pytest.mark.parametrize(("model", "journey"), TRAVELS, indirect=["model"])
 def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> None:
     """Patched here, unpatched there: the result is the model that made the same journey unpatched."""
     traveller, control = copy.deepcopy(model), copy.deepcopy(model)
@@ -114,6 +135,7 @@ def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> Non
         assert ropescale.record(original) is not None
 
 
+@pytest.mark.parametrize("model", in_turn(NAMES, 2, 4), indirect=True)
 def test_patching_through_peft_is_patching_the_base(model: PreTrainedModel) -> None:
     lora = adapter(model)
     wrapped = peft.get_peft_model(copy.deepcopy(model), lora)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,23 @@ from ropescale.recipes.ulysses import Ulysses
 GEOMETRY = Geometry(rotary_dim=32, theta=1e4, original_length=128)
 
 
-def in_two_processes(kind: str, folder: Path) -> Any:
+def in_two_processes(kinds: str, folder: Path) -> dict[str, Any]:
+    """What steps of these kinds found, one after another in the same two processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = training_processes.__file__
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launch, script, kind, str(folder)], capture_output=True, text=True, env=environment
+        [sys.executable, *launch, script, kinds, str(folder)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(folder / "found.pt")
+    found: dict[str, Any] = torch.load(folder / "found.pt")
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    kinds = "trainer,ulysses" if find_spec("ringmaster") else "trainer"
+    return in_two_processes(kinds, tmp_path_factory.mktemp("two processes"))
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -50,23 +59,22 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def test_two_processes_of_ddp_with_lora_give_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_of_ddp_with_lora_give_the_gradients_of_one(tmp_path: Path, together: dict[str, Any]) -> None:
     alone = training_processes.with_trainer(tmp_path, 4)
     assert len(alone) == 2 * 7 * 4, "both halves of LoRA on every linear layer"
     assert min(one.abs().max().item() for one in alone.values()) > 1e-4
-    apart = furthest(in_two_processes("trainer", tmp_path), alone)
+    apart = furthest(together["trainer"], alone)
     print(f"gradients of two processes of DDP: {apart:.1e} apart")
     assert apart < 1e-6
 
 
-def test_ulysses_gives_the_gradients_of_one_process(tmp_path: Path) -> None:
+def test_ulysses_gives_the_gradients_of_one_process(together: dict[str, Any]) -> None:
     pytest.importorskip("ringmaster")
     alone = training_processes.with_ulysses(1)
-    together = in_two_processes("ulysses", tmp_path)
-    assert together.keys() == alone.keys() == {"packed", "whole", "pose", "uneven"}
+    assert together["ulysses"].keys() == alone.keys() == {"packed", "whole", "pose", "uneven"}
     for name, gradients in alone.items():
         scale = max(one.abs().max().item() for one in gradients.values())
-        apart = furthest(together[name], gradients) / scale
+        apart = furthest(together["ulysses"][name], gradients) / scale
         print(f"gradients of Ulysses, {name}: {apart:.1e} of the largest apart")
         assert apart < 1e-5, name
     # the control: what a batch that is read in another way gives
@@ -296,7 +304,7 @@ def test_a_recipe_ends_alike_in_one_process_and_two(kind: str, tmp_path: Path) -
         pytest.importorskip("ringmaster")
     alone = training_processes.with_recipe(tmp_path / "alone", 4)
     (tmp_path / "together").mkdir()
-    apart = furthest(in_two_processes(kind, tmp_path / "together"), alone)
+    apart = furthest(in_two_processes(kind, tmp_path / "together")[kind], alone)
     print(f"weights of a {kind} in two processes: {apart:.1e} apart")
     assert apart < 1e-5
     moved = [one.abs().max().item() for name, one in alone.items() if "lora_B" in name]  # from 0

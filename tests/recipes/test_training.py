@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,9 +139,16 @@ def test_a_run_of_other_settings_does_not_go_on(finished: dict[str, Any], place:
         run("pose", place / "whole", "--rank", "4")
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(finished: dict[str, Any], place: Path) -> None:
-    folder = place / "killed"
+@pytest.fixture(scope="module")
+def killed(place: Path) -> Path:
+    """A run of PoSE that was killed in its fourth step."""
+    folder = place / "killed in a step"
     assert launched("pose", folder, "step", 3).returncode == -9
+    return folder
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(finished: dict[str, Any], killed: Path, place: Path) -> None:
+    folder = Path(shutil.copytree(killed, place / "killed"))
     assert [one.name for one in folder.glob("checkpoint-*")] == ["checkpoint-2"]
     assert launched("pose", folder, "save", 4).returncode == -9  # resumed, and killed again while it saves
     assert (folder / UNFINISHED).exists()
@@ -177,9 +185,8 @@ def test_parameters_that_a_method_added_are_trained_saved_and_resumed(place: Pat
     assert same(weights(place / "t5-killed"), weights(place / "t5"))
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(place: Path) -> None:
-    folder = place / "disk"
-    assert launched("pose", folder, "step", 3).returncode == -9
+def test_a_full_disk_leaves_the_last_good_checkpoint(finished: dict[str, Any], killed: Path, place: Path) -> None:
+    folder = Path(shutil.copytree(killed, place / "disk"))
     done = launched("pose", folder, "full", 50_000)
     assert done.returncode == 1
     assert "CheckpointError: train: " in done.stderr

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,13 @@ if OLDER:
 def wants(name: str) -> pytest.MarkDecorator:
     """A test of one family, left out where an older Transformers does not have it."""
     return pytest.mark.skipif(OLDER and name not in CONFIG_MAPPING, reason=f"this Transformers has no {name}")
+
+
+def in_turn(names: Sequence[str], turn: int, of: int) -> list[Any]:
+    """One name of every so many, the others as slow: for tests whose turns, or another test, take in the others."""
+    return [
+        pytest.param(name, marks=() if number % of == turn else pytest.mark.slow) for number, name in enumerate(names)
+    ]
 
 
 # What the methods that have a required knob get in grids over the whole registry, for a head of `pairs` pairs

@@ -45,6 +45,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 CASES["longrope with a prefix"] = ("longrope", {**CASES["longrope with two lists"][1], "unscaled_prefix": 7})
 every_case = pytest.mark.parametrize("case", CASES)
+# For what takes seconds; a method with other knobs is read in every way all the same
+every_method = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in LATE else pytest.mark.slow) for case in CASES]
+)
 
 
 def llama() -> LlamaForCausalLM:

@@ -145,15 +145,18 @@ def with_recipe(output: Path, rows_at_a_time: int, ulysses: int = 1) -> Gradient
 
 
 if __name__ == "__main__":
-    kind, output = sys.argv[1], Path(sys.argv[2])
+    kinds, output = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    if kind.startswith("recipe"):
-        both: Any = with_recipe(output, 2) if kind == "recipe" else with_recipe(output, 4, ulysses=2)
-    elif kind == "trainer":
-        both = with_trainer(output, 2)
-    else:
-        torch.distributed.init_process_group("gloo")
-        both = with_ulysses(torch.distributed.get_world_size())
+    found: dict[str, Any] = {}
+    for kind in kinds.split(","):
+        if kind.startswith("recipe"):
+            found[kind] = with_recipe(output, 2) if kind == "recipe" else with_recipe(output, 4, ulysses=2)
+        elif kind == "trainer":
+            found[kind] = with_trainer(output, 2)
+        else:
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("gloo")
+            found[kind] = with_ulysses(torch.distributed.get_world_size())
     if torch.distributed.get_rank() == 0:
-        torch.save(both, output / "found.pt")
+        torch.save(found, output / "found.pt")
     torch.distributed.destroy_process_group()
