@@ -40,6 +40,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the searches (default: 0 1 2)")
     parser.add_argument("--factors", type=int, nargs="*", default=[8, 4], help="of the searches (default: 8 4)")
     parser.add_argument("--candidates", type=int, default=300, help="of a search (default: 300)")
+    parser.add_argument("--folder", type=Path, help="keep each search here, with its page")
     parser.add_argument("--output", type=Path, help="add the figures to this JSON file")
     return parser.parse_args()
 
@@ -93,11 +94,14 @@ def speed(rounds: int) -> dict[str, Any]:
     return figures
 
 
-def searched(factor: int, seed: int, candidates: int, compared: int) -> dict[str, Any]:
+def searched(factor: int, seed: int, candidates: int, compared: int, folder: Path | None) -> dict[str, Any]:
     """One search of the embedded model, with so many formulas beside it."""
     model, tokenizer = ropescale.load("tiny"), read_tokenizer(resolve("tiny"))
     start, wall = time.process_time(), time.perf_counter()
-    found: Found = search(model, tokenizer, factor=factor, seed=seed, candidates=candidates, compared=compared)
+    output = None if folder is None else folder / f"x{factor}-seed{seed}"
+    found: Found = search(
+        model, tokenizer, factor=factor, seed=seed, candidates=candidates, compared=compared, output=output
+    )
     told: dict[str, Any] = {
         "factor": factor,
         "seed": seed,
@@ -121,16 +125,21 @@ def main() -> None:
     arguments = parsed()
     torch.set_num_threads(1)
     stated = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.exists() else {}
+
+    def keep() -> None:
+        if arguments.output:
+            arguments.output.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
     if arguments.rounds:
         stated["speed"] = speed(arguments.rounds)
+        keep()
     for factor in arguments.factors:
         for seed in arguments.seeds:
             # every formula beside the first seed, and the best three of them beside the others
-            told = searched(factor, seed, arguments.candidates, 3 if seed else 99)
+            told = searched(factor, seed, arguments.candidates, 3 if seed else 99, arguments.folder)
             others = [one for one in stated.get("searches", []) if (one["factor"], one["seed"]) != (factor, seed)]
             stated["searches"] = sorted([*others, told], key=lambda one: (-one["factor"], one["seed"]))
-            if arguments.output:
-                arguments.output.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+            keep()
 
 
 if __name__ == "__main__":

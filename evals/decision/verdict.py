@@ -239,11 +239,13 @@ def _need(race: Race, verdict: Verdict, leader: Arm, ties: Sequence[Comparison])
 def _standing(race: Race, one: Evidence, leader: Arm, bounds: tuple[Bounds | None, Bounds | None]) -> Standing:
     arm, runs = one.arm, one.reaches
     against = race.compared.of(arm, UNPATCHED) if runs and arm != UNPATCHED else None
+    # other arms have theirs at different lengths, so that the unpatched model has read those of all
+    windows = [len(race.compared.of(other, UNPATCHED).windows) for other in race.patched] if arm == UNPATCHED else []
     return Standing(
         arm=arm,
         find=float(one.found.mean()) if runs and one.found.size else None,
         rounds=len(one.found) if one.found.size else 0,
-        windows=len(one.read),
+        windows=max(windows, default=len(one.read)),
         gain=None if against is None else against.find,
         read_gain=None if against is None else against.read,
         against_leader=tuple(race.compared.of(arm, leader).known) if runs and arm != leader else (),
