@@ -316,8 +316,14 @@ LATENT_ATTENTION = [
 ]
 
 
-@pytest.mark.parametrize("mscale", [0.707, 1.0])
-@pytest.mark.parametrize("name", LATENT_ATTENTION)
+@pytest.mark.parametrize(
+    ("name", "mscale"),
+    [
+        pytest.param(*one.values, mscale, marks=one.marks)
+        for turn, mscale in enumerate((0.707, 1.0))
+        for one in in_turn(LATENT_ATTENTION, turn, 2)
+    ],
+)
 def test_a_softmax_scale_that_was_built_in_gives_way_to_a_method_that_acts_in_attention(
     name: str, mscale: float, tmp_path: Path
 ) -> None:
