@@ -52,10 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     add = parser.add_argument
     add("model", metavar="MODEL", help=f"{MODEL}; unpatched")
-    add("--factor", type=float, metavar="X", help="target / original length")
+    add("--factor", "--factors", type=float, metavar="X", help="target / original length")
     add("--target-length", type=int, metavar="N", help="tokens wanted, instead of a factor")
     add("--space", default="pairs", metavar="NAME", help="pairs (default), critical (LongRoPE2's), or knobs")
-    add("--method", metavar="NAME", help="of --space knobs: whose knobs")
+    add("--method", "--methods", metavar="NAME", help="of --space knobs: whose knobs")
     add(
         "--ranges",
         type=json_object,

@@ -118,7 +118,7 @@ class Options:
             )
         if self.counts.needle and not self.needles:
             raise InvalidArgumentError(
-                "needles: must be at least 1 where answers count, got 0; give weights={'needle': 0} besides"
+                'needles: must be at least 1 where answers count, got 0; give weights={"needle": 0} besides'
             )
 
     @property

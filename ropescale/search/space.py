@@ -239,7 +239,7 @@ def ranges_of(name: str, geometry: Geometry, factor: float) -> dict[str, Sequenc
     if not any(len(values) > 1 for values in found.values()):
         raise InvalidArgumentError(
             f"ranges: {name} has no knob of which it is known where to look, got no ranges; give them, as in "
-            f"ranges={{'window': [16, 96]}}"
+            'ranges={"window": [16, 96]}'
         )
     return found
 

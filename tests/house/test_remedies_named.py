@@ -25,6 +25,7 @@ from ropescale.recipes import reading as recipe
 from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.options import RecipeOptions
 from ropescale.recipes.schedules import SCHEDULES
+from ropescale.search import searching
 from ropescale.spelling import Names, spelled
 
 COMMAND_LINE = "ropescale/cli/"
@@ -51,7 +52,7 @@ def public_arguments() -> frozenset[str]:
     doors += [export.export, export.patch_gguf, export.verify, adapters.merge, adapters.save_adapter, RopescaleLM]
     doors += [peft.get_peft_model, ropescale.get_method("longrope")]
     found = {name for door in doors for name in inspect.signature(door).parameters}
-    kinds = [plan.Options, RecipeOptions, DataOptions, TrainingArguments]
+    kinds = [plan.Options, searching.Options, RecipeOptions, DataOptions, TrainingArguments]
     kinds += [ropescale.get_method(name) for name in list_methods()]
     found |= {item.name for kind in kinds for item in dataclasses.fields(kind)}
     return frozenset(found | recipe.ALIASES.keys())

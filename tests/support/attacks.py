@@ -34,6 +34,7 @@ VERBS = {
     "export": "export {} {}/a --to vllm --method none",
     "eval": "eval {} --methods none --tasks passkey --lengths 128 --output {}/a",
     "recommend": "recommend {} --target-length 512 --output {}/a",
+    "search": "search {} --factor 2 --candidates 4 --output {}/a",
     "demo": "demo --model {} --output {}/a",
     "train": "train lora --model {} --factor 2 --data passkey --max-documents 4 --output {}/a",
     "verify-export": "verify-export {} --engine transformers",
