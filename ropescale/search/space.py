@@ -238,8 +238,8 @@ def ranges_of(name: str, geometry: Geometry, factor: float) -> dict[str, Sequenc
     found = {knob: KNOWN[knob](geometry, factor) for knob in own}
     if not any(len(values) > 1 for values in found.values()):
         raise InvalidArgumentError(
-            f"ranges: {name} has no knob of which it is known where to look, got no ranges; give them, as in "
-            'ranges={"window": [16, 96]}'
+            f"ranges: {name} has no knob of which it is known where to look, got no ranges; give two bounds "
+            f"for one of its knobs"
         )
     return found
 
