@@ -105,8 +105,3 @@ def _first_samples(cell: Cell, samples: int) -> Cell:
         if had[depth] <= samples:
             kept.append(sample)
     return dataclasses.replace(cell, samples=kept)
-
-
-def prompts(results: Results) -> int:
-    """How many prompts of retrieval all arms were asked together."""
-    return sum(len(cell.samples) for cell in results.cells.values() if cell.length is not None and not cell.of_losses)
