@@ -114,6 +114,20 @@ def ramp(low: float, high: float, pairs: int, dtype: torch.dtype = torch.float32
     return ((torch.arange(pairs, dtype=dtype) - low) / (high - low)).clamp(0, 1)
 
 
+def bounds_by_turns(
+    beta_fast: float, beta_slow: float, geometry: Geometry, *, truncate: bool = True
+) -> tuple[float, float]:
+    """The last pair with `beta_fast` turns and the first with `beta_slow`, as the released code of YaRN has them.
+
+    Whole pairs with `truncate`, else fractions of one.
+    """
+    low, high = pair_completing(beta_fast, geometry), pair_completing(beta_slow, geometry)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    # rotary_dim - 1 although there are half as many pairs: the released clamp, kept for equal frequencies
+    return max(low, 0), min(high, geometry.rotary_dim - 1)
+
+
 def yarn_inv_freq(
     base: Tensor,
     factor: float,
@@ -129,11 +143,7 @@ def yarn_inv_freq(
     YaRN's ramp over pair indices as all released code has it (arXiv:2309.00071, section 3.4). The blend is of
     frequencies, or of wavelengths.
     """
-    low, high = pair_completing(beta_fast, geometry), pair_completing(beta_slow, geometry)
-    if truncate:
-        low, high = math.floor(low), math.ceil(high)
-    # rotary_dim - 1 although there are half as many pairs: the released clamp, kept for equal frequencies
-    low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
+    low, high = bounds_by_turns(beta_fast, beta_slow, geometry, truncate=truncate)
     keep = 1 - ramp(low, high, geometry.pairs, base.dtype)
     if wavelengths:
         return base / ((1 - keep) * factor + keep)

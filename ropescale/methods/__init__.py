@@ -12,6 +12,7 @@ from ropescale.methods.rotation.dynamic_yarn import DynamicYaRN
 from ropescale.methods.rotation.linear import Linear
 from ropescale.methods.rotation.llama3 import Llama3
 from ropescale.methods.rotation.longrope import LongRoPE
+from ropescale.methods.rotation.mrrope import MrRoPE
 from ropescale.methods.rotation.ntk import NTKAware
 from ropescale.methods.rotation.ntk_fixed import NTKFixed
 from ropescale.methods.rotation.ntk_mixed import NTKMixed
@@ -50,6 +51,7 @@ __all__ = [
     "Llama3",
     "LongRoPE",
     "Method",
+    "MrRoPE",
     "NTKAware",
     "NTKByParts",
     "NTKFixed",

@@ -86,6 +86,7 @@ def knobs_of(name: str, geometry: Geometry, factor: float) -> SearchStrategy[dic
         "longrope": st.fixed_dictionaries(
             {"long_factor": stretches(geometry, factor)}, optional={"attention_factor": st.floats(0.5, 2)}
         ),
+        "mrrope": st.fixed_dictionaries({"variant": st.sampled_from(["pro", "uni"])}),
         "ntk_mixed": st.fixed_dictionaries({"b": st.floats(0, 3)}),
         "power": st.fixed_dictionaries({"k": st.floats(0, 2)}),
         "proportional": st.fixed_dictionaries({"partial_rotary_factor": st.one_of(st.just(1.0), below_one)}),

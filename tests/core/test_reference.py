@@ -5,6 +5,7 @@ gave the same values for the same parameters.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from ropescale.spectrum import base_inv_freq
 with_proportional = pytest.mark.skipif(
     "proportional" not in ROPE_INIT_FUNCTIONS, reason="this Transformers has no proportional rotation"
 )
-GRID: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "reference" / "spectra.json").read_text())["grid"]
+REFERENCE = Path(__file__).parents[1] / "reference"
+GRID: list[dict[str, Any]] = json.loads((REFERENCE / "spectra.json").read_text())["grid"]
 TOLERANCE = 2e-6
 RESONANT_TOLERANCE = 2e-5  # a reference that rounds wavelengths in float32 takes the other neighbour near a half
 
@@ -345,3 +347,40 @@ def test_both_layouts_of_the_pairs_turn_a_query_alike() -> None:
     halves = torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()))
     assert torch.allclose(interleaved.flatten()[to_halves], halves, rtol=0, atol=1e-12)
     assert halves.norm().item() == pytest.approx(query.norm().item(), rel=1e-12)
+
+
+MRROPE: list[dict[str, Any]] = json.loads((REFERENCE / "mrrope.json").read_text())
+
+
+@pytest.mark.parametrize("variant", ["pro", "uni"])
+@pytest.mark.parametrize("case", MRROPE, ids=lambda case: f"{case['rotary_dim']}-{case['original_length']}")
+def test_mrrope_is_that_of_the_paper_counted_turn_by_turn(case: dict[str, Any], variant: str) -> None:
+    """tests/reference/mrrope.py made the values, without ropescale."""
+    geometry = Geometry(rotary_dim=case["rotary_dim"], theta=case["theta"], original_length=case["original_length"])
+    found = get_method("mrrope")(factor=case["factor"], variant=variant).spectrum(geometry)
+    expected = torch.tensor(case["inv_freq"][variant], dtype=torch.float64)
+    assert (found.inv_freq.double() / expected - 1).abs().max().item() <= TOLERANCE
+    assert found.attention_factor == pytest.approx(case["attention_factor"], rel=0, abs=1e-9)
+
+
+def test_the_cases_of_mrrope_hold_every_kind_of_geometry() -> None:
+    turns = [
+        [
+            case["original_length"] / (2 * math.pi) * case["theta"] ** (-at / case["rotary_dim"])
+            for at in (0, case["rotary_dim"] - 2)
+        ]
+        for case in MRROPE
+    ]
+    assert len(MRROPE) == 20
+    assert any(first > 32 and last < 1 for first, last in turns)
+    assert any(1 < first < 32 for first, _ in turns)  # none is kept but the first
+    assert any(first < 1 for first, _ in turns)  # all are slowed
+    assert any(1 < last < 32 for _, last in turns)  # none is slowed by the whole factor
+    assert any(last > 32 for _, last in turns)  # none is slowed at all, or by little
+
+
+@pytest.mark.parametrize("variant", ["pro", "uni"])
+def test_where_no_pair_turns_once_mrrope_slows_all_by_the_factor(variant: str) -> None:
+    geometry = Geometry(rotary_dim=16, theta=10000.0, original_length=6)
+    spectrum = get_method("mrrope")(factor=4.0, variant=variant).spectrum(geometry)
+    assert torch.equal(spectrum.inv_freq, get_method("linear")(factor=4.0).spectrum(geometry).inv_freq)
