@@ -16,6 +16,8 @@ def card(run: Run, *, adapter: bool) -> str:
     facts = ["library_name: peft" if adapter else "library_name: transformers", "tags: [ropescale, long-context]"]
     if not local and "/" in base:
         facts.insert(0, f"base_model: {base}")
+    loss = settings.get("loss", "plain")  # runs of earlier versions do not say it
+    by = "" if loss == "plain" else f" with loss {loss}"
     kind = "A LoRA adapter" if adapter else "A model"
     load = (
         f'ropescale.load_adapter("{name}", "path/to/this/folder")'
@@ -31,7 +33,7 @@ def card(run: Run, *, adapter: bool) -> str:
         "",
         f"{kind} for {name} with {record['method']}, from {record['original_length']:,} to "
         f"{record['target_length']:,} tokens, trained for {run.steps:,} steps by `ropescale train "
-        f"{Path(str(settings['recipe'])).stem}`. Load it with ropescale, which scales positions as in training:",
+        f"{Path(str(settings['recipe'])).stem}`{by}. Load it with ropescale, which scales positions as in training:",
         "",
         "```python",
         "import ropescale",

@@ -71,6 +71,7 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
     table.add_row("model", f"{options.model}, {parameters}, in {options.dtype_name}")
     table.add_row("method", scaled)
     table.add_row("tuning", f"{options.tuning}, on from {options.adapter}" if options.adapter else options.tuning)
+    table.add_row("loss", options.loss)
     table.add_row("rows", f"{schedule.name}: {length:,} tokens, {rows:,} rows in the data")
     table.add_row(
         "steps",

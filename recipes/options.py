@@ -23,6 +23,16 @@ from ropescale.recipes.training_options import EVALUATIONS, INDIFFERENT, REFUSED
 from ropescale.request import Request, require_knobs
 
 TUNINGS = ("full", "lora", "lora_plus", "qlora")
+# Knobs of losses, and which loss each belongs to
+KNOBS = {
+    "loss_alpha": "exact",
+    "loss_gamma": "exact",
+    "loss_from": "exact",
+    "loss_short": "longce",
+    "loss_step": "longce",
+    "loss_cap": "longce",
+}
+LOSSES = ("exact", "longce", "plain")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -88,6 +98,27 @@ class RecipeOptions:
         metadata={"help": "of nope: fit the logit scale at the target length after training (DroPE)"},
     )
 
+    loss: Literal["exact", "longce", "plain"] = field(
+        default="plain",
+        metadata={
+            "help": "plain: every token counts the same; exact: tokens with a long context count more, the rarer the "
+            "more (arXiv:2605.10544); longce: tokens that long context helps count more, for one more pass "
+            "(arXiv:2410.23771)"
+        },
+    )
+    loss_alpha: float = field(default=0.15, metadata={"help": "of exact: weight that is added to a long token"})
+    loss_gamma: float = field(default=0.5, metadata={"help": "of exact: how much rarity counts, 0 for not at all"})
+    loss_from: int | None = field(
+        default=None, metadata={"help": "of exact: tokens of context from which it is long (default: a quarter row)"}
+    )
+    loss_short: int | None = field(
+        default=None, metadata={"help": "of longce: tokens of short context (default: the original length)"}
+    )
+    loss_step: int | None = field(
+        default=None, metadata={"help": "of longce: tokens between short windows (default: a quarter of loss_short)"}
+    )
+    loss_cap: float = field(default=5.0, metadata={"help": "of longce: the largest weight"})
+
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = field(
         default="auto", metadata={"help": "of the weights; auto: float32 on a CPU, else bfloat16"}
     )
@@ -120,6 +151,7 @@ class RecipeOptions:
             ("tuning", TUNINGS),
             ("schedule", SCHEDULES),
             ("content", CONTENTS),
+            ("loss", LOSSES),
             ("dtype", DTYPES),
         ):
             default = next(item.default for item in dataclasses.fields(self) if item.name == name)
@@ -132,6 +164,9 @@ class RecipeOptions:
             ("eval_passkeys", 0),
             ("length", 2),
             ("ulysses", 1),
+            ("loss_from", 1),
+            ("loss_short", 2),
+            ("loss_step", 1),
         ):
             require_at_least(f"{name}:", getattr(self, name), least)
         if not 0 <= self.lora_dropout < 1:
@@ -157,6 +192,7 @@ class RecipeOptions:
             )
         self._require_method()
         self._require_one_story()
+        self._require_loss()
 
     @property
     def method_knobs(self) -> dict[str, Any]:
@@ -247,13 +283,33 @@ class RecipeOptions:
                 f"{self.schedule!r}; leave them out"
             )
 
+    def _require_loss(self) -> None:
+        """Refuse numbers of losses that are none, knobs of another loss, and a schedule without long contexts."""
+        for name, least in (("loss_alpha", 0), ("loss_gamma", 0), ("loss_cap", 1)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                raise InvalidArgumentError(
+                    f"{name}: must be a number of at least {least}, got {value!r}; leave it out for the published one"
+                )
+        for name, loss in KNOBS.items():
+            default = next(item.default for item in dataclasses.fields(self) if item.name == name)
+            if getattr(self, name) != default and self.loss != loss:
+                raise InvalidArgumentError(
+                    f"{name}: belongs to loss {loss}, got {getattr(self, name)!r} with {self.loss!r}; leave it out"
+                )
+        if self.loss != "plain" and self.schedule == "pose":
+            raise InvalidArgumentError(
+                f"loss: {self.loss} weighs tokens by context that they see, which rows of pose do not have, got "
+                f"schedule 'pose'; use full_length, or loss plain"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A recipe with everything decided.
 
     Raises:
-        InvalidArgumentError: a target that is never looked at.
+        InvalidArgumentError: a target that is never looked at, or smoothed labels with a loss that weighs tokens.
     """
 
     name: str
@@ -270,6 +326,12 @@ class Recipe:
                     f"{name}: is looked at when the run is measured meanwhile, got eval_strategy 'no'; leave one of "
                     f"the two out"
                 )
+
+        if self.options.loss != "plain" and self.training.label_smoothing_factor:
+            raise InvalidArgumentError(
+                f"label_smoothing_factor: is of Transformers' own loss, got it with loss {self.options.loss!r}; leave "
+                f"one of the two out"
+            )
 
     @property
     def output(self) -> Path:

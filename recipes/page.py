@@ -185,6 +185,7 @@ def _provenance(run: Run) -> str:
         "command": run.command,
         "steps": f"{run.steps:,} of {run.settings['max_steps']:,}",
         "tokens read": f"{run.tokens:,}",
+        "loss": str(run.settings.get("loss", "plain")),  # which runs of earlier versions do not say
         "seconds": f"{run.seconds:,.0f} on {run.device}, {run.threads} threads",
         "parameters trained": f"{parameters['trained']:,} of {parameters['all']:,}",
         "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),

@@ -59,6 +59,7 @@ from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.seals import digest_of
 from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoints, last_whole, whole
 from ropescale.recipes.tuning import loading, tuned
+from ropescale.recipes.weighting import require_contexts, require_weighable, weighting
 from ropescale.records import saved_record
 
 RUN = "training.json"  # what is known of a run
@@ -110,6 +111,9 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
         )
     _require_same(folder, ledger, "weights", digest_of(model.named_parameters()))
     require_rows(inputs, model)
+    weighed = weighting(options, schedule, data.train)
+    if weighed is not None:
+        require_weighable(model, options.loss)
     extended = live_record(model) is not None  # a model that is trained on: what it was before is not here
     if "unpatched" not in ledger:
         ledger["unpatched"] = _noted(
@@ -135,7 +139,13 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     began = time.monotonic()
     with _quiet(), chunked_loss(trained) as chunked:
         trainer = RecipeTrainer(
-            recipe, trained, draws=draws, schedule=schedule, yardstick=measure, tokenizer=tokenizer
+            recipe,
+            trained,
+            draws=draws,
+            schedule=schedule,
+            yardstick=measure,
+            tokenizer=tokenizer,
+            weighting=weighed,
         )
         proof = trainer.proven(tried, unpatched)
         ledger["proof"] = asdict(proof)
@@ -302,8 +312,9 @@ def schedule_of(recipe: Recipe) -> Schedule:
         chunks=options.chunks,
         content=options.content,
     )
+    machines = Machines.launched(recipe.training, ulysses=options.ulysses)
     refuse_combinations(
-        Machines.launched(recipe.training, ulysses=options.ulysses),
+        machines,
         schedule,
         method=method,
         geometry=geometry,
@@ -312,6 +323,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         packing=recipe.data.packing,
         attention=options.attention,
     )
+    require_contexts(options, schedule, machines)
     return schedule
 
 

@@ -38,6 +38,7 @@ from ropescale.recipes.seals import fault, seal
 from ropescale.recipes.separation import Separation
 from ropescale.recipes.tuning import unpack
 from ropescale.recipes.ulysses import Ulysses
+from ropescale.recipes.weighting import Weighting
 from ropescale.wrappers import bare
 
 UNFINISHED = ".unfinished"  # folder of checkpoints that are being written
@@ -56,6 +57,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         schedule: Schedule,
         yardstick: Yardstick,
         tokenizer: Any,
+        weighting: Weighting | None = None,
     ):
         super().__init__(
             model=model,
@@ -80,7 +82,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
                 f"{type(self.separation.stateful[0]).__name__} and rows cut among {shards} processes, which would "
                 f"each begin anew; do not cut rows"
             )
-        self._schedule = schedule
+        self._schedule, self._weighting = schedule, weighting
         self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
 
     def proven(self, ids: Tensor, unpatched: list[Tensor] | None) -> Proof:
@@ -135,13 +137,17 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         Raises:
             RopescaleError: the loss is not a number.
         """
-        if self.recipe.options.tuning == "qlora":
-            unpack(self.model)
         inputs = dict(inputs)
         documents, short = (
             None if tensor is None else tensor.to(self.args.device)
             for tensor in (inputs.pop(DOCUMENTS, None), inputs.pop(SHORT, None))
         )
+        if self._weighting is not None:
+            ids = inputs["input_ids"]
+            of_rows = torch.zeros_like(ids) if documents is None else documents
+            inputs["token_weights"] = self._weighting.weights(self.model, ids, of_rows)
+        if self.recipe.options.tuning == "qlora":
+            unpack(self.model)
         with ExitStack() as stack:
             if self._ulysses is not None:  # whose attention reads boundaries from positions
                 stack.enter_context(self._ulysses.sharing())

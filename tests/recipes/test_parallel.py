@@ -250,6 +250,12 @@ def test_what_would_silently_be_wrong_is_refused(name: str) -> None:
         ({"PARALLELISM_CONFIG_CP_SIZE": "8"}, [], "packing: rows cut among processes are read without a mask"),
         ({"WORLD_SIZE": "4"}, ["--ulysses=2"], "ulysses: must be the number of processes (4)"),
         ({"PARALLELISM_CONFIG_SP_SIZE": "2"}, ["--log_n=true"], "method: what acts when attention reads"),
+        (
+            {"PARALLELISM_CONFIG_CP_SIZE": "2"},
+            ["--packing=false", "--loss=longce"],
+            "loss: what weighs tokens by their context needs whole rows, got 'longce' and rows cut among 2 processes",
+        ),
+        ({"WORLD_SIZE": "2"}, ["--ulysses=2", "--loss=exact"], "loss: what weighs tokens by their context needs"),
         ({}, ["--attention=flash_attention_2"], "attention: flash attention is told of documents in a row"),
     ],
 )
@@ -298,11 +304,11 @@ def test_heads_that_cannot_be_shared_are_refused() -> None:
 
 
 @pytest.mark.slow  # three whole runs
-@pytest.mark.parametrize("kind", ["recipe", "recipe with ulysses"])
+@pytest.mark.parametrize("kind", ["recipe lora", "recipe exact", "recipe longce", "recipe lora with ulysses"])
 def test_a_recipe_ends_alike_in_one_process_and_two(kind: str, tmp_path: Path) -> None:
-    if kind != "recipe":
+    if "ulysses" in kind:
         pytest.importorskip("ringmaster")
-    alone = training_processes.with_recipe(tmp_path / "alone", 4)
+    alone = training_processes.with_recipe(kind.split()[1], tmp_path / "alone", 4)
     (tmp_path / "together").mkdir()
     apart = furthest(in_two_processes(kind, tmp_path / "together")[kind], alone)
     print(f"weights of a {kind} in two processes: {apart:.1e} apart")

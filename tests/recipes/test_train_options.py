@@ -44,6 +44,7 @@ BASE: dict[str, Any] = {
 DATA: dict[str, Any] = {"data": ["{texts}", "{other}"]}
 POSE: dict[str, Any] = {"schedule": "pose", "factor": 4, "length": 96}
 ASKED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+LONGCE: dict[str, Any] = {"loss": "longce", "loss_short": 32}
 NOPE: dict[str, Any] = {"method": "nope", "schedule": "full_length"}
 
 
@@ -77,6 +78,13 @@ CASES: dict[str, Case] = {
     "chunks": Case(3, POSE),
     "content": Case("contiguous", POSE),
     "fit_logit_scale": Case("true", NOPE),
+    "loss": Case("exact"),
+    "loss_alpha": Case(0.5, {"loss": "exact"}),
+    "loss_gamma": Case(2, {"loss": "exact"}),
+    "loss_from": Case(8, {"loss": "exact"}),
+    "loss_short": Case(16, LONGCE),
+    "loss_step": Case(4, LONGCE),
+    "loss_cap": Case(1.01, LONGCE),
     "dtype": Case("bfloat16"),
     "attention": Case("eager", {"data": "{texts}", "packing": "true"}),
     "ulysses": Case(2, refused="ulysses"),

@@ -119,8 +119,8 @@ def with_ulysses(processes: int) -> dict[str, Gradients]:
     return found
 
 
-def with_recipe(output: Path, rows_at_a_time: int, ulysses: int = 1) -> Gradients:
-    """What three steps of the shipped recipe for LoRA leave in the adapter."""
+def with_recipe(recipe: str, output: Path, rows_at_a_time: int, ulysses: int = 1) -> Gradients:
+    """What three steps of a shipped recipe with LoRA leave in the adapter."""
     given = {
         "model": "tiny",
         "data": "passkey",
@@ -138,7 +138,7 @@ def with_recipe(output: Path, rows_at_a_time: int, ulysses: int = 1) -> Gradient
         "cache_dir": output / "cache",
         "output_dir": output / "run",
     }
-    told = run(read_recipe("lora", [f"--{name}={value}" for name, value in given.items()]), "a test")
+    told = run(read_recipe(recipe, [f"--{name}={value}" for name, value in given.items()]), "a test")
     assert told["tokens"] == 3 * 4 * 512
     # the first process has written it
     return {} if int(os.environ.get("RANK", "0")) else load_file(output / "run" / "adapter_model.safetensors")
@@ -150,7 +150,8 @@ if __name__ == "__main__":
     found: dict[str, Any] = {}
     for kind in kinds.split(","):
         if kind.startswith("recipe"):
-            found[kind] = with_recipe(output, 2) if kind == "recipe" else with_recipe(output, 4, ulysses=2)
+            shares = {"rows_at_a_time": 4, "ulysses": 2} if "ulysses" in kind else {"rows_at_a_time": 2}
+            found[kind] = with_recipe(kind.split()[1], output, **shares)
         elif kind == "trainer":
             found[kind] = with_trainer(output, 2)
         else:
