@@ -166,6 +166,20 @@ def blended_by_turns(base: Tensor, factor: float, low: float, high: float, geome
     return torch.where(between, blend, kept_or_slowed)
 
 
+def tapered(inv_freq: Tensor, pairs: int) -> Tensor:
+    """[pairs] float64: the last `pairs` frequencies times (1 + cos(pi k / (pairs - 1))) / 2, for k from 0.
+
+    Clipped RoPE (arXiv:2602.05258, published as CoPE; 20 of 64 pairs, after a theta of 1e7 and before training). It is
+    the inverse frequency that falls, and no share of the score: the last pair goes without position, and its product
+    counts in full. The first has a weight of 1, so a taper over one pair changes nothing, as in the authors' code.
+    """
+    if pairs < 2:
+        return inv_freq.double()
+    weights = torch.ones(len(inv_freq), dtype=torch.float64)
+    weights[-pairs:] = (1 + torch.linspace(0, math.pi, pairs, dtype=torch.float64).cos()) / 2
+    return inv_freq * weights
+
+
 def resonant(inv_freq: Tensor) -> Tensor:
     """[pairs]: wavelengths rounded to whole tokens, half to even, so that features repeat exactly.
 

@@ -70,7 +70,7 @@ def spelling(part: Part, method: FixedMethod, geometry: Geometry) -> dict[str, A
         if parameters["rope_type"] == "default":  # which has no softmax scale
             parameters = method.pair_by_pair(geometry) | kept
         parameters |= sharper
-    if pretrained_proportional(config) and method.name == "linear" and not method.resonance and method.factor != 1:
+    if pretrained_proportional(config) and method.name == "linear" and not method.modified and method.factor != 1:
         # the one scaling that Transformers has for it
         parameters = {**config.rope_parameters, "factor": method.factor}
     if getattr(part.whole, "is_heterogeneous", False) and parameters["rope_type"] == "longrope":

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ropescale.checks import as_float, require_flag
+from ropescale.checks import as_float, require_flag, require_whole
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.listing import unknown_method
 from ropescale.registry import entered
-from ropescale.spectrum import Spectrum, base_inv_freq, resonant, theta_inv_freq, theta_series
+from ropescale.spectrum import Spectrum, base_inv_freq, resonant, tapered, theta_inv_freq, theta_series
 
 _METHODS: dict[str, type["Method"]] = {}
 _KINDS: list[type["Method"]] = []
@@ -144,6 +144,9 @@ class FixedMethod(Method):
     Laws, tested for every registered method: `spectrum` is the identity at factor 1, its frequencies strictly
     descend, and every pair's stretch lies within [1, factor]. What a method does not obey it declares in
     `lawless`, with the reason.
+
+    Two knobs go with every method. `resonance` rounds wavelengths (`ropescale.spectrum.resonant`); `clipped` lets the
+    frequencies of that many of the slowest pairs fall to 0 (`ropescale.spectrum.tapered`), before they are rounded.
     """
 
     abstract: ClassVar[bool] = True
@@ -152,6 +155,7 @@ class FixedMethod(Method):
 
     factor: float  # target length / original length, at least 1
     resonance: bool = False  # round wavelengths to whole tokens
+    clipped: int = 0  # pairs, the slowest, whose frequencies fall along a cosine to 0
 
     @classmethod
     def require_definition(cls) -> None:
@@ -169,11 +173,32 @@ class FixedMethod(Method):
     def __post_init__(self) -> None:
         self.require_number("factor", at_least=1, at_most=LONGEST, hint="1 leaves the model as it is")
         require_flag(f"{self.name}: resonance", self.resonance, default=False)
-        if self.resonance and type(self).spectrum is not FixedMethod.spectrum:
-            raise InvalidArgumentError(
-                f"{self.name}: resonance must be False for a method that defines spectrum itself, got True; "
-                f"define inv_freq instead"
-            )
+        require_whole(
+            f"{self.name}: clipped",
+            self.clipped,
+            0,
+            LONGEST,
+            rule="a whole number of pairs, of at least 0",
+            remedy="leave it out for none",
+        )
+        for knob, off in (("resonance", False), ("clipped", 0)):
+            if getattr(self, knob) != off and type(self).spectrum is not FixedMethod.spectrum:
+                raise InvalidArgumentError(
+                    f"{self.name}: {knob} must be {off} for a method that defines spectrum itself, got "
+                    f"{getattr(self, knob)}; define inv_freq instead"
+                )
+
+    @property
+    def modified(self) -> bool:
+        """Whether resonance or a taper changes what `inv_freq` gives, so that no formula of the method states it."""
+        return self.resonance or self.clipped > 1
+
+    def knobs(self) -> dict[str, Any]:
+        """As `Method.knobs`; without `clipped` where it is 0, as earlier versions read it."""
+        values = super().knobs()
+        if not self.clipped:
+            del values["clipped"]
+        return values
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         """[pairs], in the dtype of `base`: the rescaled inverse frequencies; pure."""
@@ -220,6 +245,13 @@ class FixedMethod(Method):
                 f"{self.name}: inv_freq must return a tensor with one entry per pair ({geometry.pairs}), got {shown}; "
                 f"correct the method"
             )
+        if self.clipped > geometry.pairs:
+            raise InvalidArgumentError(
+                f"{self.name}: clipped must be at most the pairs of a head ({geometry.pairs}), got {self.clipped}; "
+                f"give fewer"
+            )
+        if self.clipped:
+            rescaled = tapered(rescaled, self.clipped)
         return Spectrum(
             (resonant(rescaled) if self.resonance else rescaled).float(),
             self.attention_factor_for(geometry) * geometry.attention_factor,
@@ -227,10 +259,13 @@ class FixedMethod(Method):
 
     def laws_broken(self) -> dict[str, str]:
         """Law -> reason, of this instance."""
-        if not self.resonance:
-            return self.lawless
-        reason = "rounding a wavelength to whole tokens moves it to either side"
-        return {"identity": reason, "descending": reason, "stretch": reason}
+        broken = dict(self.lawless)
+        if self.clipped > 1:
+            broken |= dict.fromkeys(("identity", "stretch"), "clipped pairs lose their position")
+        if self.resonance:
+            reason = "rounding a wavelength to whole tokens moves it to either side"
+            broken |= dict.fromkeys(("identity", "descending", "stretch"), reason)
+        return broken
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
         """How Transformers spells this spectrum in config.json, so that a saved model loads without ropescale.
@@ -264,9 +299,9 @@ class FixedMethod(Method):
     def native_rope_parameters(self, geometry: Geometry, rope_type: str, **keys: Any) -> dict[str, Any]:
         """The spectrum as a native type with these keys, or pair by pair where that type would not be exact.
 
-        A native type is exact on theta's own base, without resonance, and at a factor that changes something.
+        A native type is exact on theta's own base, without a modifier, and at a factor that changes something.
         """
-        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
+        if self.modified or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
             return self.pairwise_rope_parameters(geometry)
         return {"rope_type": rope_type, "rope_theta": geometry.theta, "factor": self.factor, **keys}
 

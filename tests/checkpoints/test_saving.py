@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,10 +163,10 @@ def test_load_brings_it_back_patched_and_unpatch_takes_it_out(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("method", FIXED)
-@pytest.mark.parametrize("resonance", [False, True], ids=["plain", "resonance"])
-def test_load_gives_the_same_logits_for_every_method(method: str, resonance: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("modifier", [{}, {"resonance": True}, {"clipped": 4}], ids=["plain", "resonance", "clipped"])
+def test_load_gives_the_same_logits_for_every_method(method: str, modifier: dict[str, Any], tmp_path: Path) -> None:
     model = family("llama")
-    ropescale.patch(model, method, factor=4, resonance=resonance, **knobs_for(method))
+    ropescale.patch(model, method, factor=4, **modifier, **knobs_for(method))
     model.save_pretrained(tmp_path)
     loaded = ropescale.load(str(tmp_path))
     assert torch.equal(logits(loaded), logits(model))

@@ -175,7 +175,7 @@ def test_the_list_of_methods_is_the_registry(capsys, monkeypatch):
     rows = [line.split()[1] for line in table.splitlines() if line.startswith("│")]
     assert [name for name in rows if name != "│"] == list_methods()  # a long row goes on below
     assert "beta_fast=32.0, beta_slow=1.0" in table
-    assert "and of every method: factor, resonance=False" in table
+    assert "and of every method: factor, resonance=False, clipped=0" in table
 
 
 @pytest.mark.parametrize(

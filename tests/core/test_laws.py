@@ -110,13 +110,17 @@ def knobs_of(name: str, geometry: Geometry, factor: float) -> SearchStrategy[dic
 
 
 @st.composite
-def cases(draw: DrawFn, name: str, resonance: bool | None = None) -> tuple[FixedMethod, Geometry]:
-    """An instance of the method and a geometry that it fits."""
+def cases(
+    draw: DrawFn, name: str, resonance: bool | None = None, clipped: bool | None = None
+) -> tuple[FixedMethod, Geometry]:
+    """An instance of the method and a geometry that it fits; a taper in one of four unless it is said."""
     geometry, factor = draw(geometries()), draw(factors)
     assume(name != "ntk" or geometry.pairs > 1)  # refused by name: tests/house/test_messages_without_model.py
     knobs = draw(knobs_of(name, geometry, factor))
     resonates = draw(st.booleans()) if resonance is None else resonance
-    return get_method(name)(factor=factor, resonance=resonates, **knobs), geometry
+    tapers = draw(st.integers(0, 3)) == 3 if clipped is None else clipped
+    pairs = draw(st.integers(1, geometry.pairs)) if tapers else 0
+    return get_method(name)(factor=factor, resonance=resonates, clipped=pairs, **knobs), geometry
 
 
 def stretch_of(spectrum: Spectrum, geometry: Geometry) -> Tensor:
@@ -256,7 +260,7 @@ def test_resonant_wavelengths_are_whole_numbers_of_tokens(name: str, data: DataO
 @given(data=st.data())
 @quick
 def test_resonance_moves_a_wavelength_by_half_a_token_at_most(name: str, data: DataObject) -> None:
-    resonant, geometry = data.draw(cases(name, resonance=True))
+    resonant, geometry = data.draw(cases(name, resonance=True, clipped=False))
     assume(resonant.factor > 1)
     plain = type(resonant)(**{**resonant.knobs(), "resonance": False})
     moved = resonant.spectrum(geometry)
@@ -269,6 +273,22 @@ def test_resonance_moves_a_wavelength_by_half_a_token_at_most(name: str, data: D
     after = 2 * math.pi / moved.inv_freq[turning].double()
     # half a token, and what float32 leaves of the wavelength
     assert bool(((after - before).abs() <= 0.5 + 1e-7 * before).all())
+
+
+@every_method
+@given(data=st.data())
+@quick
+def test_a_taper_leaves_fast_pairs_to_the_bit_and_the_last_without_position(name: str, data: DataObject) -> None:
+    clipped, geometry = data.draw(cases(name, resonance=False, clipped=True))
+    assume(clipped.factor > 1)  # at 1 the plain one is the base, whatever its knobs
+    plain = type(clipped)(**{**clipped.knobs(), "clipped": 0})
+    assert "clipped" not in plain.knobs()  # what earlier versions wrote
+    before, after = plain.spectrum(geometry), clipped.spectrum(geometry)
+    first = geometry.pairs - clipped.clipped
+    assert after.attention_factor == before.attention_factor
+    assert torch.equal(after.inv_freq[: first + 1], before.inv_freq[: first + 1])
+    assert bool((after.inv_freq <= before.inv_freq).all())
+    assert clipped.clipped == 1 or after.inv_freq[-1].item() == 0
 
 
 BROKEN: dict[str, Callable[[FixedMethod, Geometry], bool]] = {
@@ -285,25 +305,26 @@ def test_only_laws_that_exist_are_declared_broken_and_with_a_reason(name: str) -
     assert all(declared.values())
 
 
-# (method, law, whether resonant): a resonant instance of any method declares every law broken
+# (method, law, modifier): a resonant instance of any method declares every law broken, a clipped one two
 DECLARED = [
-    *((name, law, False) for name in families.FIXED for law in get_method(name).lawless),
-    *((name, law, True) for name in families.FIXED for law in sorted(LAWS)),
+    *((name, law, "") for name in families.FIXED for law in get_method(name).lawless),
+    *((name, law, "resonant") for name in families.FIXED for law in sorted(LAWS)),
+    *((name, law, "clipped") for name in families.FIXED for law in sorted(LAWS - {"descending"})),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "law", "resonance"),
+    ("name", "law", "modifier"),
     DECLARED,
-    ids=[f"{law} by {'resonant ' if resonance else ''}{name}" for name, law, resonance in DECLARED],
+    ids=[f"{law} by {modifier} {name}".replace("  ", " ") for name, law, modifier in DECLARED],
 )
-def test_a_law_declared_broken_is_broken_by_some_instance(name: str, law: str, resonance: bool) -> None:
+def test_a_law_declared_broken_is_broken_by_some_instance(name: str, law: str, modifier: str) -> None:
     def breaks(case: tuple[FixedMethod, Geometry]) -> bool:
         return law in case[0].laws_broken() and BROKEN[law](*case)
 
     try:
         find(
-            cases(name, resonance=resonance),
+            cases(name, resonance=modifier == "resonant", clipped=modifier == "clipped"),
             breaks,
             settings=settings(quick, max_examples=400, phases=[Phase.generate]),
         )
@@ -314,7 +335,8 @@ def test_a_law_declared_broken_is_broken_by_some_instance(name: str, law: str, r
 @every_method
 def test_every_knob_of_a_method_is_named_and_typed(name: str) -> None:
     knobs = {item.name: item for item in fields(get_method(name))}
-    assert {"factor", "resonance"} <= set(knobs)
+    assert {"factor", "resonance", "clipped"} <= set(knobs)
     assert knobs["factor"].default is MISSING
     assert knobs["resonance"].default is False
+    assert knobs["clipped"].default == 0
     assert all(item.kw_only and item.init for item in knobs.values())

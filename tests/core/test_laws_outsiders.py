@@ -120,6 +120,11 @@ def test_resonance_comes_with_inv_freq_and_is_refused_with_spectrum(registered: 
     assert str(refusal.value) == (
         "sharper: resonance must be False for a method that defines spectrum itself, got True; define inv_freq instead"
     )
+    with pytest.raises(ropescale.RopescaleError) as refusal:
+        defined(factor=4.0, clipped=2)
+    assert str(refusal.value) == (
+        "sharper: clipped must be 0 for a method that defines spectrum itself, got 2; define inv_freq instead"
+    )
 
 
 def test_every_method_is_one_of_the_two_kinds_of_the_root() -> None:

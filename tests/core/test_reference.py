@@ -384,3 +384,26 @@ def test_where_no_pair_turns_once_mrrope_slows_all_by_the_factor(variant: str) -
     geometry = Geometry(rotary_dim=16, theta=10000.0, original_length=6)
     spectrum = get_method("mrrope")(factor=4.0, variant=variant).spectrum(geometry)
     assert torch.equal(spectrum.inv_freq, get_method("linear")(factor=4.0).spectrum(geometry).inv_freq)
+
+
+CLIPPED: list[dict[str, Any]] = json.loads((REFERENCE / "clipped.json").read_text())
+
+
+@pytest.mark.parametrize("case", CLIPPED, ids=lambda case: f"{case['clipped']} of {case['rotary_dim'] // 2}")
+def test_clipped_pairs_fall_along_a_cosine_after_theta_was_raised(case: dict[str, Any]) -> None:
+    """tests/reference/clipped.py made the values, without ropescale."""
+    geometry = Geometry(rotary_dim=case["rotary_dim"], theta=10000.0, original_length=2048)
+    found = get_method("abf")(factor=4.0, theta=case["theta"], clipped=case["clipped"]).spectrum(geometry)
+    expected = torch.tensor(case["inv_freq"], dtype=torch.float64)
+    assert torch.equal(found.inv_freq == 0, expected == 0)
+    turning = expected > 0
+    assert (found.inv_freq.double()[turning] / expected[turning] - 1).abs().max().item() <= TOLERANCE
+    assert found.attention_factor == 1.0
+
+
+def test_the_cases_of_clipped_pairs_hold_one_pair_all_pairs_and_between() -> None:
+    taken = [(case["clipped"], case["rotary_dim"] // 2) for case in CLIPPED]
+    assert len(CLIPPED) == 20
+    assert any(1 < clipped < pairs for clipped, pairs in taken)
+    assert any(clipped == pairs for clipped, pairs in taken)
+    assert any(clipped == 1 for clipped, _ in taken)

@@ -66,7 +66,7 @@ def test_an_engine_computes_what_the_patched_model_computes(
 
 
 KNOBS = [
-    *(pytest.param("gguf", name, {}) for name in ("attention factor", "betas", "mscale")),
+    *(pytest.param("gguf", name, {}) for name in ("attention factor", "betas", "clipped", "mscale")),
     *(pytest.param("gguf", name, {}, marks=pytest.mark.slow) for name in ("resonance", "truncate", "turns")),
     *(pytest.param("mlx", name, {}, marks=in_mlx) for name in ("attention factor", "mscale")),
     pytest.param("mlx", "turns", {"attention_factor": 1.0}, marks=in_mlx),  # its divisors come without one

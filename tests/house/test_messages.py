@@ -25,7 +25,7 @@ from ropescale.errors import (
     UnknownMethodError,
 )
 
-YARN_KNOBS = "attention_factor, beta_fast, beta_slow, mscale, mscale_all_dim, ramp, resonance, truncate"
+YARN_KNOBS = "attention_factor, beta_fast, beta_slow, clipped, mscale, mscale_all_dim, ramp, resonance, truncate"
 
 
 def factor_refused(name: str, value: Any, shown: str) -> Wrong:
@@ -212,6 +212,18 @@ ARGUMENTS = [
         patching("linear", factor=4, resonance=1),
         InvalidArgumentError,
         "linear: resonance must be True or False, got 1; leave it out for False",
+    ),
+    Wrong(
+        "a part of a clipped pair",
+        patching("linear", factor=4, clipped=1.5),
+        InvalidArgumentError,
+        "linear: clipped must be a whole number of pairs, of at least 0, got 1.5; leave it out for none",
+    ),
+    Wrong(
+        "more clipped pairs than a head has",
+        patching("linear", factor=4, clipped=40),
+        InvalidArgumentError,
+        "linear: clipped must be at most the pairs of a head (8), got 40; give fewer",
     ),
     Wrong(
         "beta_fast below beta_slow",

@@ -51,6 +51,7 @@ NOPE = 1e-4
 VARIANTS: dict[str, dict[str, Any]] = {
     "attention factor": {"attention_factor": 1.0},
     "betas": {"beta_fast": 16.0, "beta_slow": 2.0},
+    "clipped": {"clipped": 12},
     "resonance": {"resonance": True},
     "truncate": {"truncate": False},
     "turns": {"ramp": "turns"},

@@ -35,6 +35,6 @@ class ABF(FixedMethod, name="abf"):
         return base * rescaled / theta_inv_freq(geometry.theta, geometry.rotary_dim, base.dtype)
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1:
+        if self.modified or geometry.inv_freq or geometry.attention_factor != 1:
             return self.pairwise_rope_parameters(geometry)
         return {"rope_type": "default", "rope_theta": self.theta}

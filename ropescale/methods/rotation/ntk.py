@@ -39,6 +39,6 @@ class NTKAware(FixedMethod, name="ntk"):
         return base * rescaled / theta_inv_freq(geometry.theta, geometry.rotary_dim, base.dtype)
 
     def rope_parameters(self, geometry: Geometry) -> dict[str, Any]:
-        if self.resonance or geometry.inv_freq or geometry.attention_factor != 1:
+        if self.modified or geometry.inv_freq or geometry.attention_factor != 1:
             return self.pairwise_rope_parameters(geometry)
         return {"rope_type": "default", "rope_theta": self.theta_for(geometry)}

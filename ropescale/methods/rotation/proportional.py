@@ -31,7 +31,7 @@ class Proportional(FixedMethod, name="proportional"):
         self.require_number("partial_rotary_factor", above=0, at_most=1)
 
     def laws_broken(self) -> dict[str, str]:
-        return super().laws_broken() if self.resonance or self.partial_rotary_factor < 1 else {}
+        return super().laws_broken() if self.modified or self.partial_rotary_factor < 1 else {}
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         # floored, as Transformers does
