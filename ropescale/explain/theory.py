@@ -180,7 +180,11 @@ def view(method: Method | None, geometry: Geometry, *, length: int, distances: T
     bias = acting.bias(base, distances[None, :], heads, learned)
     scale = acting.query_scale(base, query)
     attention_factor, query_scale = float(factor[0]), 1.0 if scale is None else float(scale[0])
-    rotated = 2 * attention_factor**2 * similarity(inv_freq[0].double(), seen)
+    cosines = [
+        acting.angles(base, query[:, None], (query - part)[None], apart[None], inv_freq.double())[0].cos().sum(-1)
+        for part, apart in zip(_parts(distances), _parts(seen), strict=True)
+    ]
+    rotated = 2 * attention_factor**2 * torch.cat(cosines)
     score = query_scale * (rotated + geometry.head_dim - geometry.rotary_dim) / math.sqrt(geometry.head_dim)
     if bias is not None:
         score = score + bias.double().amax(dim=0)[0]

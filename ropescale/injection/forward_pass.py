@@ -177,7 +177,8 @@ class ForwardPass:
             else:
                 every, low, high = slots
                 at, spectrum = region.key(self.keys(every)[:, low:high]), region.key_spectrum or region.spectrum
-            angles = at[:, None, :, None].float() * spectrum.inv_freq.to(at.device)
+            each = at if at.dim() > 2 else at[..., None]  # a place for every pair, or one for all
+            angles = each[:, None].float() * spectrum.inv_freq.to(at.device)
             factor = spectrum.attention_factor
             self._waves[key] = angles.cos() * factor, angles.sin() * factor
         return self._waves[key]
@@ -241,11 +242,11 @@ class Blocks:
         self._queries, self._keys = queries, keys
         self._start, self._stop = region.start(queries), region.stop(queries)
         self._outside: dict[tuple[int, int, int], Tensor] = {}
-        n, slots = queries.shape[1], keys.shape[1]
+        n = queries.shape[1]
         self.blocks: dict[int, Block] = {}  # by their first query
         for first in range(0, n, size):
             last = min(first + size, n)
-            bounds = self._bounds(first, last) if contiguous else (0, slots, 0, 0)
+            bounds = self._bounds(first, last) if contiguous else self._whole(first, last)
             if bounds is not None:
                 low, high, inner_low, inner_high = bounds
                 self.blocks[first] = Block(
@@ -264,6 +265,12 @@ class Blocks:
             (lows[some].min(), highs[some].max(), lows.max(), highs.min())
         ).tolist()
         return (low, high, inner_low, inner_high) if inner_low < inner_high else (low, high, low, low)
+
+    def _whole(self, first: int, last: int) -> tuple[int, int, int, int] | None:
+        """Every slot, where it is not known which of them the queries see; None where no position is of the region."""
+        reached = self._start[:, first:last] < self._stop[:, first:last]
+        known = not torch.compiler.is_compiling()  # a graph cannot ask
+        return None if known and not bool(reached.any()) else (0, self._keys.shape[1], 0, 0)
 
     @property
     def span(self) -> tuple[int, int]:

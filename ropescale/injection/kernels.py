@@ -50,19 +50,27 @@ class Call:
         return self.softcap is None and self.sinks is None
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
-    """[..., head_dim] vectors with their first pairs, or their last, turned; cos and sin are [..., pairs]."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str, *, fused: bool = False) -> Tensor:
+    """[..., head_dim] vectors with their first pairs, or their last, turned; cos and sin are [..., pairs].
+
+    To the bit what Transformers gives, unless `fused`: products are then added without being rounded first.
+    """
     pairs = cos.shape[-1]
     if layout.endswith(AT_THE_END):
         rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
-        made = rotate(turned, cos, sin, layout.removesuffix(AT_THE_END))
+        made = rotate(turned, cos, sin, layout.removesuffix(AT_THE_END), fused=fused)
         return torch.cat((rest.expand(*made.shape[:-1], -1), made), dim=-1)
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout != "interleaved":
         sin = -sin if layout == "reversed" else sin
         made = turned * torch.cat((cos, cos), dim=-1)  # in place from here on: half the memory that is touched
-        made[..., :pairs].addcmul_(turned[..., pairs:], sin, value=-1)
-        made[..., pairs:].addcmul_(turned[..., :pairs], sin)
+        first, second = made[..., :pairs], made[..., pairs:]
+        if fused:
+            first.addcmul_(turned[..., pairs:], sin, value=-1)
+            second.addcmul_(turned[..., :pairs], sin)
+        else:
+            first.sub_(turned[..., pairs:] * sin)
+            second.add_(turned[..., :pairs] * sin)
     else:
         one, other = turned[..., 0::2], turned[..., 1::2]
         made = torch.stack((one * cos - other * sin, other * cos + one * sin), dim=-1).flatten(-2)
@@ -121,32 +129,31 @@ def blockwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tens
         and plans[0].plain
         and (call.mask is not None or n == slots)
     )
-    turned = [
-        (
-            plan,
-            plan.span[0],
-            _keys(forward_pass, plan.region, key, (slots, *((0, slots) if plain else plan.span)), call),
-        )
-        for plan in plans
-    ]
     if plain:
-        return _fused(_queries(forward_pass, plans[0].region, query, 0, n, call), turned[0][2], value, call, call.mask)
+        key = _keys(forward_pass, plans[0].region, key, (slots, 0, slots), call)
+        return _fused(_queries(forward_pass, plans[0].region, query, 0, n, call), key, value, call, call.mask)
+    turned: dict[int, Tensor] = {}  # by plan: rotated at the last block that reads them, let go after the first
     read = _merged_by_log_sum if apart else _at_once
     outs: dict[int, Tensor] = {}
     # in the layout that the caller wants, so that nothing of this size has to exist twice
     made = query.new_empty(batch, n, key_heads, groups, value.shape[3]).permute(0, 2, 3, 1, 4) if apart else None
     for first in reversed(range(0, n, size)):  # the largest first: later ones fit where it was
         last = min(first + size, n)
-        tiles = [
-            Tile(
-                plan=plan,
-                block=plan.blocks[first],
-                query=_queries(forward_pass, plan.region, query, first, last, call),
-                key=keys[:, :, plan.blocks[first].low - offset : plan.blocks[first].high - offset],
+        tiles = []
+        for plan in (plan for plan in plans if first in plan.blocks):
+            block, (low, high) = plan.blocks[first], plan.span
+            if id(plan) not in turned:
+                turned[id(plan)] = _keys(forward_pass, plan.region, key, (slots, low, high), call)
+            tiles.append(
+                Tile(
+                    plan=plan,
+                    block=block,
+                    query=_queries(forward_pass, plan.region, query, first, last, call),
+                    key=turned[id(plan)][:, :, block.low - low : block.high - low],
+                )
             )
-            for plan, offset, keys in turned
-            if first in plan.blocks
-        ]
+            if first == min(plan.blocks):
+                del turned[id(plan)]
         out = read(forward_pass, tiles, query[:, :, :, first:last], value, call)
         if made is None:
             outs[first] = out
@@ -305,7 +312,8 @@ def pairwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tenso
         if call.layout is None:
             visible = pairs.distance >= 0
         elif pairs.cos is not None and pairs.sin is not None:
-            keys = rotate(keys, pairs.cos.to(key.dtype), pairs.sin.to(key.dtype), call.layout)
+            cos, sin = pairs.cos.to(key.dtype), pairs.sin.to(key.dtype)
+            keys = rotate(keys, cos, sin, call.layout, fused=True)
         mask = _cut(call.mask, first, first + count, 0, slots)
         if count == 1 and call.fusible and late.method.scores_are_products:  # one rotation of the keys serves it
             outs.append(_fused(queries, keys[:, :, 0], value, call, _seen(mask, pairs, visible)))

@@ -23,7 +23,10 @@ from ropescale.methods.rotation.unscaled import Unscaled
 from ropescale.methods.rotation.yarn import YaRN
 from ropescale.methods.score.alibi import ALiBi
 from ropescale.methods.score.cope import CoPE
+from ropescale.methods.score.dpe import DPE
 from ropescale.methods.score.dual_chunk import DualChunk
+from ropescale.methods.score.dynamic_self_extend import DynamicSelfExtend
+from ropescale.methods.score.jet_long import JetLong
 from ropescale.methods.score.leaky_rerope import LeakyReRoPE
 from ropescale.methods.score.lm_infinite import LMInfinite
 from ropescale.methods.score.rerope import ReRoPE
@@ -35,6 +38,7 @@ from ropescale.methods.score.t5 import T5
 
 __all__ = [
     "ABF",
+    "DPE",
     "STRING",
     "T5",
     "ALiBi",
@@ -42,8 +46,10 @@ __all__ = [
     "DualChunk",
     "DynamicLinear",
     "DynamicNTK",
+    "DynamicSelfExtend",
     "DynamicYaRN",
     "FixedMethod",
+    "JetLong",
     "LMInfinite",
     "LeakyReRoPE",
     "Learned",

@@ -42,8 +42,8 @@ class Region:
 
     A query at position i is rotated as if it stood at `query(i)`, a key at position j as if at `key(j)`, both with
     `spectrum`. The pair is in the region if start(i) <= j < stop(i). All four take and give positions elementwise;
-    the regions of a method never share a pair, and no stop is above i + 1. `key_spectrum` is what the keys are rotated
-    with where that is another one.
+    the regions of a method never share a pair, and no stop is above i + 1. `query` and `key` may give [..., pairs],
+    where pairs of elements stand apart. `key_spectrum` is what the keys are rotated with where that is another one.
     """
 
     query: Positions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,25 @@ def test_outputs_are_those_of_the_authors_code(vector: str, compute: Any) -> Non
     assert apart(found, torch.tensor(stored["cases"][vector]["output"], dtype=torch.float32)) < 1e-5
 
 
+@pytest.mark.parametrize("compute", [blockwise, pairwise])
+@pytest.mark.parametrize("name", ["dynamic_self_extend", "jet_long", "dpe"])
+def test_groups_read_what_the_papers_formula_reads(name: str, compute: Any) -> None:
+    """At twenty random geometries, in float64 by a program that shares no code with this one."""
+    stored = json.loads((REFERENCE / "grouped.json").read_text())
+    cases = [case for case in stored if case["method"] == name]
+    assert len(cases) == 20
+    for case in cases:
+        source = random.Random(case["seed"])
+        numbers = [source.gauss(0, 1) for _ in range(3 * case["tokens"] * case["head_dim"])]
+        q, k, v = torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1, case["tokens"], case["head_dim"])
+        facts = {fact: case[fact] for fact in ("rotary_dim", "head_dim", "theta", "original_length")}
+        late = Late(name=name, method=get_method(name)(**case["knobs"]), geometry=Geometry(**facts))
+        scaling = case["head_dim"] ** -0.5
+        call = Call(scaling=scaling, layout="half", mask=None, added={}, dropout=0.0, softcap=None, sinks=None)
+        found = compute(ForwardPass(late, torch.arange(case["tokens"])[None], 0), q[:, :, None], k, v, call)[0, 0, 0]
+        assert apart(found[case["queries"]], torch.tensor(case["read"], dtype=torch.float64)) < 1e-5
+
+
 def test_every_method_with_a_distance_has_its_reference_vector() -> None:
     assert {name for name, _ in VECTORS.values()} >= {
         "dual_chunk", "leaky_rerope", "lm_infinite", "rerope", "self_extend", "string"
@@ -91,6 +111,7 @@ def test_regions_say_what_the_definition_says(case: str, original: int) -> None:
     query, key = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)[None, :]
     distance, visible = method.distance(geometry, query, key)
     inv_freq, factor = method.spectra(geometry, query[:, 0])
+    angles = method.angles(geometry, query, key, distance, inv_freq)
     regions = method.regions(geometry, LENGTH)
     if regions is None:
         assert knobs.get("growth") == "exact"
@@ -99,8 +120,9 @@ def test_regions_say_what_the_definition_says(case: str, original: int) -> None:
     for region in regions:
         inside = (region.start(query) <= key) & (key < region.stop(query))
         times += inside
-        seen = (region.query(query) - region.key(key)).broadcast_to(inside.shape)
-        assert torch.allclose(seen[inside].float(), distance.broadcast_to(inside.shape)[inside].float(), atol=1e-4)
+        seen = region.query(query) - region.key(key)
+        turned = (seen if seen.dim() > 2 else seen[..., None]).float() * region.spectrum.inv_freq
+        assert torch.allclose(turned.broadcast_to(angles.shape)[inside], angles[inside], atol=1e-4)
         rows = inside.any(1)
         assert (inv_freq[rows] == region.spectrum.inv_freq).all()
         assert torch.allclose(factor[rows], torch.tensor(region.spectrum.attention_factor))

@@ -183,12 +183,13 @@ def test_the_view_of_a_method_is_what_its_parts_say(name):
         scale = method.query_scale(TINY, query)
         learned = method.added(TINY, Sizes(heads=4, head_dim=32, value_dim=32, hidden=128))
         bias = method.bias(TINY, distances[None], 4, learned)
+        angles = method.angles(TINY, query[..., None], keys[:, None], seen, inv_freq.double())[0, 0]
     else:
         spectrum = method.spectrum(TINY)
         seen, visible = distances[None, None], torch.ones(1, 1, 512, dtype=torch.bool)
         inv_freq, factor = spectrum.inv_freq[None, None], torch.tensor([[spectrum.attention_factor]])
         scale = bias = None
-    angles = seen[0, 0].double()[:, None] * inv_freq[0, 0].double()
+        angles = seen[0, 0].double()[:, None] * inv_freq[0, 0].double()
     score = 2 * float(factor) ** 2 * angles.cos().sum(-1) / math.sqrt(32)
     score = score * (1.0 if scale is None else float(scale))
     score = score if bias is None else score + bias.amax(dim=0)[0]

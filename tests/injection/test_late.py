@@ -100,13 +100,27 @@ def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
     assert torch.equal(*beams)
 
 
-@pytest.mark.parametrize("case", ["dynamic_linear", "dynamic_ntk", "dynamic_yarn", "lm_infinite", "streaming"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "dynamic_linear", "dynamic_ntk", "dynamic_self_extend", "dynamic_yarn", "jet_long", "lm_infinite", "streaming",
+    ],
+)  # fmt: skip
 def test_inside_the_original_length_nothing_changes(case: str) -> None:
     ids = prompts()
     native = unpatched()(ids).logits
     found = patched(case)(ids).logits
     assert apart(found[:, :ORIGINAL], native[:, :ORIGINAL]) < 1e-4
     assert apart(found[:, ORIGINAL:], native[:, ORIGINAL:]) > 1
+
+
+@pytest.mark.parametrize("case", ["dynamic_self_extend", "dynamic_yarn", "jet_long"])
+def test_a_text_within_the_original_length_is_read_to_the_bit(case: str) -> None:
+    """Where one pass reads it: over a cache keys are rotated by their distances, which rounds otherwise."""
+    ids = prompts(rows=2, length=ORIGINAL + 1)
+    native, found = unpatched(), patched(case)
+    assert torch.equal(found(ids[:, :ORIGINAL]).logits, native(ids[:, :ORIGINAL]).logits)
+    assert not torch.equal(found(ids).logits[:, -1], native(ids).logits[:, -1])
 
 
 @pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
@@ -210,7 +224,13 @@ def test_every_late_method_is_of_its_kind() -> None:
     assert all(issubclass(get_method(name), LateMethod) for name in LATE)
 
 
-COMPILED = [pytest.param(name, marks=pytest.mark.slow) for name in ("dual_chunk", "streaming", "alibi", "cope")]
+COMPILED = [
+    pytest.param(case, marks=pytest.mark.slow)
+    for case in (
+        "dual_chunk", "streaming", "alibi", "cope", "dpe", "jet_long", "dynamic_self_extend",
+        "dynamic_self_extend with a ceiling",
+    )
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", *COMPILED])
