@@ -59,7 +59,7 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
         inputs = train.read(recipe, ledger, schedule, tokenizer, console, scratch=Path(scratch))
         train.require_rows(inputs, model)
         rows = inputs.data.account.rows["train"]
-        packed = inputs.data.account.pieces["train"] > rows
+        packed = options.document_mask and inputs.data.account.pieces["train"] > rows
         windows = len(inputs.measure.windows)
     read, length = len(inputs.draws), schedule.length
     begun = "" if resumed is None else f", going on after {resumed.name}"

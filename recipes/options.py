@@ -93,6 +93,12 @@ class RecipeOptions:
     content: Literal["contiguous", "skip"] = field(
         default="skip", metadata={"help": "of pose: whether the text between chunks is skipped as well"}
     )
+    document_mask: bool = field(
+        default=True,
+        metadata={
+            "help": "documents of a row do not see one another; false: a row is read as one text (arXiv:2504.06214)"
+        },
+    )
     fit_logit_scale: bool = field(
         default=False,
         metadata={"help": "of nope: fit the logit scale at the target length after training (DroPE)"},
@@ -297,6 +303,12 @@ class RecipeOptions:
                 raise InvalidArgumentError(
                     f"{name}: belongs to loss {loss}, got {getattr(self, name)!r} with {self.loss!r}; leave it out"
                 )
+        if not self.document_mask and (self.schedule == "mixed_window" or self.loss != "plain"):
+            other = "schedule 'mixed_window'" if self.schedule == "mixed_window" else f"loss {self.loss!r}"
+            raise InvalidArgumentError(
+                f"document_mask: must be true for what goes by the length of each document, got false with {other}; "
+                f"leave one of the two out"
+            )
         if self.loss != "plain" and self.schedule == "pose":
             raise InvalidArgumentError(
                 f"loss: {self.loss} weighs tokens by context that they see, which rows of pose do not have, got "
@@ -309,7 +321,8 @@ class Recipe:
     """A recipe with everything decided.
 
     Raises:
-        InvalidArgumentError: a target that is never looked at, or smoothed labels with a loss that weighs tokens.
+        InvalidArgumentError: a target that is never looked at, a mask that there is nothing for, or smoothed labels
+            with a loss that weighs tokens.
     """
 
     name: str
@@ -327,11 +340,21 @@ class Recipe:
                     f"the two out"
                 )
 
+        if not (self.options.document_mask or self.data.packing):
+            raise InvalidArgumentError(
+                "document_mask: acts on rows of several documents, got false with packing false; leave one of the two "
+                "out"
+            )
         if self.options.loss != "plain" and self.training.label_smoothing_factor:
             raise InvalidArgumentError(
                 f"label_smoothing_factor: is of Transformers' own loss, got it with loss {self.options.loss!r}; leave "
                 f"one of the two out"
             )
+
+    @property
+    def separates(self) -> bool:
+        """Whether rows may hold several documents that do not see one another."""
+        return self.data.packing and self.options.document_mask
 
     @property
     def output(self) -> Path:

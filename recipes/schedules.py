@@ -39,6 +39,9 @@ class Schedule:
 
     A sliding window counts the tokens of a document, not their positions, as in a row of its own: a model that is
     trained with it sees as many tokens near a jump as elsewhere.
+
+    Documents of a row are `apart` unless said otherwise: then a row is read as one text, at positions that run on
+    through it (UltraLong, arXiv:2504.06214). The same tokens are learnt either way.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Schedule:
     length: int  # of a row in a step, tokens
     chunks: int = 2  # of pose
     content: str = "skip"  # of pose
+    apart: bool = True  # whether documents of a row do not see one another
 
     @property
     def source_length(self) -> int:
@@ -62,16 +66,18 @@ class Schedule:
             torch.as_tensor(row[name], dtype=torch.long) for name in ("input_ids", "position_ids", "documents")
         )
         learnt = torch.as_tensor(row.get("learnt", [1] * len(ids)), dtype=torch.bool)
-        if self.name == "pose":
-            jumps: list[int] = []  # first tokens of chunks whose text was moved away from that before
-            if self.content == "skip":
-                kept = skipped_content(len(ids), self.length, self.chunks, rng)
-                ids, documents, learnt = ids[kept], documents[kept], learnt[kept]
-                jumps = (torch.nonzero(kept.diff() > 1).flatten() + 1).tolist()
-            positions = skipped_positions(documents, self.target_length, self.chunks, rng, jumps)
+        jumps: list[int] = []  # first tokens of chunks whose text was moved away from that before
+        if self.name == "pose" and self.content == "skip":
+            kept = skipped_content(len(ids), self.length, self.chunks, rng)
+            ids, documents, learnt = ids[kept], documents[kept], learnt[kept]
+            jumps = (torch.nonzero(kept.diff() > 1).flatten() + 1).tolist()
         first = torch.ones_like(documents, dtype=torch.bool)
         first[1:] = documents[1:] != documents[:-1]
         labels = ids.masked_fill(first | ~learnt, IGNORED)  # nothing before it tells the first token of a document
+        if not self.apart:
+            documents, positions = torch.zeros_like(documents), torch.arange(len(ids))
+        if self.name == "pose":
+            positions = skipped_positions(documents, self.target_length, self.chunks, rng, jumps)
         made = {"input_ids": ids, "position_ids": positions, DOCUMENTS: documents, "labels": labels}
         if self.name == "mixed_window":
             sizes = documents.bincount()

@@ -120,7 +120,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
             console, "as it was", measure, model, longest=0 if extended else schedule.original_length
         )
     tried = measure.windows[0].to(place_of(model))
-    unpatched = alone(model, tried, packed=recipe.data.packing) if schedule.name == "mixed_window" else None
+    unpatched = alone(model, tried, packed=recipe.separates) if schedule.name == "mixed_window" else None
     if not extended:
         put_in(model, options.request)
     trained = tuned(model, options)
@@ -311,6 +311,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         length=length,
         chunks=options.chunks,
         content=options.content,
+        apart=options.document_mask,
     )
     machines = Machines.launched(recipe.training, ulysses=options.ulysses)
     refuse_combinations(
@@ -320,7 +321,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         geometry=geometry,
         log_n=options.log_n,
         batch_size=recipe.training.per_device_train_batch_size,
-        packing=recipe.data.packing,
+        packing=recipe.separates,
         attention=options.attention,
     )
     require_contexts(options, schedule, machines)
@@ -452,7 +453,7 @@ def _require_same(folder: Path, ledger: Ledger, what: str, given: Any) -> None:
 
 def _require_readable(schedule: Schedule, rows: Any, attention: str | None) -> None:
     """Refuse rows whose mask an attention implementation cannot be given."""
-    if schedule.name == "pose" and attention is not None and "flash" in attention:
+    if schedule.name == "pose" and schedule.apart and attention is not None and "flash" in attention:
         packed = next((number for number, row in enumerate(rows) if max(row["documents"]) > 0), None)
         if packed is not None:
             raise InvalidArgumentError(

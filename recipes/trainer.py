@@ -98,7 +98,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             separation=self.separation,
             mixed=self._mixed,
             before=unpatched,
-            packed=self.recipe.data.packing,
+            packed=self.recipe.separates,
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:

@@ -45,6 +45,21 @@ def test_labels_leave_out_what_nothing_tells() -> None:
     assert made["position_ids"].tolist() == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("name", ["full_length", "pose"])
+def test_without_a_document_mask_a_row_is_one_text_with_the_same_labels(name: str) -> None:
+    apart, one = (schedule(name, content="contiguous", apart=kept) for kept in (True, False))
+    rows = [row(3, 70, 55), row(128)]
+    masked, open_ = ([each.drawn(given, random.Random(0)) for given in rows] for each in (apart, one))
+    for some, others in zip(masked, open_, strict=True):
+        assert torch.equal(some["labels"], others["labels"])
+        assert torch.equal(some["input_ids"], others["input_ids"])
+    assert "documents" in apart.batch(masked)
+    made = one.batch(open_)
+    assert "documents" not in made
+    assert (made["position_ids"].diff() > 0).all()  # no document begins anew
+    assert ("attention_mask" in made) == (name == "pose")
+
+
 def test_rows_of_several_documents_say_which_and_others_do_not() -> None:
     full = schedule("full_length")
     made = full.batch([full.drawn(row(*sizes), random.Random(0)) for sizes in ((20, 12), (32,))])

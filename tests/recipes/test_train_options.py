@@ -77,6 +77,7 @@ CASES: dict[str, Case] = {
     "length": Case(48),
     "chunks": Case(3, POSE),
     "content": Case("contiguous", POSE),
+    "document_mask": Case("false"),
     "fit_logit_scale": Case("true", NOPE),
     "loss": Case("exact"),
     "loss_alpha": Case(0.5, {"loss": "exact"}),

@@ -277,6 +277,36 @@ def test_the_second_chunk_sees_the_first_through_the_trainer(
     assert all(dependence > 0 for _, dependence in found)
 
 
+@pytest.mark.parametrize("mask", ["true", "false"])
+def test_documents_of_a_row_see_one_another_without_the_mask_alone(
+    mask: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row's last token alone is learnt; the loss hangs on the first token, of another document, or does not."""
+    found = []
+    compute_loss = RecipeTrainer.compute_loss
+
+    def watched(self: RecipeTrainer, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        inputs["labels"][:, :-1] = -100
+        kept: list[Tensor] = []
+        hook = model.get_input_embeddings().register_forward_hook(
+            lambda _, __, vectors: kept.append(vectors.detach().requires_grad_()) or kept[-1]
+        )
+        loss = compute_loss(self, model, inputs, *args, **kwargs)
+        hook.remove()
+        (gradient,) = torch.autograd.grad(loss, kept[0], retain_graph=True)
+        found.extend(gradient[:, 0].abs().amax(-1).tolist())
+        return loss
+
+    monkeypatch.setattr(RecipeTrainer, "compute_loss", watched)
+    texts = place / "short.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"{n} a river of a small town " * 9}) + "\n" for n in range(40)))
+    more = ["--data", str(texts), "--document-mask", mask, "--max-steps", "1", "--eval-strategy", "no"]
+    told = run("lora", place / f"mask-{mask}", *more, "--eval-texts", "sample")
+    assert told["account"]["pieces"]["train"] > told["account"]["rows"]["train"]
+    assert told["proof"]["separate"] == (mask == "true")
+    assert [one > 0 for one in found] == [mask == "false"] * 2
+
+
 @pytest.mark.parametrize("name", sorted(list_recipes()))
 def test_every_recipe_starts(name: str, place: Path) -> None:
     more = [

@@ -235,6 +235,9 @@ def test_a_model_that_keeps_its_own_loss_is_refused() -> None:
         ("exact", ["--loss-from=512"], "loss_from: must be below the length of a row (512), got 512; leave it out"),
         ("longce", ["--length=128"], "loss_short: must be below the length of a row (128), got 128; give 32"),
         ("longce", ["--loss-step=128"], "loss_step: must be below the short context (128), got 128; leave it out"),
+        ("exact", ["--document-mask=false"], "document_mask: must be true for what goes by the length of each docu"),
+        ("mixed_window", ["--document-mask=false"], "document_mask: must be true for what goes by the length of e"),
+        ("lora", ["--document-mask=false", "--packing=false"], "document_mask: acts on rows of several documents, "),
         ("longce", ["--label-smoothing-factor=0.1"], "label_smoothing_factor: is of Transformers' own loss, got it"),
     ],
 )
