@@ -24,7 +24,7 @@ from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Task
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.reading import read_geometry, scaling
-from ropescale.request import Request, require_knobs
+from ropescale.request import Request, split_knobs
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
@@ -59,7 +59,7 @@ class Options:
     chat: bool = False  # put prompts into the tokenizer's chat template
     include_path: str | None = None  # a folder with further tasks: of the harness, and with a task.py like ours
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
-    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, and log_n
+    knobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> its knobs, log_n, temperature
     adapters: tuple[str, ...] = ()  # folders: with its record an arm each; a plain one alone, and with every method
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
@@ -85,9 +85,9 @@ class Options:
                 )
         for name in self.methods:
             if name != UNPATCHED.method:
-                own, log_n = self._knobs_of(name)
-                require_flag(f"{name}: log_n", log_n, default=False)
-                require_knobs(name, own)
+                own, beside = self._knobs_of(name)
+                require_flag(f"{name}: log_n", beside.get("log_n", False), default=False)
+                Request(method=name, knobs=own, **beside)
         for factor in self.factors:
             if not 1 <= factor < math.inf:
                 raise InvalidArgumentError(
@@ -182,13 +182,12 @@ class Options:
     def request(self, arm: Arm) -> Request:
         """What is asked of `patch` for an arm: its method, beneath an adapter where it has one."""
         method = arm.method.partition("+")[0]
-        own, log_n = self._knobs_of(method)
-        return Request.of(vars(self), method=method, factor=arm.factor, log_n=log_n, knobs=own)
+        own, beside = self._knobs_of(method)
+        return Request.of(vars(self), method=method, factor=arm.factor, knobs=own, **beside)
 
-    def _knobs_of(self, method: str) -> tuple[dict[str, Any], Any]:
-        """What a method is given of its own, and whether it is read with log-n, which goes with any."""
-        own = dict(self.knobs.get(method, {}))
-        return own, own.pop("log_n", False)
+    def _knobs_of(self, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a method is given of its own, and what goes with any."""
+        return split_knobs(self.knobs.get(method, {}))
 
     @property
     def trained(self) -> dict[Arm, str]:

@@ -30,7 +30,15 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
     def perplexity(coefficient: float) -> float:
         unpatch(model)
         scale: dict[str, Any] = {"logit_scale": "drope", "coefficient": coefficient}
-        patch(model, "nope", factor=factor, log_n=done.log_n, existing=done.existing, layers=done.layers, **scale)
+        patch(
+            model,
+            "nope",
+            factor=factor,
+            temperature=done.temperature,
+            existing=done.existing,
+            layers=done.layers,
+            **scale,
+        )
         if coefficient not in tried:
             tried[coefficient] = measure.perplexity(model, length)
         return tried[coefficient]

@@ -58,6 +58,10 @@ class RecipeOptions:
     original_length: int | None = field(default=None, metadata={"help": "tokens (default: read from the config)"})
     knobs: str = field(default="{}", metadata={"help": """of the method, as JSON: '{"beta_fast": 16}', or a file"""})
     log_n: bool = field(default=False, metadata={"help": "multiply queries by log-n, with any method"})
+    temperature: str | None = field(
+        default=None,
+        metadata={"help": "multiply queries by log_n, llama4, yarn, scalable or drope, or as in log_n:0.8"},
+    )
     existing: str = field(default="error", metadata={"help": "for scaled checkpoints: error, replace or compose"})
     layers: str = field(
         default="global", metadata={"help": "global, full or all, where layers have rotations of their own"}

@@ -22,6 +22,7 @@ from ropescale.geometry import Geometry
 from ropescale.methods import Method
 from ropescale.methods.late import LateMethod
 from ropescale.recipes.schedules import Schedule
+from ropescale.temperature import Temperature, with_temperature
 
 ARRANGEMENTS = ("ddp", "fsdp2", "fsdp2_cp", "zero3_sp")
 
@@ -96,7 +97,7 @@ def refuse_combinations(
     *,
     method: Method,
     geometry: Geometry,
-    log_n: bool = False,
+    temperature: Temperature | None = None,
     batch_size: int = 1,
     packing: bool = True,
     attention: str | None = None,
@@ -108,7 +109,7 @@ def refuse_combinations(
         schedule: of the rows.
         method: with its knobs.
         geometry: of the model to be patched.
-        log_n: whether queries are scaled, as for `ropescale.patch`.
+        temperature: what queries are multiplied by, as for `ropescale.patch`.
         batch_size: rows that one process reads at a time.
         packing: whether a row may hold several documents.
         attention: the `attn_implementation`; None for the model's own.
@@ -133,10 +134,10 @@ def refuse_combinations(
         )
     if shards == 1:
         return
-    if late_of(method, geometry, log_n=log_n) is not None:
+    if late_of(method, geometry, temperature=temperature) is not None:
         raise InvalidArgumentError(
             f"method: what acts when attention reads needs whole rows, got {method.name!r}"
-            f"{' with log_n' if log_n else ''} and rows cut among {shards} processes, which would each take their "
+            f"{with_temperature(temperature)} and rows cut among {shards} processes, which would each take their "
             f"part for the whole; use a method with fixed frequencies, or do not cut rows"
         )
     if schedule.name == "mixed_window":

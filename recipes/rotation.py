@@ -17,6 +17,7 @@ from ropescale.families.parts import parts_of, text_of
 from ropescale.injection.late import LateRotation
 from ropescale.injection.patch import Patch, patch_of
 from ropescale.injection.rotation import Substitution
+from ropescale.temperature import with_temperature
 from ropescale.wrappers import config_of
 
 QUERIES = ("q_b_proj", "q_proj")  # the last linear layer on the way to queries, by name, in latent attention
@@ -111,11 +112,13 @@ def _require_untouched(standing: Patch, late: LateRotation, prefix: str) -> None
     positions = torch.tensor([0, done.original_length // 2, done.original_length - 1], device=pretrained.device)
     inv_freq, factors = late.guide.late.spectra(positions)
     alike = torch.allclose(inv_freq, pretrained.to(inv_freq).expand_as(inv_freq), rtol=1e-6, atol=0)
+    scale = late.guide.late.query_scale(positions)
+    alike = alike and (scale is None or bool((scale == 1).all()))
     if alike and torch.allclose(factors, torch.full_like(factors, factor), rtol=1e-6):
         return
     raise InvalidArgumentError(
         f"schedule: mixed_window needs a method that leaves documents within the original length "
-        f"({done.original_length}) as in pretraining, got {done.method!r}{' with log_n' if done.log_n else ''}, which "
+        f"({done.original_length}) as in pretraining, got {done.method!r}{with_temperature(done.temperature)}, which "
         f"rotates them in attention by other frequencies or another attention factor; leave out what makes it act in "
-        f"attention (short_factor, unscaled_prefix, log_n), or use full_length"
+        f"attention (short_factor, unscaled_prefix, log_n, temperature), or use full_length"
     )

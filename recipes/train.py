@@ -61,6 +61,7 @@ from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoin
 from ropescale.recipes.tuning import loading, tuned
 from ropescale.recipes.weighting import require_contexts, require_weighable, weighting
 from ropescale.records import saved_record
+from ropescale.temperature import with_temperature
 
 RUN = "training.json"  # what is known of a run
 SPELLINGS = ("recipe", "data")  # of settings, those whose content is compared instead
@@ -279,14 +280,15 @@ def schedule_of(recipe: Recipe) -> Schedule:
             )
     geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
     method, reach = options.request.resolved(geometry)
+    temperature = options.request.multiplied
     begun = [] if saved is None else [("model", options.model, saved)]
     carried = None if options.adapter is None else record_of(options.adapter)  # a plain one takes every scaling
     begun += [] if carried is None else [("adapter", str(options.adapter), carried)]
     for name, given, record in begun:
-        if (record.method_instance(), record.target_length, record.log_n) != (method, reach, options.log_n):
+        if (record.method_instance(), record.target_length, record.temperature) != (method, reach, temperature):
             raise InvalidArgumentError(
                 f"{name}: must be trained on with the scaling that it has, {record.method_instance()} to "
-                f"{record.target_length} tokens{' with log_n' if record.log_n else ''}, got {method} to {reach} "
+                f"{record.target_length} tokens{with_temperature(record.temperature)}, got {method} to {reach} "
                 f"tokens for {given!r}; give that, or what {given!r} was made from"
             )
     original = geometry.original_length
@@ -319,7 +321,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         schedule,
         method=method,
         geometry=geometry,
-        log_n=options.log_n,
+        temperature=temperature,
         batch_size=recipe.training.per_device_train_batch_size,
         packing=recipe.separates,
         attention=options.attention,

@@ -28,6 +28,7 @@ from ropescale.methods.late import Fixed, LateMethod, with_spectrum
 from ropescale.records import RECORD_FIELD, Record
 from ropescale.request import Request
 from ropescale.spectrum import Spectrum, base_inv_freq
+from ropescale.temperature import LOG_N, Temperature
 from ropescale.version import __version__
 
 
@@ -81,12 +82,18 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         AlreadyScaledError: scaled in its config, and `existing` is "error".
     """
     require_supported(config)
-    layers, existing, log_n = request.layers, request.existing, request.log_n
+    layers, existing, temperature = request.layers, request.existing, request.multiplied
     parts = rescaled_parts(config, layers)
     geometry = part_geometry(parts[0], original_length=request.original_length, existing=existing)
     chosen, target = request.resolved(geometry)
     warning = require_effect(config, chosen.name, geometry.original_length, layers)
-    late = late_of(chosen, geometry, log_n=log_n, kept=kept_layers(config, layers))
+    factor = target / geometry.original_length
+    if temperature is not None and temperature.by_factor and not (request.target_length or chosen.knobs()["factor"]):
+        raise InvalidArgumentError(
+            f"temperature: {temperature.rule} needs a factor, got {chosen.name} without one; give factor or "
+            f"target_length"
+        )
+    late = late_of(chosen, geometry, temperature=temperature, factor=factor, kept=kept_layers(config, layers))
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
             f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
@@ -124,7 +131,8 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         target_length=target,
         existing=existing,
         layers=layers,
-        log_n=log_n,
+        log_n=temperature == LOG_N,
+        temperature=temperature,
         theta=geometry.theta,
         rotary_dim=geometry.rotary_dim,
         attention_factor=rotations[0].spectrum.attention_factor,
@@ -155,15 +163,23 @@ def stated_for(rotation: Rotation, extension: Extension) -> dict[str, Any]:
     return parameters[rotation.part.label] if rotation.part.label else parameters
 
 
-def late_of(method: Method, geometry: Geometry, *, log_n: bool, kept: frozenset[int] = frozenset()) -> Late | None:
+def late_of(
+    method: Method,
+    geometry: Geometry,
+    *,
+    temperature: Temperature | None = None,
+    factor: float = 1.0,
+    kept: frozenset[int] = frozenset(),
+) -> Late | None:
     """What a method does when attention reads; None where it only changes frequencies.
 
-    `kept` numbers the layers that keep their rotation while those beside them are rescaled, which no frequencies of a
-    module that serves both can do.
+    `factor` is target length / original length, which a temperature may go by. `kept` numbers the layers that keep
+    their rotation while those beside them are rescaled, which no frequencies of a module that serves both can do.
 
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
     """
+    others: dict[str, Any] = {"temperature": temperature, "factor": factor, "kept": kept}
     acting = method.when_read(geometry) if isinstance(method, FixedMethod) else method
     if isinstance(acting, LateMethod):
         acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
@@ -172,12 +188,12 @@ def late_of(method: Method, geometry: Geometry, *, log_n: bool, kept: frozenset[
                 f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
                 f"'full'; leave it out"
             )
-        return Late(name=method.name, method=acting, geometry=geometry, log_n=log_n, kept=kept)
-    if not log_n and (not kept or leaves_rotation(method)):
+        return Late(name=method.name, method=acting, geometry=geometry, **others)
+    if temperature is None and (not kept or leaves_rotation(method)):
         return None
     assert isinstance(method, FixedMethod)
     spectrum = method.spectrum(geometry)
-    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), log_n=log_n, kept=kept)
+    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), **others)
 
 
 def leaves_rotation(method: Method) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from ropescale.limits import MAX_LENGTH
 from ropescale.methods import Method
 from ropescale.records import EXPORT_FIELD, Record, saved_record
 from ropescale.request import Request
+from ropescale.temperature import Temperature
 from ropescale.wrappers import bare, config_of
 
 TOLERANCE = 1e-4  # of cos and sin; float32 angles that differ in the last bit stay far below
@@ -67,6 +68,7 @@ def patch(
     existing: str = "error",
     layers: str = "global",
     log_n: bool = False,
+    temperature: Temperature | str | Mapping[str, Any] | None = None,
     **knobs: Any,
 ) -> AnyModel:
     """Give a model a longer context, in place and undoable; returns the same model.
@@ -90,7 +92,11 @@ def patch(
         layers: "global" (those that read the whole context) or "all"; matters where the config states a rotation for
             each layer type. "full": those that read the whole context also where one module rotates them and layers
             of a window, which keep their rotation; attention rotates then, as with methods that act there.
-        log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method.
+        log_n: multiply queries by max(1, ln(position + 1) / ln(original length)), with any method; the same as
+            temperature="log_n".
+        temperature: what queries are multiplied by, with any method, by their own positions: "log_n", "llama4",
+            "yarn", "scalable" or "drope", with a coefficient as in "log_n:0.8" or {"rule": "log_n", "coefficient":
+            0.8}; without one the rule is as it was published. See `ropescale.temperature`.
         **knobs: fields of the method, such as `beta_fast=16` or `resonance=True`.
 
     Forward passes and generations of other threads that have begun are waited for, and those that begin meanwhile

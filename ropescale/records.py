@@ -5,8 +5,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from ropescale.errors import CheckpointError, RopescaleError, shortened
+from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.methods import Method, get_method
+from ropescale.temperature import LOG_N, Temperature
 from ropescale.version import __version__
 
 RECORD_FIELD = "ropescale"  # where a config keeps the record
@@ -39,9 +40,12 @@ FIELD_TYPES = {
     "generation": dict,
     "proof": dict,
     "base": dict,
+    "temperature": dict,
 }
 
-LATER = frozenset({"base", "generation", "proof"})  # fields that records of earlier versions do not have
+LATER = frozenset(
+    {"base", "generation", "proof", "temperature"}
+)  # fields that records of earlier versions do not have
 
 LENGTHS = frozenset({"max_position_embeddings", "original_length", "target_length"})  # tokens
 NUMBERS = frozenset({"attention_factor", "original_length", "rotary_dim", "target_length", "theta"})
@@ -67,7 +71,7 @@ class Record:
     target_length: int  # tokens
     existing: str
     layers: str
-    log_n: bool  # queries multiplied by max(1, ln(position + 1) / ln(original length))
+    log_n: bool  # whether the temperature is log-n as published
     theta: float
     rotary_dim: int
     attention_factor: float
@@ -80,12 +84,19 @@ class Record:
 
     # of an adapter: a digest of the weights that it was trained on (`ropescale.digest`); empty for a model
     base: dict[str, list[Any]] = field(default_factory=dict, compare=False)
+    temperature: Temperature | None = None  # what queries are multiplied by
+
+    def __post_init__(self) -> None:
+        if self.log_n and self.temperature is None:  # as earlier versions say it
+            object.__setattr__(self, "temperature", LOG_N)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; without a digest where there is none, as earlier versions read it."""
+        """As JSON can hold it; without a digest, and without a temperature but log-n, as earlier versions read it."""
         values = {**dataclasses.asdict(self), "added": list(self.added)}
         if not self.base:
             del values["base"]
+        if self.temperature is None or self.log_n:
+            del values["temperature"]
         return values
 
     @classmethod
@@ -137,7 +148,7 @@ class Record:
                     f"config: {name} of the ropescale record must be a number above 0, got {shortened(value)}; the "
                     f"record was edited: restore the file that ropescale saved"
                 )
-        return cls(**{**values, "added": tuple(added)})
+        return cls(**{**values, "added": tuple(added), "temperature": _temperature_in(values)})
 
     def restore(self, config: Any) -> None:
         """Put the config fields back that the patch changed.
@@ -171,6 +182,30 @@ class Record:
                 f"{self.method!r} with {shortened(self.knobs)} ({error}); "
                 f"load with the version of ropescale that saved it"
             ) from error
+
+
+def _temperature_in(values: dict[str, Any]) -> Temperature | None:
+    """The temperature of a saved record.
+
+    Raises:
+        CheckpointError: a rule that this version does not have, or one beside log-n.
+    """
+    saved = values.get("temperature")
+    if saved is None:
+        return None
+    try:
+        found = Temperature.of(saved)
+    except InvalidArgumentError as error:
+        raise CheckpointError(
+            f"config: temperature of the ropescale record must be one of version {__version__}, got "
+            f"{shortened(saved)} ({error}); load with the version of ropescale that saved it"
+        ) from error
+    if values["log_n"] or found == LOG_N:
+        raise CheckpointError(
+            f"config: temperature of the ropescale record must be another one than log_n, which has a field of its "
+            f"own, got {shortened(saved)}; the record was edited: restore the file that ropescale saved"
+        )
+    return found
 
 
 def _is_entry(entry: Any) -> bool:

@@ -13,6 +13,7 @@ from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method, get_method
 from ropescale.methods.late import LateMethod
 from ropescale.records import Record
+from ropescale.temperature import LOG_N, Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,20 @@ class Request:
     original_length: int | None = None  # tokens
     existing: str = "error"
     layers: str = "global"
-    log_n: bool = False
+    log_n: bool = False  # another spelling of temperature="log_n"
+    temperature: Temperature | str | Mapping[str, Any] | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_choice("layers:", self.layers, LAYERS, remedy="leave it out for 'global'")
         require_flag("log_n:", self.log_n, default=False)
+        if self.temperature is not None:
+            object.__setattr__(self, "temperature", Temperature.of(self.temperature))
+        if self.temperature is not None and self.log_n:
+            raise InvalidArgumentError(
+                f"temperature: must be left out with log_n=True, which is a temperature itself, got "
+                f"'{self.temperature}' beside it; give one of the two"
+            )
         require_existing(self.existing)
         if isinstance(self.method, str):
             require_knobs(self.method, self.knobs)
@@ -67,7 +76,7 @@ class Request:
             original_length=done.original_length,
             existing=done.existing,
             layers=done.layers if layers is None else layers,
-            log_n=done.log_n,
+            temperature=done.temperature,
         )
 
     def resolved(self, geometry: Geometry) -> tuple[Method, int]:
@@ -121,6 +130,12 @@ class Request:
         return {**values, **self.knobs}
 
     @property
+    def multiplied(self) -> Temperature | None:
+        """The temperature that is asked for, in whichever spelling; None for none."""
+        assert self.temperature is None or isinstance(self.temperature, Temperature)
+        return LOG_N if self.log_n else self.temperature
+
+    @property
     def name(self) -> str:
         """The registry name of the method."""
         return self.method if isinstance(self.method, str) else self.method.name
@@ -139,6 +154,12 @@ class Request:
                 f"{shortened(self.factor)}; leave it out"
             )
         return stated
+
+
+def split_knobs(knobs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The knobs of a method alone, and what stands among them that goes with any method: log_n and temperature."""
+    own = dict(knobs)
+    return own, {name: own.pop(name) for name in ("log_n", "temperature") if name in own}
 
 
 def require_knobs(name: str, knobs: Mapping[str, Any]) -> None:

@@ -87,6 +87,17 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_temperature(parser: argparse.ArgumentParser, *, log_n: str) -> None:
+    """What queries are multiplied by."""
+    add = parser.add_argument
+    add("--log-n", action="store_true", help=f"multiply queries by log-n; {log_n}")
+    add(
+        "--temperature",
+        metavar="RULE",
+        help="multiply queries by log_n, llama4, yarn, scalable or drope, or with a coefficient, as in log_n:0.8",
+    )
+
+
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """What is compared, at which lengths and with how many prompts."""
     add_methods(parser, "linear,ntk,by_parts,yarn")

@@ -13,6 +13,7 @@ from ropescale.cli.arguments import (
     add_extension,
     add_knobs,
     add_original_length,
+    add_temperature,
     add_trust,
     either,
     lines,
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where layer types differ: global (default) rescales those that read the whole "
         "context if each type has its own rotation, else all; all every layer",
     )
-    add("--log-n", action="store_true", help="multiply queries by log-n; no engine does, so it needs --lossy")
+    add_temperature(parser, log_n="no engine does, so it needs --lossy")
     add("--adapter", metavar="DIR", help="a PEFT adapter of SRC, merged into its weights")
     add("--outtype", metavar="TYPE", help=f"{'; '.join(types)} (default: the type of the checkpoint)")
     add("--patch-gguf", action="store_true", help="SRC is a .gguf file: copy it with a scaling, every weight as it is")
@@ -63,10 +64,22 @@ def run(arguments: argparse.Namespace) -> int:
     knobs = arguments.knobs
     if arguments.method not in (None, "none"):
         require_knobs(arguments.method, knobs)  # which may not name the other arguments
-    names = ("method", "factor", "target_length", "original_length", "existing", "layers", "adapter", "outtype")
+    names = (
+        "method",
+        "factor",
+        "target_length",
+        "original_length",
+        "existing",
+        "layers",
+        "temperature",
+        "adapter",
+        "outtype",
+    )
     asked = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.patch_gguf:
-        theirs: list[str] = [name for name in ("existing", "layers", "adapter", "outtype") if name in asked]
+        theirs: list[str] = [
+            name for name in ("existing", "layers", "temperature", "adapter", "outtype") if name in asked
+        ]
         theirs += [name for name in ("lossy", "log_n") if getattr(arguments, name)]
         takers = [name for name, engine in listing.engines().items() if engine.suffix == ".gguf"]
         if arguments.to not in takers or theirs or arguments.method is None:

@@ -16,6 +16,7 @@ from ropescale.cli.arguments import (
     MODEL,
     add_layers,
     add_start,
+    add_temperature,
     add_trust,
     json_object,
     list_of,
@@ -81,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="of candidates and needles (default: 0)")
     add_start(parser, existing="error (default), replace, compose")
     add_layers(parser)
-    add("--log-n", action="store_true", help="multiply queries by log-n, with every candidate")
+    add_temperature(parser, log_n="with every candidate")
     add("--dtype", default="auto", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32 ...")
     add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator)")
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: out/search-MODEL-xFACTOR)")
@@ -156,7 +157,7 @@ def _next(found: "Found", model: str, folder: Path) -> int:
     for name, value in found.given.items():
         given += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     more = ["--factor", f"{found.method.factor:g}", "--knobs", folder / KNOBS, *given]
-    if found.exports and "log_n" not in found.given:
+    if found.exports and not {"log_n", "temperature"} & set(found.given):
         longer = f"out/{Path(model).name}-searched-x{found.method.factor:.4g}"
         return say_next("rescale", model, longer, "--method", found.method.name, *more)
     return say_next("train", "pose", "--model", model, "--method", found.method.name, *more)

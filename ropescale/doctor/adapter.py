@@ -122,4 +122,4 @@ def of_adapter(folder: Path) -> Iterator[Finding]:
 
 def _deeds(record: Record) -> tuple[Any, ...]:
     """What a record says was done, without when and by which versions."""
-    return record.method, record.knobs, record.original_length, record.target_length, record.layers, record.log_n
+    return record.method, record.knobs, record.original_length, record.target_length, record.layers, record.temperature

@@ -196,7 +196,7 @@ def _acting(text: dict[str, Any], config: PreTrainedConfig, record: Record | Non
             "theta stays as it is",
             "write false, and patch with method 'dynamic_ntk'",
         )
-    if text.get("use_logn_attn") is True and not (record and record.log_n):
+    if text.get("use_logn_attn") is True and not (record and record.temperature):
         yield _ignored(
             "use_logn_attn",
             "queries that grow with the logarithm of their position (Qwen)",

@@ -29,6 +29,7 @@ from ropescale.methods.late import UNBOUNDED, LengthDependent
 from ropescale.records import RECORD_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.spectrum import Spectrum, theta_inv_freq
+from ropescale.temperature import with_temperature
 
 # An inverse frequency below this one turns by less than 1e-12 radians over a million tokens: Transformers states a
 # pair without position as a divisor of 1e30
@@ -114,8 +115,7 @@ class Canonical:
             return (
                 "positions as pretrained" if self.main.rope_type == "default" else f"rope_type {self.main.rope_type}"
             )
-        log_n = " with log_n" if self.record.log_n else ""
-        return f"{self.record.method} x{self.main.factor:g}{log_n}"
+        return f"{self.record.method} x{self.main.factor:g}{with_temperature(self.record.temperature)}"
 
 
 def canonical(config: PreTrainedConfig, *, lossy: bool = False) -> Canonical:
@@ -183,7 +183,7 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         )
     geometry = read_geometry(before, original_length=record.original_length, existing=record.existing)
     method = record.method_instance()
-    if isinstance(method, NoPE) and not record.log_n:
+    if isinstance(method, NoPE) and record.temperature is None:
         return Canonical(rotations=[_without_rotation(config, record, method, geometry)], record=record)
     static, why = _nearest(method, geometry, record)
     if static is None:
@@ -226,7 +226,7 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
 def _nearest(method: Method, geometry: Geometry, record: Record) -> tuple[FixedMethod | None, str]:
     """The method of fixed frequencies that comes nearest, if any is near, and what the other one does besides."""
     factor = record.target_length / record.original_length
-    if isinstance(method, LengthDependent) and method.name in STATIC and not record.log_n:
+    if isinstance(method, LengthDependent) and method.name in STATIC and record.temperature is None:
         why = "frequencies that depend on length"
         if method.factor is None:
             return None, f"{why} without a ceiling"
@@ -236,11 +236,12 @@ def _nearest(method: Method, geometry: Geometry, record: Record) -> tuple[FixedM
             return get_method(STATIC[method.name])(factor=factor, **knobs), why  # type: ignore[return-value]
         grown = (alpha * factor - (alpha - 1)) ** (geometry.rotary_dim / (geometry.rotary_dim - 2))
         return ABF(factor=factor, theta=geometry.theta * grown), why
-    if isinstance(method, LongRoPE) and method.when_read(geometry) is not None and not record.log_n:
+    if isinstance(method, LongRoPE) and method.when_read(geometry) is not None and record.temperature is None:
         static = dataclasses.replace(method, short_factor=method.long_factor, unscaled_prefix=0)
         return static, "frequencies that depend on length (a short and a long list)"
-    if isinstance(method, FixedMethod) and record.log_n and method.when_read(geometry) is None:
-        return method, "queries multiplied by a logarithm of their position (log_n)"
+    if isinstance(method, FixedMethod) and record.temperature is not None and method.when_read(geometry) is None:
+        by = "the factor" if record.temperature.by_factor else "their position"
+        return method, f"queries multiplied by a logarithm of {by} ({record.temperature})"
     return None, "positions that act in attention"
 
 

@@ -1,6 +1,7 @@
 """One call: a source, extended by a method or as it is, written for one engine."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ropescale.export.weights import local_folder
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import Method
 from ropescale.request import Request
+from ropescale.temperature import Temperature
 from ropescale.trust import takes_trust
 
 
@@ -36,6 +38,7 @@ def export(
     existing: str = "error",
     layers: str = "global",
     log_n: bool = False,
+    temperature: Temperature | str | Mapping[str, Any] | None = None,
     adapter: str | Path | None = None,
     tokenizer: Any = None,
     outtype: str | None = None,
@@ -55,12 +58,14 @@ def export(
         to: "transformers", "vllm", "sglang", "mlx" or "gguf".
         method: extends the model as `ropescale.patch` does, with `factor` or `target_length` and the knobs; left out
             of a model that is extended already, and "none" to write one as it is that is not.
-        factor: as in `patch`, and so are `target_length`, `original_length`, `existing`, `layers`, `log_n`, `knobs`.
+        factor: as in `patch`, and so are `target_length`, `original_length`, `existing`, `layers`, `log_n`,
+            `temperature`, `knobs`.
         target_length: see `factor`.
         original_length: see `factor`.
         existing: see `factor`.
         layers: see `factor`.
         log_n: see `factor`.
+        temperature: see `factor`.
         adapter: a folder with a PEFT adapter, merged into the weights. Where it carries a record, the model is
             patched as it was when the adapter was trained, and the method is left out.
         tokenizer: of a live model.

@@ -4,7 +4,6 @@ them, in pairs and in blocks of pairs; worked out once for all layers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.late import Added, LateMethod, Region, after, causal, nowhere, stacked
+from ropescale.temperature import Temperature
 
 NOTHING: Added = {}  # a method without parameters
 
@@ -25,7 +25,8 @@ class Late:
     name: str  # of the method that was asked for
     method: LateMethod  # that method, or what it is when attention reads
     geometry: Geometry
-    log_n: bool = False  # multiply queries by max(1, ln(position + 1) / ln(L))
+    temperature: Temperature | None = None  # what queries are multiplied by besides
+    factor: float = 1.0  # target length / original length, which a temperature may go by
     kept: frozenset[int] = frozenset()  # numbers of the layers that rotate as they did before
     # worked out once, outside a graph
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
@@ -61,13 +62,14 @@ class Late:
         return inv_freq.to(positions.device)[stage], factor.to(positions.device)[stage]
 
     def query_scale(self, positions: Tensor) -> Tensor | None:
-        """[...] float32: what queries are multiplied by, by the method and by log-n (arXiv:2202.12172)."""
+        """[...] float32: what queries are multiplied by, by the method and by the temperature."""
         scale = self.method.query_scale(self.geometry, positions)
-        length = self.geometry.original_length
-        if not self.log_n or length < 2:
+        if self.temperature is None:
             return scale
-        log_n = ((positions.clamp(min=0) + 1).float().log() / math.log(length)).clamp(min=1.0)
-        return log_n if scale is None else log_n * scale
+        own = self.temperature.multiplier(positions, self.geometry.original_length, self.factor)
+        if own is None or scale is None:
+            return scale if own is None else own
+        return own * scale
 
     def biased(self, scores: Tensor, distance: Tensor, added: Added) -> Tensor:
         """[batch, key heads, groups, n, slots] scores with the method's bias for a [batch or 1, n, slots] distance."""

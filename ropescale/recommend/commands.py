@@ -12,6 +12,7 @@ from typing import Any
 from ropescale import listing, outside
 from ropescale.evals.plan import Options
 from ropescale.methods import FixedMethod, get_method
+from ropescale.request import split_knobs
 
 UNCHANGED = "unscaled"  # the method that raises a model's limits and leaves its rotation
 
@@ -35,7 +36,7 @@ class Written:
 
     model: str  # as the caller named it
     method: str | None  # None: the model as it is, with its limits raised
-    knobs: Mapping[str, Any]  # log_n among them
+    knobs: Mapping[str, Any]  # log_n and temperature among them
     target_length: int  # tokens
     existing: str = "error"
     layers: str = "global"
@@ -54,7 +55,7 @@ class Written:
     @property
     def in_config(self) -> bool:
         """Whether a config states it without a model that is loaded."""
-        return issubclass(get_method(self.name), FixedMethod) and not self.knobs.get("log_n", False)
+        return issubclass(get_method(self.name), FixedMethod) and not any(split_knobs(self.knobs)[1].values())
 
     def options(self) -> list[str]:
         """The options that say so on the command line."""

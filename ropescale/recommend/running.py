@@ -43,7 +43,7 @@ from ropescale.recommend.page import page
 from ropescale.recommend.shortlist import RACED, Shortlist, shortlist
 from ropescale.recommend.training import Trained, nearest
 from ropescale.records import saved_record
-from ropescale.request import Request
+from ropescale.request import Request, split_knobs
 from ropescale.search import Found, search
 
 RACE_FOLDER = "race"  # a folder; those of what follows it are named after the budget, which a later run may raise
@@ -225,13 +225,13 @@ def _searched(options: Options, start: Start, raced: Results, folder: Path, comm
 
 def _request(options: Options, method: Any, knobs: Mapping[str, Any], original: int) -> Request:
     """A method to the target, from what a user says that it starts."""
-    own = {name: value for name, value in knobs.items() if name != "log_n"}
+    own, beside = split_knobs(knobs)
     return Request.of(
         {**vars(options), "target_length": None},
         method=method,
         factor=factor_to(options.target_length, original),
-        log_n=knobs.get("log_n", False),
         knobs=own,
+        **beside,
     )
 
 

@@ -21,7 +21,7 @@ from ropescale.geometry import Geometry
 from ropescale.methods import FixedMethod, get_method, list_methods
 from ropescale.methods.late import LateMethod
 from ropescale.patching import put_in, unpatch
-from ropescale.request import Request
+from ropescale.request import Request, split_knobs
 
 # One of each kind that held in docs/results: three of fixed frequencies, one by length, two that act in attention
 RACED = ("yarn", "by_parts", "ntk", "dynamic_yarn", "self_extend", "rerope")
@@ -126,8 +126,8 @@ def _refusal(
     model: PreTrainedModel, asked: Request, name: str, knobs: Mapping[str, Any], *, source: str, engine: str | None
 ) -> str:
     """Why the model or the engine does not take a method; empty where both do."""
-    own = {knob: value for knob, value in knobs.items() if knob != "log_n"}
-    request = dataclasses.replace(asked, method=name, knobs=own, log_n=knobs.get("log_n", False))
+    own, beside = split_knobs(knobs)
+    request = dataclasses.replace(asked, method=name, knobs=own, **beside)
     try:
         if engine is not None:
             held(source, request, to=engine)

@@ -84,6 +84,7 @@ class Options:
     existing: str = "error"  # of a scaled checkpoint: replace or compose
     layers: str = "global"
     log_n: bool = False  # queries multiplied by log-n, with every candidate
+    temperature: str | None = None  # what queries are multiplied by, with every candidate
 
     def __post_init__(self) -> None:
         least = {"candidates": 1, "windows": 1, "batches": 1, "held_out": 2, "compared": 1, "needles": 0, "seed": 0}
@@ -205,7 +206,7 @@ def search(
         "versions": {"ropescale": __version__, "torch": torch.__version__},
     }
     request = Request(existing=asked.existing, original_length=asked.original_length, layers=asked.layers,
-                      log_n=asked.log_n)  # fmt: skip
+                      log_n=asked.log_n, temperature=asked.temperature)  # fmt: skip
     with ExitStack() as around:
         put = around.enter_context(trials(model, request))
         put(_start_of(space, geometry, factor))  # what patch refuses is refused before anything is written

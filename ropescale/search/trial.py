@@ -45,7 +45,7 @@ def trials(model: nn.Module, request: Request) -> Iterator[Put]:
     def put(method: Method | None) -> None:
         nonlocal swapped
         standing = patch_of(model)
-        swaps = not request.log_n and _swaps(method, chief)
+        swaps = request.multiplied is None and _swaps(method, chief)
         if swaps and swapped and standing is not None:
             assert isinstance(method, FixedMethod)
             spectra = {prefix: method.spectrum(geometry) for prefix, geometry in geometries.items()}

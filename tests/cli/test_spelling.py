@@ -19,7 +19,17 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "ropescale" / "checkpoints" / "tiny"
 EXPORT = cli._names(cli._parser(), "export")
 # Arguments of patch and of what reads a config, as Python writes them
-ARGUMENTS = ("existing", "factor", "knobs", "layers", "log_n", "method", "original_length", "target_length")
+ARGUMENTS = (
+    "existing",
+    "factor",
+    "knobs",
+    "layers",
+    "log_n",
+    "method",
+    "original_length",
+    "target_length",
+    "temperature",
+)
 
 
 def messages(folder: str) -> list[tuple[str, str]]:

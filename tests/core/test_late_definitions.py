@@ -36,6 +36,7 @@ from ropescale.errors import (
 from ropescale.injection.forward_pass import ForwardPass, Late
 from ropescale.injection.kernels import Call, blockwise, pairwise, rotate
 from ropescale.methods.score.alibi import alibi_slopes
+from ropescale.request import split_knobs
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -105,7 +106,7 @@ def test_regions_say_what_the_definition_says(case: str, original: int) -> None:
     name, knobs = CASES[case]
     if name in ("yarn", "longrope"):
         return
-    knobs = {knob: value for knob, value in knobs.items() if knob != "log_n"}
+    knobs, _ = split_knobs(knobs)
     method = get_method(name)(**knobs)
     geometry = Geometry(rotary_dim=16, theta=1e4, original_length=original)
     query, key = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)[None, :]

@@ -45,6 +45,7 @@ FLOORS = [
         "ropescale.outside",
         "ropescale.registry",
         "ropescale.shards",
+        "ropescale.temperature",
     ],
     ["ropescale.failures", "ropescale.spelling"],
     ["ropescale.pages"],
@@ -502,6 +503,7 @@ MANY_PARAMETERS = {
     "evals/evaluate.py: evaluate",
     "ropescale/export/verification.py: verify",
     "ropescale/export/writing.py: export",
+    "ropescale/patching.py: patch",
     "ropescale/rescaling.py: rescale_checkpoint",
 }
 

@@ -27,7 +27,7 @@ PADS = 11  # before the second row's text
 
 def late(name: str, **knobs: Any) -> Late:
     geometry = Geometry(rotary_dim=8, head_dim=HEAD_DIM, theta=50.0, original_length=ORIGINAL)
-    found = late_of(get_method(name)(**KNOBS.get(name, {}) | knobs), geometry, log_n=False)
+    found = late_of(get_method(name)(**KNOBS.get(name, {}) | knobs), geometry)
     assert found is not None
     return found
 

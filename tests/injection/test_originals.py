@@ -21,6 +21,7 @@ import ropescale
 from ropescale import Geometry, get_method
 from ropescale.injection.forward_pass import ForwardPass, Late
 from ropescale.injection.kernels import Call, blockwise, pairwise
+from ropescale.temperature import LOG_N
 
 TOKENS, WIDTH, ORIGINAL = 61, 8, 32
 GEOMETRY = Geometry(rotary_dim=WIDTH, theta=100.0, original_length=ORIGINAL)
@@ -193,7 +194,7 @@ def test_the_formulas_tell_apart_what_the_pages_say_is_different() -> None:
 
 
 def test_log_n_is_that_of_the_authors() -> None:
-    late = Late(name="rerope", method=get_method("rerope")(), geometry=GEOMETRY, log_n=True)
+    late = Late(name="rerope", method=get_method("rerope")(), geometry=GEOMETRY, temperature=LOG_N)
     found = late.query_scale(torch.arange(TOKENS))
     assert found is not None
     theirs = [max(1.0, math.log(i + 1) / math.log(ORIGINAL)) for i in range(TOKENS)]

@@ -31,6 +31,7 @@ from ropescale.recipes.reading import read_recipe
 from ropescale.recipes.schedules import Schedule
 from ropescale.recipes.train import run
 from ropescale.recipes.ulysses import Ulysses
+from ropescale.temperature import LOG_N
 
 GEOMETRY = Geometry(rotary_dim=32, theta=1e4, original_length=128)
 
@@ -162,7 +163,7 @@ REFUSED: dict[str, tuple[Machines, dict[str, Any], str]] = {
     ),
     "log_n under ulysses": (
         ULYSSES,
-        {"log_n": True},
+        {"temperature": LOG_N},
         "method: what acts when attention reads needs whole rows, got 'yarn' with log_n and rows cut among 2",
     ),
     "packing with context parallelism": (
@@ -275,7 +276,7 @@ def test_the_program_refuses_before_the_model_is_loaded(
     ("machines", "facts"),
     [
         (ONE, {}),
-        (DDP, {"method": get_method("dynamic_yarn")(), "log_n": True}),
+        (DDP, {"method": get_method("dynamic_yarn")(), "temperature": LOG_N}),
         (DDP, {"method": get_method("t5")()}),
         (ONE, {"schedule": "pose"}),
         (ONE, {"schedule": "pose", "attention": "flash_attention_2", "packing": False}),

@@ -65,6 +65,7 @@ CASES: dict[str, Case] = {
     "original_length": Case(64),
     "knobs": Case('{"beta_fast": 8}'),
     "log_n": Case("true"),
+    "temperature": Case("llama4:0.3"),
     "existing": Case("compose", {"model": "{scaled}", "existing": "replace", "original_length": 128}),
     "layers": Case("full"),
     "tuning": Case("lora_plus"),

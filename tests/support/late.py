@@ -37,6 +37,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "nope with DroPE's scale": ("nope", {"factor": 4, "logit_scale": "drope"}),
     "yarn with log_n": ("yarn", {"factor": 2, "log_n": True}),
     "rerope with log_n": ("rerope", {"log_n": True}),
+    "yarn with llama4": ("yarn", {"factor": 3, "temperature": "llama4:0.4"}),
+    "yarn with drope": ("yarn", {"factor": 3, "temperature": "drope:0.5"}),
+    "self_extend with yarn by length": ("self_extend", {"temperature": "yarn:0.3"}),
+    "dynamic_ntk with scalable": ("dynamic_ntk", {"temperature": "scalable"}),
     "longrope with two lists": (
         "longrope",
         {
