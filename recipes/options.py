@@ -23,16 +23,18 @@ from ropescale.recipes.training_options import EVALUATIONS, INDIFFERENT, REFUSED
 from ropescale.request import Request, require_knobs
 
 TUNINGS = ("full", "lora", "lora_plus", "qlora")
-# Knobs of losses, and which loss each belongs to
+# Knobs of losses, and which losses each belongs to
 KNOBS = {
-    "loss_alpha": "exact",
-    "loss_gamma": "exact",
-    "loss_from": "exact",
-    "loss_short": "longce",
-    "loss_step": "longce",
-    "loss_cap": "longce",
+    "loss_alpha": ("exact",),
+    "loss_gamma": ("exact",),
+    "loss_from": ("exact",),
+    "loss_short": ("longce", "longred"),
+    "loss_step": ("longce",),
+    "loss_cap": ("longce",),
+    "loss_restored": ("longred",),
+    "loss_skipped": ("longred",),
 }
-LOSSES = ("exact", "longce", "plain")
+LOSSES = ("exact", "longce", "longred", "plain")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -108,12 +110,13 @@ class RecipeOptions:
         metadata={"help": "of nope: fit the logit scale at the target length after training (DroPE)"},
     )
 
-    loss: Literal["exact", "longce", "plain"] = field(
+    loss: Literal["exact", "longce", "longred", "plain"] = field(
         default="plain",
         metadata={
             "help": "plain: every token counts the same; exact: tokens with a long context count more, the rarer the "
             "more (arXiv:2605.10544); longce: tokens that long context helps count more, for one more pass "
-            "(arXiv:2410.23771)"
+            "(arXiv:2410.23771); longred: short texts are read as by the model before the patch, for three more "
+            "passes (arXiv:2502.07365)"
         },
     )
     loss_alpha: float = field(default=0.15, metadata={"help": "of exact: weight that is added to a long token"})
@@ -122,12 +125,15 @@ class RecipeOptions:
         default=None, metadata={"help": "of exact: tokens of context from which it is long (default: a quarter row)"}
     )
     loss_short: int | None = field(
-        default=None, metadata={"help": "of longce: tokens of short context (default: the original length)"}
+        default=None,
+        metadata={"help": "of longce and longred: tokens of short context (default: the original length)"},
     )
     loss_step: int | None = field(
         default=None, metadata={"help": "of longce: tokens between short windows (default: a quarter of loss_short)"}
     )
     loss_cap: float = field(default=5.0, metadata={"help": "of longce: the largest weight"})
+    loss_restored: float = field(default=5.0, metadata={"help": "of longred: weight of six layers at short positions"})
+    loss_skipped: float = field(default=10.0, metadata={"help": "of longred: weight of the last at skipped positions"})
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = field(
         default="auto", metadata={"help": "of the weights; auto: float32 on a CPU, else bfloat16"}
@@ -295,23 +301,35 @@ class RecipeOptions:
 
     def _require_loss(self) -> None:
         """Refuse numbers of losses that are none, knobs of another loss, and a schedule without long contexts."""
-        for name, least in (("loss_alpha", 0), ("loss_gamma", 0), ("loss_cap", 1)):
+        for name, least in (
+            ("loss_alpha", 0),
+            ("loss_gamma", 0),
+            ("loss_cap", 1),
+            ("loss_restored", 0),
+            ("loss_skipped", 0),
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
                 raise InvalidArgumentError(
                     f"{name}: must be a number of at least {least}, got {value!r}; leave it out for the published one"
                 )
-        for name, loss in KNOBS.items():
+        for name, losses in KNOBS.items():
             default = next(item.default for item in dataclasses.fields(self) if item.name == name)
-            if getattr(self, name) != default and self.loss != loss:
+            if getattr(self, name) != default and self.loss not in losses:
                 raise InvalidArgumentError(
-                    f"{name}: belongs to loss {loss}, got {getattr(self, name)!r} with {self.loss!r}; leave it out"
+                    f"{name}: belongs to loss {' and '.join(losses)}, got {getattr(self, name)!r} with {self.loss!r}; "
+                    f"leave it out"
                 )
         if not self.document_mask and (self.schedule == "mixed_window" or self.loss != "plain"):
             other = "schedule 'mixed_window'" if self.schedule == "mixed_window" else f"loss {self.loss!r}"
             raise InvalidArgumentError(
                 f"document_mask: must be true for what goes by the length of each document, got false with {other}; "
                 f"leave one of the two out"
+            )
+        if self.loss == "longred" and (self.tuning not in ("lora", "qlora") or self.schedule != "full_length"):
+            raise InvalidArgumentError(
+                f"loss: longred needs tuning lora or qlora, whose base is the model to restore, and schedule "
+                f"full_length, got {self.tuning!r} and {self.schedule!r}; use these, or loss plain"
             )
         if self.loss != "plain" and self.schedule == "pose":
             raise InvalidArgumentError(

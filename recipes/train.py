@@ -278,6 +278,11 @@ def schedule_of(recipe: Recipe) -> Schedule:
                 f"schedule: mixed_window needs a model as pretraining left it, got {options.model!r} which was saved "
                 f"patched; use full_length"
             )
+        if options.loss == "longred":
+            raise InvalidArgumentError(
+                f"loss: longred restores a model as pretraining left it, got {options.model!r} which was saved "
+                f"patched; use loss plain"
+            )
     geometry = ropescale.read_geometry(config, original_length=options.original_length, existing=options.existing)
     method, reach = options.request.resolved(geometry)
     temperature = options.request.multiplied

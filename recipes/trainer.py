@@ -32,6 +32,7 @@ from ropescale.recipes.evaluation import Yardstick, flat
 from ropescale.recipes.options import Recipe
 from ropescale.recipes.parallel import Machines
 from ropescale.recipes.proof import Proof, proven
+from ropescale.recipes.restoration import restoration
 from ropescale.recipes.rotation import MixedRotation
 from ropescale.recipes.schedules import DOCUMENTS, SHORT, Draws, Schedule
 from ropescale.recipes.seals import fault, seal
@@ -84,6 +85,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
             )
         self._schedule, self._weighting = schedule, weighting
         self._mixed = MixedRotation(model) if schedule.name == "mixed_window" else None
+        self._restoration = restoration(recipe.options, schedule, model)
 
     def proven(self, ids: Tensor, unpatched: list[Tensor] | None) -> Proof:
         """What a few short passes show of this model before it is trained; `unpatched` as `proof.alone` gave it.
@@ -119,10 +121,15 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
         )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, of a row that several processes share where they do."""
+        """Trainer's, of a row that several processes share where they do, with what a restoration adds."""
         items = kwargs.get("num_items_in_batch")
         if items is not None:  # a batch may show nothing of a conversation that is to be learnt
             kwargs["num_items_in_batch"] = items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1)
+        if self._restoration is not None:
+            added = self._restoration.loss(inputs["input_ids"])
+            if self.model_accepts_loss_kwargs and items is not None:  # where Trainer takes no mean over batches itself
+                added = added / self.current_gradient_accumulation_steps
+            return super().compute_loss(model, inputs, *args, **kwargs) + added
         if self._ulysses is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         # Trainer counts the labels of every process, which here are the same ones

@@ -119,9 +119,14 @@ def require_contexts(options: RecipeOptions, schedule: Schedule, machines: Machi
         InvalidArgumentError: names the option.
     """
     shards = machines.shards_of_a_row
+    if options.loss == "longred" and machines.shares_weights:
+        raise InvalidArgumentError(
+            f"loss: longred reads layers apart from the whole model, which needs whole parameters, got "
+            f"{'FSDP' if machines.fsdp else 'ZeRO-3'}; train it with DDP, or use loss plain"
+        )
     if options.loss != "plain" and shards > 1:
         raise InvalidArgumentError(
-            f"loss: what weighs tokens by their context needs whole rows, got {options.loss!r} and rows cut among "
+            f"loss: what goes by the context of tokens needs whole rows, got {options.loss!r} and rows cut among "
             f"{shards} processes, which would each begin anew; use loss plain, or do not cut rows"
         )
     if options.loss == "exact" and (beginning := _beginning(options, schedule)) >= schedule.length:
@@ -129,14 +134,19 @@ def require_contexts(options: RecipeOptions, schedule: Schedule, machines: Machi
             f"loss_from: must be below the length of a row ({schedule.length}), got {beginning}; leave it out for a "
             f"quarter of it"
         )
-    if options.loss == "longce":
+    if options.loss == "longred" and short_context(options, schedule) > schedule.original_length:
+        raise InvalidArgumentError(
+            f"loss_short: must be at most the original length ({schedule.original_length}) with longred, whose "
+            f"teacher reads no further, got {options.loss_short}; leave it out"
+        )
+    if options.loss in ("longce", "longred"):
         length, step = _short(options, schedule)
         if length >= schedule.length:
             raise InvalidArgumentError(
                 f"loss_short: must be below the length of a row ({schedule.length}), got {length}; give "
                 f"{max(2, schedule.length // 4)}"
             )
-        if step >= length:
+        if options.loss == "longce" and step >= length:
             raise InvalidArgumentError(
                 f"loss_step: must be below the short context ({length}), got {step}; leave it out for a quarter of it"
             )
@@ -161,9 +171,14 @@ def _beginning(options: RecipeOptions, schedule: Schedule) -> int:
     return options.loss_from or max(1, schedule.length // 4)
 
 
+def short_context(options: RecipeOptions, schedule: Schedule) -> int:
+    """Tokens of short context; 4,096 for a model of 4,096 as published."""
+    return options.loss_short or schedule.original_length
+
+
 def _short(options: RecipeOptions, schedule: Schedule) -> tuple[int, int]:
     """Tokens of short context, and between its windows; 4,096 and 1,024 for a model of 4,096 as published."""
-    length = options.loss_short or schedule.original_length
+    length = short_context(options, schedule)
     return length, options.loss_step or max(1, length // 4)
 
 

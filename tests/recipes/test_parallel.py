@@ -254,9 +254,9 @@ def test_what_would_silently_be_wrong_is_refused(name: str) -> None:
         (
             {"PARALLELISM_CONFIG_CP_SIZE": "2"},
             ["--packing=false", "--loss=longce"],
-            "loss: what weighs tokens by their context needs whole rows, got 'longce' and rows cut among 2 processes",
+            "loss: what goes by the context of tokens needs whole rows, got 'longce' and rows cut among 2 processes",
         ),
-        ({"WORLD_SIZE": "2"}, ["--ulysses=2", "--loss=exact"], "loss: what weighs tokens by their context needs"),
+        ({"WORLD_SIZE": "2"}, ["--ulysses=2", "--loss=exact"], "loss: what goes by the context of tokens needs"),
         ({}, ["--attention=flash_attention_2"], "attention: flash attention is told of documents in a row"),
     ],
 )
@@ -305,7 +305,9 @@ def test_heads_that_cannot_be_shared_are_refused() -> None:
 
 
 @pytest.mark.slow  # three whole runs
-@pytest.mark.parametrize("kind", ["recipe lora", "recipe exact", "recipe longce", "recipe lora with ulysses"])
+@pytest.mark.parametrize(
+    "kind", ["recipe lora", "recipe exact", "recipe longce", "recipe longred", "recipe lora with ulysses"]
+)
 def test_a_recipe_ends_alike_in_one_process_and_two(kind: str, tmp_path: Path) -> None:
     if "ulysses" in kind:
         pytest.importorskip("ringmaster")

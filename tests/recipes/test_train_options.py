@@ -45,6 +45,7 @@ DATA: dict[str, Any] = {"data": ["{texts}", "{other}"]}
 POSE: dict[str, Any] = {"schedule": "pose", "factor": 4, "length": 96}
 ASKED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
 LONGCE: dict[str, Any] = {"loss": "longce", "loss_short": 32}
+LONGRED: dict[str, Any] = {"loss": "longred", "loss_short": 32, "max_steps": 2}
 NOPE: dict[str, Any] = {"method": "nope", "schedule": "full_length"}
 
 
@@ -87,6 +88,8 @@ CASES: dict[str, Case] = {
     "loss_short": Case(16, LONGCE),
     "loss_step": Case(4, LONGCE),
     "loss_cap": Case(1.01, LONGCE),
+    "loss_restored": Case(1, LONGRED),
+    "loss_skipped": Case(1, LONGRED),
     "dtype": Case("bfloat16"),
     "attention": Case("eager", {"data": "{texts}", "packing": "true"}),
     "ulysses": Case(2, refused="ulysses"),

@@ -227,10 +227,10 @@ def test_a_model_that_keeps_its_own_loss_is_refused() -> None:
     ("recipe", "more", "message"),
     [
         ("lora", ["--loss-alpha=0.3"], "loss_alpha: belongs to loss exact, got 0.3 with 'plain'; leave it out"),
-        ("exact", ["--loss-short=64"], "loss_short: belongs to loss longce, got 64 with 'exact'; leave it out"),
+        ("exact", ["--loss-short=64"], "loss_short: belongs to loss longce and longred, got 64 with 'exact'"),
         ("exact", ["--loss-gamma=-1"], "loss_gamma: must be a number of at least 0, got -1.0; leave it out"),
         ("longce", ["--loss-cap=0.5"], "loss_cap: must be a number of at least 1, got 0.5; leave it out"),
-        ("longce", ["--loss=short"], "loss: must be one of exact, longce, plain, got 'short'"),
+        ("longce", ["--loss=short"], "loss: must be one of exact, longce, longred, plain, got 'short'"),
         ("exact", ["--schedule=pose"], "loss: exact weighs tokens by context that they see, which rows of pose do"),
         ("exact", ["--loss-from=512"], "loss_from: must be below the length of a row (512), got 512; leave it out"),
         ("longce", ["--length=128"], "loss_short: must be below the length of a row (128), got 128; give 32"),
@@ -238,6 +238,9 @@ def test_a_model_that_keeps_its_own_loss_is_refused() -> None:
         ("exact", ["--document-mask=false"], "document_mask: must be true for what goes by the length of each docu"),
         ("mixed_window", ["--document-mask=false"], "document_mask: must be true for what goes by the length of e"),
         ("lora", ["--document-mask=false", "--packing=false"], "document_mask: acts on rows of several documents, "),
+        ("longred", ["--tuning=full"], "loss: longred needs tuning lora or qlora, whose base is the model to restore"),
+        ("longred", ["--loss-short=129"], "loss_short: must be at most the original length (128) with longred, whose"),
+        ("exact", ["--loss-skipped=1"], "loss_skipped: belongs to loss longred, got 1.0 with 'exact'; leave it out"),
         ("longce", ["--label-smoothing-factor=0.1"], "label_smoothing_factor: is of Transformers' own loss, got it"),
     ],
 )
@@ -254,10 +257,16 @@ def ended(folder: Path) -> dict[str, Tensor]:
 
 
 BRIEF = ("--max-steps", "4", "--save-steps", "2", "--eval-strategy", "no", "--eval-passkeys", "0", "--length", "128")
-LOSSES = {"exact": ("--loss-from", "16"), "longce": ("--loss-short", "32")}
+LOSSES = {
+    "exact": ("--loss-from", "16"),
+    "longce": ("--loss-short", "32"),
+    "longred": ("--loss-short", "64"),
+}
 
 
-@pytest.mark.parametrize("loss", ["longce", pytest.param("exact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "loss", ["longce", *(pytest.param(one, marks=pytest.mark.slow) for one in ("exact", "longred"))]
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
