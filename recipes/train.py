@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -46,11 +46,12 @@ from ropescale.patching import put_in
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
 from ropescale.recipes.card import card
+from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.data.preparing import Prepared, identify, prepare
 from ropescale.recipes.evaluation import Yardstick, digest, yardstick
 from ropescale.recipes.logit_scale import fitted_logit_scale
 from ropescale.recipes.loss import chunked_loss
-from ropescale.recipes.options import Recipe
+from ropescale.recipes.options import Recipe, RecipeOptions
 from ropescale.recipes.parallel import Machines, refuse_combinations
 from ropescale.recipes.proof import alone
 from ropescale.recipes.rehearsal import rehearse
@@ -385,7 +386,7 @@ def _ledger_of(folder: Path, recipe: Recipe, command: str) -> Ledger:
     if file.exists():
         try:
             ledger = json.loads(file.read_text(encoding="utf-8"))
-            earlier = ledger["settings"]
+            earlier = {**_defaults(), **ledger["settings"]}
             names = sorted({*settings, *earlier})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgumentError(
@@ -419,6 +420,12 @@ def _ledger_of(folder: Path, recipe: Recipe, command: str) -> Ledger:
         "device": str(recipe.training.device),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def _defaults() -> dict[str, Any]:
+    """What options were that an earlier version did not have."""
+    of_both = (*fields(RecipeOptions), *fields(DataOptions))
+    return {item.name: item.default for item in of_both if item.default is not MISSING}
 
 
 def _may_be_extended(ledger: Ledger, folder: Path, steps: int) -> bool:

@@ -132,6 +132,18 @@ def test_the_same_command_again_finds_the_run_finished(finished: dict[str, Any],
     assert (place / "whole" / WEIGHTS).stat().st_mtime_ns == before
 
 
+def test_a_run_of_a_version_with_fewer_options_goes_on_at_their_defaults(
+    finished: dict[str, Any], place: Path
+) -> None:
+    folder = Path(shutil.copytree(place / "whole", place / "fewer"))
+    told = json.loads((folder / "training.json").read_text())
+    del told["settings"]["loss"], told["settings"]["log_n"]
+    (folder / "training.json").write_text(json.dumps(told))
+    assert run("pose", folder) == told
+    with pytest.raises(InvalidArgumentError, match=r"must be of the same log_n \(False\), got True; "):
+        run("pose", folder, "--log-n", "true")
+
+
 def test_a_run_of_other_settings_does_not_go_on(finished: dict[str, Any], place: Path) -> None:
     with pytest.raises(
         InvalidArgumentError, match=r"^output: the run in '.*' must be of the same rank \(8\), got 4; "
