@@ -52,26 +52,25 @@ class DPE(LateMethod, name="dpe"):
         window = self.window_for(geometry)
         return max(geometry.original_length, (geometry.original_length - window) * max(self.groups) + window)
 
-    def sizes(self, geometry: Geometry, device: torch.device) -> Tensor:
-        """[pairs] int64: positions that count as one for each pair."""
-        each = [self.groups[pair * PARTS // geometry.pairs] for pair in range(geometry.pairs)]
-        return torch.tensor(each, dtype=torch.int64, device=device)
-
     def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """As `LateMethod.distance`: the largest one that a pair has, which is that of the smallest groups."""
         return self._seen(geometry, query, key, min(self.groups)), key <= query
 
     def angles(self, geometry: Geometry, query: Tensor, key: Tensor, distance: Tensor, inv_freq: Tensor) -> Tensor:
-        sizes = self.sizes(geometry, query.device)
-        return self._seen(geometry, query[..., None], key[..., None], sizes).float() * inv_freq[..., None, :]
+        seen = self._seen(geometry, query[..., None], key[..., None], self._sizes(query))
+        return _by_pair(seen.float(), geometry) * inv_freq[..., None, :]
 
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
         return two_regions(
             self.base_spectrum(geometry),
             self.window_for(geometry),
-            lambda i: self._place(geometry, i[..., None], self.sizes(geometry, i.device)),
-            lambda j: j[..., None] // self.sizes(geometry, j.device),
+            lambda i: _by_pair(self._place(geometry, i[..., None], self._sizes(i)), geometry),
+            lambda j: _by_pair(j[..., None] // self._sizes(j), geometry),
         )
+
+    def _sizes(self, positions: Tensor) -> Tensor:
+        """[8] int64: the group sizes, where positions are."""
+        return torch.tensor(self.groups, dtype=torch.int64, device=positions.device)
 
     def _seen(self, geometry: Geometry, query: Tensor, key: Tensor, sizes: Tensor | int) -> Tensor:
         distance = query - key
@@ -82,3 +81,8 @@ class DPE(LateMethod, name="dpe"):
         """Where a query stands among groups, which go on where the window ends."""
         window = self.window_for(geometry)
         return query // sizes + (window - window // sizes)
+
+
+def _by_pair(parts: Tensor, geometry: Geometry) -> Tensor:
+    """[..., pairs] of what is [..., 8], one for each eighth of the pairs."""
+    return parts[..., torch.arange(geometry.pairs, device=parts.device) * PARTS // geometry.pairs]
