@@ -94,6 +94,11 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             f"target_length"
         )
     late = late_of(chosen, geometry, temperature=temperature, factor=factor, kept=kept_layers(config, layers))
+    if late is not None and late.kept and parts[0].label:
+        raise InvalidArgumentError(
+            f"{chosen.name}: must act in every layer of a {config.model_type}, whose layer types have rotations of "
+            f"their own, got {chosen}; leave out which layers"
+        )
     if late is not None and len(parts) > 1:
         raise InvalidArgumentError(
             f"layers: must be 'global' for {chosen.name}, which acts in attention, where layer types have rotations "
@@ -188,7 +193,13 @@ def late_of(
                 f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
                 f"'full'; leave it out"
             )
-        return Late(name=method.name, method=acting, geometry=geometry, **others)
+        left = acting.left(geometry)
+        if kept and left:
+            raise InvalidArgumentError(
+                f"layers: must be 'global' or 'all' for {method.name} in some layers, which its knobs say, got "
+                f"'full'; leave it out"
+            )
+        return Late(name=method.name, method=acting, geometry=geometry, **{**others, "kept": kept | left})
     if temperature is None and (not kept or leaves_rotation(method)):
         return None
     assert isinstance(method, FixedMethod)

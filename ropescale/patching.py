@@ -428,6 +428,7 @@ def claimed(plan: PatchPlan, last: int) -> Claim:
         change=change,
         late=extension.late is not None,
         embeds=extension.late is not None and extension.late.method.embeds,
+        windowed=extension.late is not None and extension.late.method.beside().window is not None,
     )
 
 

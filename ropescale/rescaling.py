@@ -94,7 +94,7 @@ def rescale_checkpoint(
     require_new(target, folder)
     text = text_of(config)
     extension = extended(text, request)
-    if extension.late is not None and extension.late.kept:
+    if extension.late is not None and extension.late.kept and layers == "full":
         raise InvalidArgumentError(
             f"layers: must be 'global' or 'all' for a {text.model_type} on disk, where one rotary module serves all "
             f"layers and a config states one rotation for it, got {layers!r}; load, patch and save it with "

@@ -25,7 +25,7 @@ from ropescale.families.today import depends_on_length, rope_type_of, softmax_fa
 from ropescale.geometry import Geometry
 from ropescale.methods import ABF, FixedMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
-from ropescale.methods.late import UNBOUNDED, LengthDependent
+from ropescale.methods.late import UNBOUNDED, LateMethod, LengthDependent
 from ropescale.records import RECORD_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.spectrum import Spectrum, theta_inv_freq
@@ -183,6 +183,12 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         )
     geometry = read_geometry(before, original_length=record.original_length, existing=record.existing)
     method = record.method_instance()
+    if isinstance(method, LateMethod) and (left := method.left(geometry)):
+        raise ExportError(
+            f"{record.method}: must act in every layer to be exported, got {method}, which leaves "
+            f"{len(left)} of {geometry.layers} rotating; export it without, or keep it in Transformers with "
+            f"ropescale.load"
+        )
     if isinstance(method, NoPE) and record.temperature is None:
         return Canonical(rotations=[_without_rotation(config, record, method, geometry)], record=record)
     static, why = _nearest(method, geometry, record)

@@ -22,6 +22,7 @@ class Claim:
     change: float
     late: bool  # whether it acts when attention reads
     embeds: bool  # whether it changes the vectors that enter the first layer, and so what every layer is given
+    windowed: bool = False  # whether the layers in which it does not act see a window, and so may change too
 
 
 def last_position(original_length: int, target_length: int) -> int:

@@ -7,6 +7,7 @@ late gives the hidden states that rotating early gave. What does not fit is refu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,7 +97,8 @@ class Probe:
             hidden=config.hidden_size,
         )
         self._require_numbers(layouts)
-        return LateRotation(self._decoder, self._late, layouts, sizes, before, self._watch.device)
+        beside = dataclasses.replace(before, method=self._late.method.beside())
+        return LateRotation(self._decoder, self._late, layouts, sizes, beside, self._watch.device)
 
     def _require_numbers(self, layouts: dict[nn.Module, str | None]) -> None:
         """Refuse layers of which some are to keep their rotation, and which do not say which they are."""

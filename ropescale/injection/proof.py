@@ -116,7 +116,8 @@ class Proof:
             still = [layer for layer in named if layer not in changed and self.watch.labels[layer] <= claim.labels]
             if still or not changed:
                 raise self._refused(claim, "change what attention reads far away", still[0] if still else None, 0.0)
-        unnamed = [] if claim.embeds else [layer for layer in noise if layer not in named or claim.change == 0]
+        anything = claim.embeds or claim.windowed
+        unnamed = [] if anything else [layer for layer in noise if layer not in named or claim.change == 0]
         for layer in unnamed:
             if changes[layer] > self.watch.tolerance:
                 raise self._refused(claim, "leave alone what it does not name", layer, changes[layer])

@@ -56,6 +56,7 @@ class Method(metaclass=_OfItsKind):
     name: ClassVar[str]
     abstract: ClassVar[bool] = True  # a kind of method, which has no name; each class says so for itself
     defined_by: ClassVar[tuple[str, ...]] = ()  # what a class of that kind defines, one of them at least
+    optional: ClassVar[tuple[str, ...]] = ()  # knobs that are off by default, and in records only where they are on
 
     factor: float | None  # target length / original length, at least 1
 
@@ -85,8 +86,12 @@ class Method(metaclass=_OfItsKind):
             )
 
     def knobs(self) -> dict[str, Any]:
-        """Every field with its value, as JSON can hold it."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        """Every field with its value, as JSON can hold it; without optional ones that are off."""
+        values = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name not in self.optional or getattr(self, item.name) != item.default
+        }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def require_number(
@@ -151,6 +156,7 @@ class FixedMethod(Method):
 
     abstract: ClassVar[bool] = True
     defined_by: ClassVar[tuple[str, ...]] = ("inv_freq", "spectrum")
+    optional: ClassVar[tuple[str, ...]] = ("clipped",)
     lawless: ClassVar[dict[str, str]] = {}  # law -> why this method does not obey it
 
     factor: float  # target length / original length, at least 1
@@ -192,13 +198,6 @@ class FixedMethod(Method):
     def modified(self) -> bool:
         """Whether resonance or a taper changes what `inv_freq` gives, so that no formula of the method states it."""
         return self.resonance or self.clipped > 1
-
-    def knobs(self) -> dict[str, Any]:
-        """As `Method.knobs`; without `clipped` where it is 0, as earlier versions read it."""
-        values = super().knobs()
-        if not self.clipped:
-            del values["clipped"]
-        return values
 
     def inv_freq(self, base: Tensor, geometry: Geometry) -> Tensor:
         """[pairs], in the dtype of `base`: the rescaled inverse frequencies; pure."""

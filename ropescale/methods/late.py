@@ -157,6 +157,18 @@ class LateMethod(Method):
         stage = self.stage(geometry, query)
         return inv_freq.to(query.device)[stage], factor.to(query.device)[stage]
 
+    def left(self, geometry: Geometry) -> frozenset[int]:
+        """Numbers of the layers, from 0, in which it does not act: they do what `beside` says.
+
+        Raises:
+            InvalidArgumentError: knobs that name layers which the model does not have.
+        """
+        return frozenset()
+
+    def beside(self) -> "Fixed":
+        """What the layers do that it leaves: rotate as they did before."""
+        return Fixed()
+
     @abstractmethod
     def regions(self, geometry: Geometry, longest: int) -> list[Region] | None:
         """The same for blocks of pairs, for positions below `longest`; None where no blocks are rotated alike."""
@@ -240,9 +252,19 @@ class Fixed(LateMethod):
 
     abstract: ClassVar[bool] = True  # not in the registry: asked for by nobody
 
+    window: int | None = None  # tokens that a query sees, itself among them; None for all
+
+    def distance(self, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """As `LateMethod.distance`."""
+        distance, visible = super().distance(geometry, query, key)
+        return distance, visible if self.window is None else visible & (distance < self.window)
+
     def regions(self, geometry: Geometry, longest: int) -> list[Region]:
         """As `LateMethod.regions`."""
-        return [causal(self.base_spectrum(geometry))]
+        every, window = causal(self.base_spectrum(geometry)), self.window
+        if window is None:
+            return [every]
+        return [dataclasses.replace(every, start=lambda i: (i - window + 1).clamp(min=0))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -234,7 +234,8 @@ def ranges_of(name: str, geometry: Geometry, factor: float) -> dict[str, Sequenc
     Raises:
         InvalidArgumentError: none of its knobs is known.
     """
-    own = [item.name for item in fields(get_method(name)) if item.name in KNOWN]
+    kind = get_method(name)
+    own = [item.name for item in fields(kind) if item.name in KNOWN and item.name not in kind.optional]
     found = {knob: KNOWN[knob](geometry, factor) for knob in own}
     if not any(len(values) > 1 for values in found.values()):
         raise InvalidArgumentError(
