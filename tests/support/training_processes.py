@@ -138,6 +138,8 @@ def with_recipe(recipe: str, output: Path, rows_at_a_time: int, ulysses: int = 1
         "cache_dir": output / "cache",
         "output_dir": output / "run",
     }
+    if recipe == "longred":  # AdamW makes a whole step of what rounding leaves of the many gradients near zero
+        given |= {"optim": "sgd", "learning_rate": 0.1}
     told = run(read_recipe(recipe, [f"--{name}={value}" for name, value in given.items()]), "a test")
     assert told["tokens"] == 3 * 4 * 512
     # the first process has written it
