@@ -4,13 +4,13 @@ perplexity at the target length (arXiv:2512.12167, section 4.3).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import nn
 
 from ropescale.patching import patch, record, unpatch
 from ropescale.recipes.evaluation import Yardstick
+from ropescale.temperature import least
 
 HIGHEST = 1.0  # coefficient of ln(factor); the paper's are 0.103 and 0.412
 STEPS = 10  # of the search: the bracket shrinks to 1 % of itself
@@ -25,36 +25,19 @@ def fitted_logit_scale(model: nn.Module, measure: Yardstick, target_length: int)
     assert done is not None
     factor = target_length / done.original_length
     length = min(target_length, measure.lengths[-1])
-    tried: dict[float, float] = {}
 
     def perplexity(coefficient: float) -> float:
+        put(coefficient)
+        return measure.perplexity(model, length)
+
+    def put(coefficient: float) -> None:
         unpatch(model)
         scale: dict[str, Any] = {"logit_scale": "drope", "coefficient": coefficient}
-        patch(
-            model,
-            "nope",
-            factor=factor,
-            temperature=done.temperature,
-            existing=done.existing,
-            layers=done.layers,
-            **scale,
-        )
-        if coefficient not in tried:
-            tried[coefficient] = measure.perplexity(model, length)
-        return tried[coefficient]
+        kept: dict[str, Any] = {"temperature": done.temperature, "existing": done.existing, "layers": done.layers}
+        patch(model, "nope", factor=factor, **kept, **scale)
 
-    low, high, golden = 0.0, HIGHEST, (math.sqrt(5) - 1) / 2
-    perplexity(low)  # so that no scale at all is among what was tried
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    for _ in range(STEPS):
-        if perplexity(left) <= perplexity(right):
-            high, right = right, left
-            left = high - golden * (high - low)
-        else:
-            low, left = left, right
-            right = low + golden * (high - low)
-    best = min(tried, key=lambda coefficient: tried[coefficient])
-    perplexity(best)
+    best, tried = least(perplexity, HIGHEST, steps=STEPS)
+    put(best)
     return {
         "coefficient": best,
         "factor": factor,

@@ -185,6 +185,31 @@ class Temperature:
 LOG_N = Temperature.of("log_n")  # which `log_n=True` spells
 
 
+def least(cost: Callable[[float], float], high: float, *, steps: int = 10) -> tuple[float, dict[float, float]]:
+    """The coefficient from 0 to `high` that costs least, and what each that was tried costs; 0 is among them.
+
+    Golden-section search, which takes a cost to have one valley: each step shrinks the bracket to 0.62 of itself.
+    """
+    tried: dict[float, float] = {}
+
+    def costs(coefficient: float) -> float:
+        if coefficient not in tried:
+            tried[coefficient] = cost(coefficient)
+        return tried[coefficient]
+
+    low, golden = 0.0, (math.sqrt(5) - 1) / 2
+    costs(low)
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    for _ in range(steps):
+        if costs(left) <= costs(right):
+            high, right = right, left
+            left = high - golden * (high - low)
+        else:
+            low, left = left, right
+            right = low + golden * (high - low)
+    return min(tried, key=lambda coefficient: tried[coefficient]), tried
+
+
 def with_temperature(temperature: Temperature | None) -> str:
     """What is said of it after a method: " with log_n"; nothing for none."""
     return "" if temperature is None else f" with {temperature}"

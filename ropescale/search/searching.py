@@ -181,7 +181,7 @@ def search(
     length = round(factor * geometry.original_length)
     space = _space(asked, geometry, factor)
     counted = dataclasses.replace(asked, target_length=length, factor=None)
-    seen, unseen = _documents(data)
+    seen, unseen = two_sides(data)
     compared = -(-asked.held_out // 5) if asked.needles else 0
     whole, apart = (
         samples(
@@ -444,7 +444,7 @@ def _start_of(space: Space, geometry: Geometry, factor: float) -> Method:
     return space.method(space.vector(get_method("yarn")(factor=factor)))
 
 
-def _documents(data: str | Sequence[Document]) -> tuple[list[Document], list[Document]]:
+def two_sides(data: str | Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """What candidates are judged by, and what they are not.
 
     Raises:
