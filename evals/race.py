@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from operator import attrgetter
 
 from ropescale.evals.decision import decide
-from ropescale.evals.decision.comparison import Difference
 from ropescale.evals.decision.verdict import Decision
 from ropescale.evals.plan import Options, Round
-from ropescale.evals.report.wording import difference_text
+from ropescale.evals.report.wording import dropped_text
 from ropescale.evals.results import Arm, Cell, Results
 
 FIRST = 2  # samples of the first round
@@ -56,20 +56,13 @@ def judged(results: Results, over: Round) -> Decision:
 def said(number: int, over: Round, decision: Decision) -> str:
     """The line on a round that is over: what was asked, who goes on, and who is out by which figure."""
     out = [
-        f"{one.arm.label} ({_figure(one.dropped_by, one.arm)})"
+        f"{one.arm.label} ({dropped_text(one.dropped_by, one.arm, attrgetter('label'))})"
         for one in decision.standings
         if one.arm in over.arms and one.dropped_by is not None
     ]
     left = [one.arm.label for one in decision.standings if one.arm in over.arms and one.can_win]
     dropped = f"; out: {'; '.join(out)}" if out else ""
     return f"round {number} ({over.samples} samples, {over.windows} windows): {', '.join(left)}{dropped}"
-
-
-def _figure(difference: Difference, arm: Arm) -> str:
-    """What put an arm out: how much better another one is, or how little the arm itself is better."""
-    if difference.arm == arm:
-        return f"no gain that counts over {difference.against.label}: {difference_text(difference)}"
-    return f"{difference.arm.label} over it: {difference_text(difference)}"
 
 
 def out_of_time(options: Options) -> str:

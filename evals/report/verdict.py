@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
-from ropescale.evals.decision.comparison import FIND, MARGINS, READ, Comparison, Difference
+from ropescale.evals.decision.comparison import FIND, MARGINS, READ, Comparison
 from ropescale.evals.decision.lengths import Bounds
 from ropescale.evals.decision.need import Need
 from ropescale.evals.decision.preference import Means, means_of
@@ -20,6 +21,7 @@ from ropescale.evals.report.wording import (
     base_text,
     basis_text,
     difference_text,
+    dropped_text,
     estimate_text,
     gain_interval_text,
     gain_text,
@@ -206,21 +208,15 @@ def _compared(findings: Findings) -> list[str]:
             said.append(f"Nor can be told from {base_model(findings)}: {named}.")
     if decision.need is not None:
         said.append(_need(findings, decision.need))
+    name = partial(_name, findings)
     out = [
-        f"{_name(findings, standing.arm)} ({_figure(findings, standing.dropped_by, standing.arm)})"
+        f"{name(standing.arm)} ({dropped_text(standing.dropped_by, standing.arm, name)})"
         for standing in decision.standings
         if standing.dropped_by is not None and standing.arm != UNPATCHED
     ]
     if out:
         said.append(f"Out: {'; '.join(out)}.")
     return said
-
-
-def _figure(findings: Findings, difference: Difference, arm: Arm) -> str:
-    """The figure that puts an arm out: another arm's over it, or its own small gain."""
-    if difference.arm == arm:
-        return f"no gain that counts over {_name(findings, difference.against)}: {difference_text(difference)}"
-    return f"{_name(findings, difference.arm)} over it: {difference_text(difference)}"
 
 
 def _why(findings: Findings, tie: Comparison) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ropescale.evals.decision.comparison import FIND, Difference
 from ropescale.evals.decision.lengths import Bounds
@@ -155,6 +155,13 @@ def difference_text(difference: Difference) -> str:
         return estimate_text(gain_text(estimate), gain_interval_text(estimate))
     ratio = ratio_of(estimate)
     return f"perplexity {estimate_text(ratio_text(ratio), ratio_interval_text(ratio) or 'too few windows')}"
+
+
+def dropped_text(difference: Difference, arm: Arm, name: Callable[[Arm], str]) -> str:
+    """What put an arm out: how much better another one is, or how little the arm itself is better."""
+    if difference.arm == arm:
+        return f"no gain that counts over {name(difference.against)}: {difference_text(difference)}"
+    return f"{name(difference.arm)} over it: {difference_text(difference)}"
 
 
 def ratio_of(estimate: Estimate) -> Estimate:

@@ -9,7 +9,15 @@ from ropescale import listing, memory
 from ropescale.evals.decision.comparison import FIND, Difference
 from ropescale.evals.decision.verdict import Decision
 from ropescale.evals.report.findings import Share
-from ropescale.evals.report.wording import NOTHING, perplexity_text, ratio_interval_text, ratio_text
+from ropescale.evals.report.wording import (
+    NOTHING,
+    estimate_text,
+    interval_text,
+    perplexity_text,
+    rate_text,
+    ratio_interval_text,
+    ratio_text,
+)
 from ropescale.evals.results import UNPATCHED, Arm
 from ropescale.recommend.advice import Advice, Line, Promise
 from ropescale.recommend.training import Trained
@@ -56,10 +64,7 @@ def gain_text(one: Difference) -> str:
 
 def share_text(share: Share) -> str:
     """A rate with its interval."""
-    if not share.asked:
-        return NOTHING
-    low, high = share.interval
-    return f"{share.rate:.0%} ({100 * low:.0f} to {100 * high:.0f}%)"
+    return estimate_text(rate_text(share.rate), interval_text(share)) if share.asked else NOTHING
 
 
 def entries(line: Line) -> list[str]:

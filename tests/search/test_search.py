@@ -94,8 +94,8 @@ def test_a_seed_gives_the_same_and_another_one_does_not(found: tuple[Found, Path
     assert again.arguments == found[0].arguments
     assert again.arms == found[0].arms
     assert again.steps == found[0].steps
-    other = search(ropescale.load("tiny"), tokenizer, **SMALL, seed=1)
-    assert other.steps != found[0].steps
+    other = search(ropescale.load("tiny"), tokenizer, **{**SMALL, "candidates": 12}, seed=1)
+    assert other.steps[0] != found[0].steps[0]
 
 
 def test_a_search_that_was_killed_goes_on_to_the_same(found: tuple[Found, Path], tmp_path: Path) -> None:
@@ -272,8 +272,9 @@ def test_a_prefix_that_is_not_scaled_is_tried(tokenizer: Any, tmp_path: Path) ->
 
 def test_a_budget_is_kept(tokenizer: Any) -> None:
     begun = time.monotonic()
-    told = search(ropescale.load("tiny"), tokenizer, **{**SMALL, "candidates": None}, budget=0.25)
-    assert time.monotonic() - begun < 30
+    asked = {**SMALL, "candidates": None, "windows": 1, "batches": 1, "held_out": 2}
+    told = search(ropescale.load("tiny"), tokenizer, **asked, budget=0.1)
+    assert time.monotonic() - begun < 20
     assert told.steps[-1].candidates >= 12
 
 
