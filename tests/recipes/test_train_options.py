@@ -79,7 +79,7 @@ CASES: dict[str, Case] = {
     "length": Case(48),
     "chunks": Case(3, POSE),
     "content": Case("contiguous", POSE),
-    "document_mask": Case("false"),
+    "document_mask": Case("false", {"data": "{splits}", "data_split": "first", "length": None, "batch_size": 8}),
     "fit_logit_scale": Case("true", NOPE),
     "loss": Case("exact"),
     "loss_alpha": Case(0.5, {"loss": "exact"}),
