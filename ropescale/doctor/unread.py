@@ -196,7 +196,8 @@ def _acting(text: dict[str, Any], config: PreTrainedConfig, record: Record | Non
             "theta stays as it is",
             "write false, and patch with method 'dynamic_ntk'",
         )
-    if text.get("use_logn_attn") is True and not (record and record.temperature):
+    temperature = record.temperature if record else None
+    if text.get("use_logn_attn") is True and (temperature is None or temperature.rule != "log_n"):
         yield _ignored(
             "use_logn_attn",
             "queries that grow with the logarithm of their position (Qwen)",
