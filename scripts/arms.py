@@ -1,6 +1,6 @@
 """Every untrained arm on the embedded checkpoint at x4 and x8, with and without log-n: docs/results/arms.json.
 
-    python scripts/arms.py                      # forty minutes of one core
+    python scripts/arms.py                      # a quarter of an hour on two quiet cores
     python scripts/arms.py --factors 4          # half of them
 
 Each line of the table is `ropescale eval tiny` with 70 passkeys at the target length for each of three seeds, and 8
@@ -58,6 +58,7 @@ def main() -> None:
             kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
             kept[f"x{factor}, {name}"] = made
             write_atomically(RESULTS, json.dumps(kept, indent=1) + "\n")
+            print(markdown(kept))
 
 
 def table(factor: int, name: str, temperature: str | None) -> dict[str, Any]:
@@ -95,6 +96,19 @@ def figures(results: list[Results], arm: Arm, length: int) -> dict[str, Any]:
         "perplexity within": perplexity_between(results[0], arm, 0, L),
         "change within": None if change is None else [change.value, change.low, change.high],
     }
+
+
+def markdown(kept: dict[str, dict[str, Any]]) -> str:
+    """The tables as docs/results/README.md has them: passkeys, and perplexity beyond the original length."""
+    kept = dict(sorted(kept.items()))
+    lines = ["| arm | " + " | ".join(kept) + " | within |", "|---" * (len(kept) + 2) + "|"]
+    for method in (UNPATCHED.method, *PLAIN):
+        cells = [
+            f"{100 * tab[method]['share']:.0f} %, {tab[method]['perplexity beyond']:.2f}" for tab in kept.values()
+        ]
+        within = " to ".join(f"{f(tab[method]['perplexity within'] for tab in kept.values()):.2f}" for f in (min, max))
+        lines.append(f"| {method} | {' | '.join(cells)} | {within} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
