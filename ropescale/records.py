@@ -43,9 +43,8 @@ FIELD_TYPES = {
     "temperature": dict,
 }
 
-LATER = frozenset(
-    {"base", "generation", "proof", "temperature"}
-)  # fields that records of earlier versions do not have
+# Fields that records of earlier versions do not have
+LATER = frozenset({"base", "generation", "proof", "temperature"})
 
 LENGTHS = frozenset({"max_position_embeddings", "original_length", "target_length"})  # tokens
 NUMBERS = frozenset({"attention_factor", "original_length", "rotary_dim", "target_length", "theta"})

@@ -1,6 +1,7 @@
-"""What every test shares: one thread, quiet progress bars, and no reach for a network."""
+"""What every test shares: one thread, quiet progress bars, no reach for a network, a registry to define methods in."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,3 +28,14 @@ for room in ("", ".evals", ".recipes"):
             f"ropescale{room}: must be this checkout's, got {found and found.origin}; CONTRIBUTING.md says how a copy "
             f"imports itself"
         )
+
+from ropescale.methods import base as registry  # noqa: E402  # only once it is known which checkout's it is
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Methods defined in a test leave the registry with it."""
+    before = dict(registry._METHODS)
+    yield
+    registry._METHODS.clear()
+    registry._METHODS.update(before)

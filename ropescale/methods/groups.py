@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods.late import LateMethod, Region, after, nowhere, same
+from ropescale.methods.late import LateMethod, Region, after, causal, nowhere, same
 
 Places = TypeVar("Places", int, Tensor)  # positions of tokens
 
@@ -87,7 +87,7 @@ class GrowingGroups(LateMethod):
         if largest > MOST_SIZES:
             return None
         if largest == 1:
-            return [Region(query=same, key=same, start=nowhere, stop=after, spectrum=spectrum)]
+            return [causal(spectrum)]
 
         def first_near(i: Tensor) -> Tensor:
             return torch.where(self.sizes(geometry, i) > 1, (i - near + 1).clamp(min=0), 0)

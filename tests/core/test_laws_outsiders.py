@@ -1,6 +1,6 @@
 """Methods defined outside the package."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,8 @@ from transformers import AutoModelForCausalLM
 import ropescale
 from ropescale import Geometry, Spectrum, get_method, list_methods
 from ropescale.methods import FixedMethod
-from ropescale.methods import base as registry
 from ropescale.methods.late import LateMethod, Region
 from ropescale.spectrum import base_inv_freq
-
-
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Methods defined in a test leave the registry with it."""
-    before = dict(registry._METHODS)
-    yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
 
 
 def with_inv_freq() -> type[FixedMethod]:

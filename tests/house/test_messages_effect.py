@@ -1,7 +1,7 @@
 """What is said of a patch that does not take effect, and of values that no part can take."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from ropescale.errors import (
 )
 from ropescale.families.catalogue import CATALOGUE, Family
 from ropescale.methods import FixedMethod
-from ropescale.methods import base as registry
 
 # A patch that does not take effect
 
@@ -39,15 +38,6 @@ def phimoe(monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
     del model.model.rotary_emb.rope_init_fn
     model.model.rotary_emb.__class__ = OutOfReach
     return model
-
-
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Methods defined in a test leave the registry with it."""
-    before = dict(registry._METHODS)
-    yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
 
 
 def test_a_patch_that_changes_nothing_is_an_error_and_rolled_back(phimoe: PreTrainedModel, registered: None) -> None:

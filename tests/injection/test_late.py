@@ -15,6 +15,7 @@ from late import (
     ORIGINAL,
     TOLERANCE,
     apart,
+    compiled,
     every_case,
     every_method,
     no_grad,  # noqa: F401  # a fixture of every test here
@@ -237,15 +238,9 @@ COMPILED = [
 def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
     model, ids = patched(case), prompts(length=60)
     whole = model(ids).logits
-    torch._dynamo.reset()
-    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
-    assert apart(compiled(ids, use_cache=False).logits, whole) < TOLERANCE
-    cache = StaticCache(config=model.config, max_cache_len=64)
-    model(ids[:, :40], **over(cache))
-    steps = [
-        compiled(ids[:, at : at + 1], **over(cache), position_ids=torch.tensor([[at]])).logits for at in range(40, 60)
-    ]
-    assert apart(torch.cat(steps, dim=1), whole[:, 40:]) < TOLERANCE
+    at_once, decoded = compiled(model, ids, 40)
+    assert apart(at_once, whole) < TOLERANCE
+    assert apart(decoded, whole[:, 40:]) < TOLERANCE
 
 
 def test_a_deep_model_in_half_precision_is_not_refused_for_its_rounding() -> None:

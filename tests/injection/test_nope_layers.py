@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from families import family
-from late import LENGTH, TOLERANCE, apart, llama, over, prompts, read
+from late import LENGTH, TOLERANCE, apart, compiled, llama, prompts, read
 from late import no_grad as no_grad
-from torch import Tensor, nn
+from torch import nn
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 
 import ropescale
@@ -118,15 +118,9 @@ def test_a_gradient_is_that_of_the_model_made_by_hand() -> None:
 def test_forward_and_static_decoding_compile_to_one_graph() -> None:
     model, ids = patched("every fourth with a window"), prompts(length=60)
     whole = model(ids).logits
-    torch._dynamo.reset()
-    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
-    assert apart(compiled(ids, use_cache=False).logits, whole) < TOLERANCE
-    cache = StaticCache(config=model.config, max_cache_len=64)
-    model(ids[:, :50], **over(cache))
-    steps: list[Tensor] = [
-        compiled(ids[:, at : at + 1], **over(cache), position_ids=torch.tensor([[at]])).logits for at in range(50, 60)
-    ]
-    assert apart(torch.cat(steps, dim=1), whole[:, 50:]) < TOLERANCE
+    at_once, decoded = compiled(model, ids, 50)
+    assert apart(at_once, whole) < TOLERANCE
+    assert apart(decoded, whole[:, 50:]) < TOLERANCE
 
 
 def test_it_is_saved_loaded_and_undone_and_refused_at_export(tmp_path: Path) -> None:

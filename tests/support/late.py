@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    StaticCache,
 )
 
 import ropescale
@@ -122,6 +123,19 @@ def prompts(rows: int = 1, length: int = LENGTH) -> Tensor:
 def read(model: LlamaForCausalLM, pieces: Any, past: Any, **given: Any) -> Tensor:
     """Logits of all pieces, one after another over a cache."""
     return torch.cat([model(piece, **over(past), **given).logits for piece in pieces], dim=1)
+
+
+def compiled(model: LlamaForCausalLM, ids: Tensor, begin: int) -> tuple[Tensor, Tensor]:
+    """Logits of a model in one graph: of a row in one pass, and of its tokens from `begin` on over a static cache."""
+    torch._dynamo.reset()
+    graph = torch.compile(model.forward, fullgraph=True, backend="eager")
+    at_once = graph(ids, use_cache=False).logits
+    n, cache = ids.shape[1], StaticCache(config=model.config, max_cache_len=64)
+    model(ids[:, :begin], **over(cache))
+    steps: list[Tensor] = [
+        graph(ids[:, at : at + 1], **over(cache), position_ids=torch.tensor([[at]])).logits for at in range(begin, n)
+    ]
+    return at_once, torch.cat(steps, dim=1)
 
 
 def apart(one: Tensor, other: Tensor) -> float:
