@@ -167,15 +167,19 @@ class ForwardPass:
             self._plans[key] = [plan for plan in plans if plan.blocks]
         return self._plans[key]
 
-    def waves(self, region: Region, slots: tuple[int, int, int] | None = None) -> tuple[Tensor, Tensor]:
+    def waves(
+        self, region: Region, *, queries: tuple[int, int] | None = None, slots: tuple[int, int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """[batch or 1, 1, places, pairs] cos and sin of a region's queries, or keys, with its attention factor.
 
-        For keys `slots` says how many a layer reads, and the bounds of those that are needed.
+        `queries` are bounds of those that are needed; `slots` says how many keys a layer reads, and the bounds of
+        those that are needed.
         """
-        key = (id(region), slots)  # regions live as long as this does
+        key = (id(region), queries, slots)  # regions live as long as this does
         if key not in self._waves:
             if slots is None:
-                at, spectrum = region.query(self.positions), region.spectrum
+                assert queries is not None
+                at, spectrum = region.query(self.positions[:, slice(*queries)]), region.spectrum
             else:
                 every, low, high = slots
                 at, spectrum = region.key(self.keys(every)[:, low:high]), region.key_spectrum or region.spectrum

@@ -370,7 +370,7 @@ def _queries(forward_pass: ForwardPass, region: Region, query: Tensor, first: in
     query = query[:, :, :, first:last]
     if call.layout is None or not forward_pass.late.rotates:
         return query
-    cos, sin = (wave[:, :, None, first:last].to(query.dtype) for wave in forward_pass.waves(region))
+    cos, sin = (wave[:, :, None].to(query.dtype) for wave in forward_pass.waves(region, queries=(first, last)))
     return rotate(query, cos, sin, call.layout)
 
 
@@ -380,7 +380,7 @@ def _keys(forward_pass: ForwardPass, region: Region, key: Tensor, slots: tuple[i
     key = key[:, :, low:high]
     if call.layout is None or not forward_pass.late.rotates:
         return key
-    cos, sin = forward_pass.waves(region, slots)
+    cos, sin = forward_pass.waves(region, slots=slots)
     return rotate(key, cos.to(key.dtype), sin.to(key.dtype), call.layout)
 
 
