@@ -5,10 +5,10 @@
     python benchmarks/late_rotation.py --methods dpe,jet_long
 
 An 8-layer Llama, 512 wide, 8 heads of 64 (and once 2 key heads), vocabulary 1,000, float32, original length 1,024.
-Times are pairs in one process, patched and unpatched in turn, each the best of `--rounds`. Memory is the peak above
-the loaded model, each in a fresh process whose allocator gives freed blocks of a megabyte or more back at once
-(MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, so that the peak of the same run, the unpatched model's too,
-differs by half from one run to the next; `--keep-holes` measures that. The bars, patched / unpatched:
+Times are the processor's, in pairs in one process, patched and unpatched in turn, each the best of `--rounds`. Memory
+is the peak above the loaded model, each in a fresh process whose allocator gives freed blocks of a megabyte or more
+back at once (MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, so that the peak of the same run, the unpatched
+model's too, differs by half from one run to the next; `--keep-holes` measures that. The bars, patched / unpatched:
 
     prefill at 4,096 and 8,192 tokens: 1.6 for methods of two regions and for growth="double", 1.3 for those of one
     memory of a prefill at 4,096 tokens: 1.4
@@ -86,9 +86,10 @@ def model_of(key_heads: int = 8) -> LlamaForCausalLM:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    """Of the processor, all threads together: other programs of the machine do not count."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @torch.inference_mode()

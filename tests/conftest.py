@@ -1,6 +1,8 @@
 """What every test shares: one thread, quiet progress bars, no reach for a network, a registry to define methods in."""
 
 import os
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,3 +41,21 @@ def registered() -> Iterator[None]:
     yield
     registry._METHODS.clear()
     registry._METHODS.update(before)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest takes out what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)`, all cases but one in n are slow.
+
+    Which ones stay follows from their names, so that tests of the same methods keep others of them, and each method
+    is met somewhere.
+    """
+    sampled = defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            sampled[item.nodeid.partition("[")[0], *mark.args].append(item)
+    for (_, share), cases in sampled.items():
+        cases.sort(key=lambda case: zlib.crc32(case.nodeid.encode()))
+        for case in cases[-(-len(cases) // share) :]:
+            case.add_marker(pytest.mark.slow)

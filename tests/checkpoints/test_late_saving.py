@@ -33,6 +33,7 @@ from ropescale.errors import (
 )
 
 
+@pytest.mark.sampled(3)
 @every_case
 def test_undoing_brings_every_bit_back(case: str) -> None:
     model, ids = llama(), prompts(length=40)
@@ -46,6 +47,7 @@ def test_undoing_brings_every_bit_back(case: str) -> None:
     assert fingerprint(model) == before
 
 
+@pytest.mark.sampled(4)
 @every_case
 @pytest.mark.parametrize("used", ["before a forward", "after a forward"])
 def test_a_pickled_model_is_patched_and_undoable(case: str, used: str) -> None:
@@ -61,6 +63,7 @@ def test_a_pickled_model_is_patched_and_undoable(case: str, used: str) -> None:
     assert not traveller.model._forward_pre_hooks
 
 
+@pytest.mark.sampled(3)
 @every_case
 def test_a_saved_model_comes_back_patched_and_undoable(case: str, tmp_path: Path) -> None:
     model, ids = patched(case), prompts()

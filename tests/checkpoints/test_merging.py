@@ -107,6 +107,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_exported_computes_what_the_unmerged_adapter_computes(

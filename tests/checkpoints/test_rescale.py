@@ -50,6 +50,7 @@ def config_without_proof(folder: Path) -> str:
 
 
 # test_saving.py has those between saved, loaded and unpatched, and tests/house/test_bars.py every family rescaled
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", in_turn(NAMES, 1, 2))
 def test_rescaled_saved_and_live_are_one_model(name: str, tmp_path: Path) -> None:
     """Config bit for bit, logits within 1e-6, and the source as it was."""

@@ -130,6 +130,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return reloaded(tmp_path_factory.mktemp("saved"), one_in_turn)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", RELOADED)
 def test_reloads_in_a_process_without_ropescale(name: str, differences: dict[str, float]) -> None:
     found = {method: differences[f"{name}-{method}"] for method in one_in_turn(name)}
@@ -144,6 +145,7 @@ def test_every_method_of_every_family_reloads_in_a_process_without_ropescale(tmp
 
 
 # test_rescale.py has those between saved, loaded and unpatched
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", in_turn(NAMES, 0, 2))
 def test_load_brings_it_back_patched_and_unpatch_takes_it_out(name: str, tmp_path: Path) -> None:
     original = family(name)

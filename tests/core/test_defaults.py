@@ -59,6 +59,7 @@ def read(model: PreTrainedModel) -> Tensor:
     return torch.cat(found, dim=1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:.*past_key_values.*:FutureWarning")
 @pytest.mark.parametrize(("case", "dtype"), DTYPES)
 def test_a_patch_does_not_depend_on_the_defaults_of_the_process(case: str, dtype: torch.dtype) -> None:

@@ -219,6 +219,7 @@ def test_the_cloze_holds_sixty_questions_whose_right_answers_are_spread_evenly(m
     assert all(len(set(row["choices"])) == 4 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_harness_runs_all_three_on_a_checkpoint_saved_patched(tmp_path, tokenizer):
     saved = tmp_path / "saved"
     ropescale.patch(ropescale.load("tiny"), "yarn", factor=2).save_pretrained(saved)

@@ -206,6 +206,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_one_long_document_takes_little_memory(tmp_path: Path) -> None:
     """Encoded at once, six megabytes took more than a gigabyte."""
     text = "".join(f"the small river of town {number} walks under the stone window. " for number in range(100_000))

@@ -113,6 +113,7 @@ def test_other_types_of_weights_stay_within_their_own_rounding(
     assert kinds["blk.0.attn_norm.weight"] == "F32"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["granite", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"])
 @pytest.mark.parametrize("method", often(["ntk", "yarn", "by_parts"], "yarn", "by_parts"))
 def test_families_in_llama_cpp(name: str, method: str, tmp_path: Path) -> None:

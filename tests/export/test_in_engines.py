@@ -53,6 +53,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("to", "name", "method"), CASES)
 def test_an_engine_computes_what_the_patched_model_computes(
     to: str, name: str, method: str, llama: Path, tmp_path: Path

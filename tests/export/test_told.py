@@ -55,6 +55,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("to", ["transformers", "vllm", "sglang", "mlx"])
 @pytest.mark.parametrize("name", often(FAMILIES, "gemma3_text", "glm", "gpt_neox", "llama", "phi3"))
 def test_the_configs_of_families_load_in_transformers(name: str, to: str, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def heads() -> list[Any]:
     return cases
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "kind"), heads())
 def test_the_head_comes_back(name: str, kind: str, tmp_path: Path) -> None:
     model = built(name, kind)

@@ -69,6 +69,7 @@ def refuses(model: Any) -> bool:
         return True
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
@@ -92,6 +93,7 @@ def test_a_family_is_rotated_late_or_refused_by_name(name: str) -> None:
     assert model.config.to_dict() == config
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
 @pytest.mark.parametrize("name", in_turn([name for name in NAMES if name not in REFUSED], 0, 2))
 def test_a_family_decodes_over_a_cache_as_it_reads_at_once(name: str) -> None:
@@ -148,6 +150,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("read_before", [False, True])
 @pytest.mark.parametrize("name", LISTING_TYPES)
 def test_a_config_that_lists_the_types_it_may_state_is_saved_with_that_of_ropescale(
@@ -211,6 +214,7 @@ def test_a_longrope_as_published_can_be_put_in_again() -> None:
     assert apart(short, logits(ropescale.unpatch(model), 48)) > 1e-3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("learned", "longrope with two lists")])
 def test_latent_attention_is_read_alike_in_every_way(case: str) -> None:
     """Keys are rotated at their end, have one size and values another, and are cached before they are expanded."""
@@ -241,6 +245,7 @@ def hidden(model: Any, ids: Tensor, **given: Any) -> Tensor:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:.*one rotary module serves sliding-window")
 @pytest.mark.filterwarnings("error:.*has no place")
 @pytest.mark.parametrize("method", ["self_extend", "alibi", "learned"])

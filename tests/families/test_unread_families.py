@@ -117,6 +117,7 @@ def test_a_share_stated_by_its_size_is_found_where_a_version_does_not_read_it(tm
 
 
 # tests/house/test_bars.py has every family saved, loaded and examined
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", in_turn(sorted(PATCHED.intersection(CONFIG_MAPPING)), 0, 3))
 def test_what_is_patched_saved_and_loaded_again_is_clean(name: str, tmp_path: Path) -> None:
     if not agrees(config_of(name)):

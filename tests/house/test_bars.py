@@ -33,6 +33,7 @@ def at(model: PreTrainedModel, positions: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=mask, position_ids=positions[None], use_cache=False).logits
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore:.* rescales")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in COUNTING])
 def test_linear_by_two_at_twice_the_position_is_the_original(name: str) -> None:
@@ -44,6 +45,7 @@ def test_linear_by_two_at_twice_the_position_is_the_original(name: str) -> None:
         assert (at(model, 2 * torch.arange(24)) - before).abs().max() <= 1e-4
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore:.* rescales")
 @pytest.mark.parametrize("name", [name for name in NAMES if not (OLDER and name == "dbrx")])  # refuses its own fields
 def test_factor_one_over_what_was_scaled_natively_is_the_identity(name: str) -> None:
@@ -61,6 +63,7 @@ def test_factor_one_over_what_was_scaled_natively_is_the_identity(name: str) -> 
     assert [str(found) for found in diagnose(scaled)] == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore:.* rescales")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TEXT_CLASSES])
 def test_what_is_saved_and_rescaled_passes_the_own_doctor(name: str, tmp_path: Path) -> None:
@@ -170,6 +173,7 @@ STATED = (
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:.* rescales")
 @pytest.mark.parametrize("engine", ["mlx", "sglang", "transformers", "vllm"])
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_layers_of_a_window_keep_their_rotation_beside_those_that_are_rescaled(n
         assert (found[number] - native[number]).abs().max() > 1e-2 * native[number].abs().max()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("error:.*one rotary module serves sliding-window")
 @pytest.mark.parametrize("method", FULL)
 @pytest.mark.parametrize("name", WINDOWED)

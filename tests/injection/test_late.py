@@ -40,6 +40,7 @@ from ropescale.errors import (
 from ropescale.methods.late import LateMethod
 
 
+@pytest.mark.sampled(3)
 @every_case
 def test_every_way_of_reading_gives_the_same_logits(case: str) -> None:
     model, ids = patched(case), prompts()
@@ -54,6 +55,7 @@ def test_every_way_of_reading_gives_the_same_logits(case: str) -> None:
     assert apart(read(model, chunks, static), whole) < TOLERANCE
 
 
+@pytest.mark.sampled(3)
 @every_case
 def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) -> None:
     model, ids = patched(case), prompts(rows=3)
@@ -82,6 +84,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_earlier_calls(case: str) 
             assert apart(found[number, LENGTH - length :], alone[number][:length]) < TOLERANCE
 
 
+@pytest.mark.sampled(3)
 @every_method
 def test_generation_is_greedy_decoding_without_a_cache(case: str) -> None:
     model, ids = patched(case), prompts(length=24)
@@ -164,6 +167,7 @@ def test_jumping_positions_are_read_without_a_cache_and_refused_over_one() -> No
     )
 
 
+@pytest.mark.sampled(2)
 @every_method
 def test_gradients_of_both_computations_agree(case: str) -> None:
     model, ids = patched(case).requires_grad_(True), prompts(length=48)
@@ -234,6 +238,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", ["dynamic_yarn", "self_extend", *COMPILED])
 def test_forward_and_static_decoding_compile_to_one_graph(case: str) -> None:
     model, ids = patched(case), prompts(length=60)

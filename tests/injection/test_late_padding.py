@@ -54,6 +54,7 @@ def apart_from_rows_alone(found: Tensor, model: LlamaForCausalLM, rows: Tensor, 
     )
 
 
+@pytest.mark.sampled(3)
 @every_case
 def test_padding_without_positions_moves_nothing(case: str) -> None:
     """Reward models, embeddings and log-probabilities send a mask and no positions."""

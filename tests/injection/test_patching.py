@@ -43,6 +43,7 @@ def adapter(model: torch.nn.Module) -> peft.LoraConfig:
     return peft.LoraConfig(target_modules="all-linear", exclude_modules=left or None, r=2, init_lora_weights=False)
 
 
+@pytest.mark.sampled(2)
 def test_undo_is_exact(model: PreTrainedModel) -> None:
     """Some methods in turn, from the same starting point; each is among those of a sixth of the families."""
     methods = fixed_methods(model.config.model_type)
@@ -68,6 +69,7 @@ def undone(model: PreTrainedModel, methods: list[str]) -> None:
         assert ropescale.record(model) is None, method
 
 
+@pytest.mark.sampled(2)
 def test_patched_equals_native_bit_for_bit(model: PreTrainedModel) -> None:
     """Some methods in turn; each is among those of a third of the families."""
     as_native(model, NATIVE[NAMES.index(model.config.model_type) % 3 :: 3])
@@ -105,6 +107,7 @@ TRAVELS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("model", "journey"), TRAVELS, indirect=["model"])
 def test_undo_is_exact_on_a_journey(model: PreTrainedModel, journey: str) -> None:
     """Patched here, unpatched there: the result is the model that made the same journey unpatched."""

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = {"padding", "cache", "rows"}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shown_of_every_family(name: str) -> None:
     """The layers that the record names are those whose attention a second look finds changed."""

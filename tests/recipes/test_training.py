@@ -313,6 +313,7 @@ def test_documents_of_a_row_see_one_another_without_the_mask_alone(
     assert [dependence > 0 for _, of_rows in found for dependence in of_rows] == [mask == "false"] * 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", sorted(list_recipes()))
 def test_every_recipe_starts(name: str, place: Path) -> None:
     more = [

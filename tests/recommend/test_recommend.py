@@ -159,6 +159,7 @@ def test_another_target_has_a_folder_of_its_own(few, tmp_path):
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_what_an_engine_does_not_hold_is_not_taken_from_an_earlier_run(few, tmp_path):
     asked = Options(model="tiny", target_length=256, methods=("by_parts", "dynamic_yarn"))
     assert recommend(asked, tmp_path / "out").promise.arm.method == "dynamic_yarn"
@@ -170,6 +171,7 @@ def test_what_an_engine_does_not_hold_is_not_taken_from_an_earlier_run(few, tmp_
     assert "--to mlx" in advice.commands[0].line
 
 
+@pytest.mark.slow
 def test_what_a_search_finds_is_an_arm_that_is_taken_only_where_it_is_better(few, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "LEAST", 0)
     monkeypatch.setattr(running, "SEARCHING", 0.05)  # of two minutes

@@ -89,6 +89,7 @@ def test_a_candidate_that_is_swapped_in_costs_what_it_does_in_a_model_patched_wi
     assert list(found[0].arms["found"].text) == pytest.approx(told, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_and_another_one_does_not(found: tuple[Found, Path], tokenizer: Any) -> None:
     again = search(ropescale.load("tiny"), tokenizer, **SMALL)
     assert again.arguments == found[0].arguments
@@ -149,6 +150,7 @@ def test_another_search_does_not_go_on_in_its_folder(found: tuple[Found, Path], 
         search(ropescale.load("tiny"), tokenizer, output=found[1], **{**SMALL, "windows": 1})
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(found: tuple[Found, Path], tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module", "ropescale.cli"]
@@ -220,6 +222,7 @@ def test_a_model_that_is_patched_or_scaled_is_refused(tokenizer: Any, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_knobs_of_a_late_method_are_searched(tokenizer: Any) -> None:
     late = search(
         ropescale.load("tiny"), tokenizer, **{**SMALL, "candidates": 6}, space="knobs", method="rerope",
@@ -257,6 +260,7 @@ def test_ctrl_c_keeps_what_was_judged(
     assert "candidate 2, batch 0, half 0" in entries(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["longppl", "position"])
 def test_other_objectives(objective: str, tokenizer: Any) -> None:
     asked = {**SMALL, "candidates": 12, "objective": objective, "needles": 0}
@@ -265,6 +269,7 @@ def test_other_objectives(objective: str, tokenizer: Any) -> None:
     assert len({step.best for step in told.steps}) == len(told.steps)
 
 
+@pytest.mark.slow
 def test_a_prefix_that_is_not_scaled_is_tried(tokenizer: Any, tmp_path: Path) -> None:
     search(ropescale.load("tiny"), tokenizer, output=tmp_path, **{**SMALL, "candidates": 12}, prefixes=[4])
     assert {"prefix 0, batch 0, half 0", "prefix 4, batch 1, half 1"} <= entries(tmp_path).keys()
