@@ -24,7 +24,7 @@ from ropescale.patching import put_in, unpatch
 from ropescale.request import Request, split_knobs
 
 # One of each kind that held in docs/results: three of fixed frequencies, one by length, two that act in attention
-RACED = ("yarn", "by_parts", "ntk", "dynamic_yarn", "self_extend", "rerope")
+RACED = ("yarn", "by_parts", "ntk", "dynamic_yarn", "dynamic_self_extend", "rerope")
 # Which part of the original length the window of a late method is, whatever its default: with log-n a quarter finds
 # more at eight times the length, and a half reads text better (docs/late-rotation.md), so one of each is raced
 WINDOWS = {"rerope": 2}
