@@ -4,7 +4,8 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -18,7 +19,7 @@ from ropescale.families.layers import kept_layers, layers_meant, require_effect
 from ropescale.families.parts import UNSCALED, rescaled_parts
 from ropescale.families.reading import part_geometry, read_original_length, require_fixed
 from ropescale.families.support import require_supported
-from ropescale.families.today import depends_on_length, rope_type_of, todays_spectrum
+from ropescale.families.today import depends_on_length, length_of_switch, rope_type_of, todays_spectrum
 from ropescale.geometry import Geometry
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.rotation import Rotation
@@ -84,7 +85,9 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
     require_supported(config)
     layers, existing, temperature = request.layers, request.existing, request.multiplied
     parts = rescaled_parts(config, layers)
-    geometry = part_geometry(parts[0], original_length=request.original_length, existing=existing)
+    start = partial(part_geometry, parts[0], original_length=request.original_length, existing=existing)
+    switch = length_of_switch(parts[0]) if existing == "compose" else 0
+    geometry = start(beyond=switch > 0)
     chosen, target = request.resolved(geometry)
     warning = require_effect(config, chosen.name, geometry.original_length, layers)
     factor = target / geometry.original_length
@@ -93,7 +96,15 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             f"temperature: {temperature.rule} needs a factor, got {chosen.name} without one; give factor or "
             f"target_length"
         )
-    late = late_of(chosen, geometry, temperature=temperature, factor=factor, kept=kept_layers(config, layers))
+    late = late_of(
+        chosen,
+        geometry,
+        temperature=temperature,
+        factor=factor,
+        kept=kept_layers(config, layers),
+        near=start(beyond=False) if switch else None,
+        near_length=switch,
+    )
     if late is not None and late.kept and parts[0].label:
         raise InvalidArgumentError(
             f"{chosen.name}: must act in every layer of a {config.model_type}, whose layer types have rotations of "
@@ -110,7 +121,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         own = geometry
         if part.label != parts[0].label:
             own = part_geometry(part, original_length=geometry.original_length, existing=existing)
-        goes_on = existing == "compose" and depends_on_length(part.config)
+        goes_on = existing == "compose" and depends_on_length(part.config) and not (switch and late is not None)
         if goes_on and (late is not None or not leaves_rotation(chosen)):
             require_fixed(part)
         if goes_on:
@@ -175,36 +186,54 @@ def late_of(
     temperature: Temperature | None = None,
     factor: float = 1.0,
     kept: frozenset[int] = frozenset(),
+    near: Geometry | None = None,
+    near_length: int = 0,
 ) -> Late | None:
     """What a method does when attention reads; None where it only changes frequencies.
 
     `factor` is target length / original length, which a temperature may go by. `kept` numbers the layers that keep
     their rotation while those beside them are rescaled, which no frequencies of a module that serves both can do.
+    `near` is what queries within `near_length` start from, where that is something else: each by its own position.
 
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
     """
-    others: dict[str, Any] = {"temperature": temperature, "factor": factor, "kept": kept}
+    fixed = isinstance(method, FixedMethod) and method.when_read(geometry) is None
+    if fixed and temperature is None and (leaves_rotation(method) or not (kept or near)):
+        return None
+    acting, base = _acting(method, geometry)
+    if kept and acting.embeds:
+        raise InvalidArgumentError(
+            f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
+            f"'full'; leave it out"
+        )
+    left = acting.left(geometry)
+    if kept and left:
+        raise InvalidArgumentError(
+            f"layers: must be 'global' or 'all' for {method.name} in some layers, which its knobs say, got "
+            f"'full'; leave it out"
+        )
+    late = Late(
+        name=method.name, method=acting, geometry=base, temperature=temperature, factor=factor, kept=kept | left
+    )
+    if near is None or not late.rotates:
+        return late
+    acting, base = _acting(method, near)
+    return replace(late, near=Late(name=method.name, method=acting, geometry=base), near_length=near_length)
+
+
+def _acting(method: Method, geometry: Geometry) -> tuple[LateMethod, Geometry]:
+    """What acts in attention for a method, and what it starts from: rotation alone where its frequencies are fixed.
+
+    Raises:
+        InvalidArgumentError: knobs that do not fit this geometry.
+    """
     acting = method.when_read(geometry) if isinstance(method, FixedMethod) else method
     if isinstance(acting, LateMethod):
         acting.regions(geometry, 2 * geometry.original_length)  # refuses knobs that do not fit
-        if kept and acting.embeds:
-            raise InvalidArgumentError(
-                f"layers: must be 'global' or 'all' for {method.name}, which changes what enters every layer, got "
-                f"'full'; leave it out"
-            )
-        left = acting.left(geometry)
-        if kept and left:
-            raise InvalidArgumentError(
-                f"layers: must be 'global' or 'all' for {method.name} in some layers, which its knobs say, got "
-                f"'full'; leave it out"
-            )
-        return Late(name=method.name, method=acting, geometry=geometry, **{**others, "kept": kept | left})
-    if temperature is None and (not kept or leaves_rotation(method)):
-        return None
+        return acting, geometry
     assert isinstance(method, FixedMethod)
-    spectrum = method.spectrum(geometry)
-    return Late(name=method.name, method=Fixed(), geometry=with_spectrum(geometry, spectrum), **others)
+    return Fixed(), with_spectrum(geometry, method.spectrum(geometry))
 
 
 def leaves_rotation(method: Method) -> bool:

@@ -18,6 +18,7 @@ from ropescale.families.today import (
     by_alpha,
     depends_on_length,
     head_dim_of,
+    length_of_switch,
     pretrained_proportional,
     rope_type_of,
     theta_of,
@@ -112,7 +113,7 @@ def read_geometry(
 
     A checkpoint that is scaled already (rope_type other than "default") is refused unless `existing` says how to
     take it: "replace" starts from theta and the true original length, "compose" takes today's spectrum and
-    today's maximum for the base.
+    today's maximum for the base; of two lists, one for short texts and one for long ones, that of long ones.
 
     Example:
         >>> import ropescale
@@ -130,9 +131,10 @@ def read_geometry(
         config = text_of(config)
     require_supported(config)
     part = parts_of(config)[0]
-    if existing == "compose":
+    beyond = existing == "compose" and length_of_switch(part) > 0
+    if existing == "compose" and not beyond:
         require_fixed(part)
-    return part_geometry(part, original_length=original_length, existing=existing)
+    return part_geometry(part, original_length=original_length, existing=existing, beyond=beyond)
 
 
 def require_existing(existing: str) -> None:
@@ -145,7 +147,7 @@ def require_existing(existing: str) -> None:
 
 
 def require_fixed(part: Part) -> None:
-    """Refuse a base that depends on length, which no method of fixed frequencies can start from.
+    """Refuse a base that depends on length.
 
     Raises:
         AlreadyScaledError: the frequencies are others in longer texts.
@@ -168,13 +170,18 @@ def _choices(part: Part) -> str:
     config = part.config
     forgotten = saved_record(config) is None and _forgotten(config, read_original_length(config)[1])
     replace = f'existing="replace"{" and original_length=N" if forgotten else ""} to start again from theta and the '
-    if rope_type_of(config) == LATE_TYPE or depends_on_length(config):
+    if rope_type_of(config) == LATE_TYPE or (depends_on_length(config) and not length_of_switch(part)):
         return f"{replace}original length"
     return f'{replace}original length, or existing="compose" to scale what it has now'
 
 
-def part_geometry(part: Part, *, original_length: int | None = None, existing: str = "error") -> Geometry:
-    """The rotary facts of one part; the arguments and errors are those of `read_geometry`."""
+def part_geometry(
+    part: Part, *, original_length: int | None = None, existing: str = "error", beyond: bool = False
+) -> Geometry:
+    """The rotary facts of one part; the arguments and errors are those of `read_geometry`.
+
+    A base of two lists is that of the first; `beyond` its length, that of the second.
+    """
     config = part.config
     rope = config.rope_parameters
     scaled_by = scaling(config)
@@ -190,7 +197,7 @@ def part_geometry(part: Part, *, original_length: int | None = None, existing: s
                 f"{config.model_type}: a base must be a fixed spectrum, got {scaled_by}, which acts in attention; "
                 f'pass existing="replace"'
             )
-        live, attention_factor = todays_spectrum(part)
+        live, attention_factor = todays_spectrum(part, beyond=beyond)
         inv_freq = tuple(live.tolist())
         length = reach_of(config) if original_length is None else original_length
     else:

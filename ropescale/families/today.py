@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropescale.checks import as_float
+from ropescale.checks import as_float, is_whole
 from ropescale.errors import UnsupportedModelError, shortened
 from ropescale.families.catalogue import family_of
 from ropescale.families.parts import Part, stating
@@ -30,8 +30,23 @@ def depends_on_length(config: PreTrainedConfig) -> bool:
     rope = config.rope_parameters
     if by_alpha(config):
         return False
-    return rope_type_of(config) == "dynamic" or (
-        rope_type_of(config) == "longrope" and rope.get("short_factor") != rope.get("long_factor")
+    switching = rope.get("short_factor") != rope.get("long_factor")
+    if family_of(config.model_type).recomputing:
+        switching |= rope.get("short_mscale") != rope.get("long_mscale")
+    return rope_type_of(config) == "dynamic" or (rope_type_of(config) == "longrope" and switching)
+
+
+def length_of_switch(part: Part) -> int:
+    """The tokens within which layers of this part rotate by the first of two lists; 0 where there are no two."""
+    if rope_type_of(part.config) != "longrope" or not depends_on_length(part.config):
+        return 0
+    # Transformers writes it into every config of this type; what it computes a spectrum from is told the same
+    stated = part.config.rope_parameters.get("original_max_position_embeddings")
+    if is_whole(stated, 1):
+        return int(stated)
+    raise UnsupportedModelError(
+        f"{part.config.model_type}: original_max_position_embeddings must be a whole number of tokens, beside two "
+        f"lists of which one is for texts within it, got {shortened(stated)}; repair the config"
     )
 
 
@@ -80,8 +95,10 @@ def head_dim_of(config: PreTrainedConfig) -> int:
     )
 
 
-def todays_spectrum(part: Part) -> tuple[Tensor, float]:
+def todays_spectrum(part: Part, *, beyond: bool = False) -> tuple[Tensor, float]:
     """The inverse frequencies [pairs] and the attention factor that Transformers gives these layers.
+
+    Of two lists those of the first; `beyond` its length, of the second.
 
     Raises:
         UnsupportedModelError: rope_parameters that Transformers cannot compute from.
@@ -94,7 +111,10 @@ def todays_spectrum(part: Part) -> tuple[Tensor, float]:
     try:
         # of a copy, because these functions write what is missing into the config
         stated = copy.deepcopy(stating(config, part.in_whole(rope, part.whole.rope_parameters)))
-        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](stated, layer_type=part.label or None)
+        longer = {"seq_len": length_of_switch(part) + 1} if beyond else {}
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](stated, layer_type=part.label or None, **longer)
+        if family_of(config.model_type).recomputing:  # whatever the type is, which has a factor of its own
+            attention_factor = rope["long_mscale" if beyond else "short_mscale"]
         return inv_freq, float(attention_factor)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedModelError(

@@ -50,7 +50,7 @@ def change_when_read(before: Spectrum, late: Late, last: int) -> float:
     if not bool(visible.all()):
         return math.inf
     inv_freq, factor = late.spectra(query)
-    angles = method.angles(geometry, query[..., None], key, distance, inv_freq)
+    angles = late.angles(query[..., None], key, distance, inv_freq)
     plain = (query[..., None] - key)[..., None].float() * before.inv_freq
     return _difference(angles, float(factor), plain, before.attention_factor)
 

@@ -4,7 +4,7 @@ them, in pairs and in blocks of pairs; worked out once for all layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,8 @@ class Late:
     temperature: Temperature | None = None  # what queries are multiplied by besides
     factor: float = 1.0  # target length / original length, which a temperature may go by
     kept: frozenset[int] = frozenset()  # numbers of the layers that rotate as they did before
+    near: Late | None = None  # the same for queries within `near_length`, where the base has another spectrum there
+    near_length: int = 0  # tokens
     # worked out once, outside a graph
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     rotates: bool = field(init=False, repr=False, compare=False)
@@ -38,7 +40,7 @@ class Late:
         worked_out: dict[str, Any] = {
             "stages": stacked(self.method.stages(self.geometry)),
             "unrotated": causal(self.method.base_spectrum(self.geometry)),
-            "every_region": self.method.regions(self.geometry, LONGEST),
+            "every_region": self.regions(LONGEST),
         }
         worked_out["rotates"] = bool((worked_out["stages"][0] > 0).any())
         for name, value in worked_out.items():
@@ -55,11 +57,38 @@ class Late:
 
     def spectra(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[..., pairs] inverse frequencies and [...] attention factors of queries at these positions."""
-        if not self.method.staged:
-            return self.method.spectra(self.geometry, positions)
-        stage = self.method.stage(self.geometry, positions)
-        inv_freq, factor = self.stages
-        return inv_freq.to(positions.device)[stage], factor.to(positions.device)[stage]
+        if self.method.staged:
+            stage = self.method.stage(self.geometry, positions)
+            inv_freq, factor = (every.to(positions.device)[stage] for every in self.stages)
+        else:
+            inv_freq, factor = self.method.spectra(self.geometry, positions)
+        if self.near is None:
+            return inv_freq, factor
+        within = positions < self.near_length
+        near_inv_freq, near_factor = self.near.spectra(positions)
+        return torch.where(within[..., None], near_inv_freq, inv_freq), torch.where(within, near_factor, factor)
+
+    def angles(self, query: Tensor, key: Tensor, distance: Tensor, inv_freq: Tensor) -> Tensor:
+        """[..., n, slots, pairs]: what lies between queries and keys, as `LateMethod.angles` says it."""
+        angles = self.method.angles(self.geometry, query, key, distance, inv_freq)
+        if self.near is None:
+            return angles
+        near = self.near.angles(query, key, distance, inv_freq)
+        return torch.where((query < self.near_length)[..., None], near, angles)
+
+    def regions(self, longest: int) -> list[Region] | None:
+        """Those of the method for positions below `longest`; None where only pairs say what it does."""
+        own = self.method.regions(self.geometry, longest)
+        if self.near is None:
+            return own
+        near = self.near.regions(longest)
+        if longest <= self.near_length:
+            return near
+        if own is None or near is None:
+            return None
+        return [_among(region, 0, self.near_length) for region in near] + [
+            _among(region, self.near_length, LONGEST) for region in own
+        ]
 
     def query_scale(self, positions: Tensor) -> Tensor | None:
         """[...] float32: what queries are multiplied by, by the method and by the temperature."""
@@ -84,6 +113,11 @@ class Late:
         bias = self.method.bias(self.geometry, distance, heads, added)
         assert bias is not None
         return bias
+
+
+def _among(region: Region, begin: int, end: int) -> Region:
+    """The pairs of a region whose query stands at `begin` or later, and before `end`."""
+    return replace(region, stop=lambda i: torch.where((i >= begin) & (i < end), region.stop(i), 0))
 
 
 class ForwardPass:
@@ -149,7 +183,7 @@ class ForwardPass:
         if torch.compiler.is_compiling():
             return self.late.every_region
         if self._regions is None:
-            self._regions = self.late.method.regions(self.late.geometry, int(self.positions.max()) + 1)
+            self._regions = self.late.regions(int(self.positions.max()) + 1)
         return self._regions
 
     def blocks(self, slots: int, size: int, *, rotating: bool) -> list[Blocks] | None:
@@ -200,7 +234,7 @@ class ForwardPass:
         cos = sin = None
         if late.rotates:
             inv_freq, factor = late.spectra(where)
-            angles = -late.method.angles(late.geometry, where[:, :, None], at[:, None, :], distance, inv_freq)
+            angles = -late.angles(where[:, :, None], at[:, None, :], distance, inv_freq)
             square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
             cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
         every = not torch.compiler.is_compiling() and bool(visible.all())

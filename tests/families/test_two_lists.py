@@ -1,0 +1,228 @@
+"""Checkpoints that are published with two lists of stretches, for short and for long texts, and what composes with them.
+
+What is expected is computed here in float64 from weights and published formulas, or by Transformers itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import config_of, model_of
+from late import (
+    TOLERANCE,
+    apart,
+    no_grad,  # noqa: F401  # a fixture of every test here
+    over,
+    prompts,
+    read,
+)
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Phi3ForCausalLM, PreTrainedModel, StaticCache
+
+import ropescale
+from ropescale.errors import AlreadyScaledError
+
+SWITCH, MAXIMUM, LENGTH = 64, 128, 200  # tokens: of the short list, as published, and that are read
+SHORT, LONG = [1 + pair / 10 for pair in range(8)], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
+THETA, HEAD = 1e4, 16
+# Phi-3 mini 128k states its lists so; Phi-4 mini rotates three quarters of a head, and has a window
+PHI_3 = {
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": MAXIMUM,
+    "original_max_position_embeddings": SWITCH,
+    "sliding_window": 4 * MAXIMUM,
+    "rope_theta": THETA,
+    "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+PHI_4 = {
+    **PHI_3,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 6, "long_factor": LONG[:6]},
+}
+PUBLISHED = {"Phi-3": PHI_3, "Phi-4": PHI_4}
+FACTOR_OF_LISTS = math.sqrt(1 + math.log(MAXIMUM / SWITCH) / math.log(SWITCH))
+
+Turns = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def published(name: str, tmp_path: Path, **changes: Any) -> Any:
+    """The config as Transformers reads it from a file of its makers."""
+    (tmp_path / "published").mkdir(exist_ok=True)
+    (tmp_path / "published" / "config.json").write_text(json.dumps({**PUBLISHED[name], **changes}))
+    return AutoConfig.from_pretrained(tmp_path / "published")
+
+
+def theta_series(pairs: int) -> Tensor:
+    return THETA ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+
+
+def base(name: str, place: Tensor) -> Tensor:
+    """[..., pairs]: the frequencies of queries at these places, each by the list of its own."""
+    lists = PUBLISHED[name]["rope_scaling"]
+    short, long = (torch.tensor(lists[key], dtype=torch.float64) for key in ("short_factor", "long_factor"))  # type: ignore[index]
+    series = theta_series(len(short))
+    return torch.where((place < SWITCH)[..., None], series / short, series / long)
+
+
+def ramp(pairs: int) -> Tensor:
+    """YaRN's share of a pair that is slowed, by its turns over today's maximum (arXiv:2309.00071, section 3.4)."""
+
+    def pair_of(turns: float) -> float:
+        return pairs * math.log(MAXIMUM / (turns * 2 * math.pi)) / math.log(THETA)
+
+    low, high = max(math.floor(pair_of(32)), 0), min(math.ceil(pair_of(1)), 2 * pairs - 1)
+    return ((torch.arange(pairs, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
+
+
+def plain(name: str) -> Turns:
+    def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        distance = (query[:, None] - key[None]).double()
+        return distance[..., None] * base(name, query)[:, None], torch.full((len(query),), FACTOR_OF_LISTS), distance >= 0
+
+    return turns
+
+
+def linear(name: str) -> Turns:
+    def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angles, factor, visible = plain(name)(query, key)
+        return angles / 2, factor, visible
+
+    return turns
+
+
+def yarn(name: str) -> Turns:
+    def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angles, factor, visible = plain(name)(query, key)
+        slowed = ramp(angles.shape[-1])
+        return angles * (slowed / 2 + 1 - slowed), factor * (0.1 * math.log(2) + 1), visible
+
+    return turns
+
+
+def dynamic_yarn(name: str) -> Turns:
+    """Each query by the power of two of today's maximum that holds it."""
+
+    def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angles, factor, visible = plain(name)(query, key)
+        scale = 2.0 ** torch.ceil(torch.log2((query.double() + 1) / MAXIMUM)).clamp(min=0)
+        slowed = ramp(angles.shape[-1])
+        share = slowed / scale[:, None] + 1 - slowed
+        return angles * share[:, None], factor * (0.1 * scale.log() + 1), visible
+
+    return turns
+
+
+def self_extend(name: str) -> Turns:
+    """Groups of 4 beyond a window of 10 (arXiv:2401.01325, equations 3 and 4)."""
+
+    def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        i, j = query[:, None], key[None]
+        grouped = i // 4 - j // 4 + 10 - 10 // 4
+        distance = torch.where(i - j < 10, i - j, grouped).double()
+        angles = distance[..., None] * base(name, query)[:, None]
+        return angles, torch.full((len(query),), FACTOR_OF_LISTS), i >= j
+
+    return turns
+
+
+COMPOSED: dict[str, tuple[Callable[[str], Turns], str, dict[str, Any]]] = {
+    "as it is, with log-n": (plain, "linear", {"factor": 1, "log_n": True}),
+    "linear": (linear, "linear", {"factor": 2}),
+    "yarn": (yarn, "yarn", {"factor": 2}),
+    "dynamic_yarn": (dynamic_yarn, "dynamic_yarn", {}),
+    "self_extend": (self_extend, "self_extend", {"group_size": 4, "window": 10}),
+}
+
+
+def expected(model: PreTrainedModel, ids: Tensor, turns: Turns, *, log_n: bool = False) -> Tensor:
+    """[n, vocabulary]: what a Phi-3 says of one row, in float64, from its weights."""
+    config: Any = model.config
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+    place = torch.arange(len(ids))
+    angles, factor, visible = turns(place, place)
+    rotation = torch.polar(torch.ones_like(angles), angles)  # [n, n, pairs]
+    pairs, heads, key_heads = angles.shape[-1], config.num_attention_heads, config.num_key_value_heads
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).rsqrt() * weights[name]
+
+    x = weights["model.embed_tokens.weight"][ids]
+    for layer in range(config.num_hidden_layers):
+        at = f"model.layers.{layer}"
+        fused = norm(x, f"{at}.input_layernorm.weight") @ weights[f"{at}.self_attn.qkv_proj.weight"].T
+        q, k, v = torch.split(fused, [heads * HEAD, key_heads * HEAD, key_heads * HEAD], dim=-1)
+        q, k, v = (one.unflatten(-1, (-1, HEAD)).transpose(0, 1) for one in (q, k, v))
+        k, v = (one.repeat_interleave(heads // key_heads, 0) for one in (k, v))
+        if log_n:
+            q = q * (torch.log(place.double() + 1) / math.log(MAXIMUM)).clamp(min=1)[:, None]
+        of_query, of_key = (torch.complex(one[..., :pairs], one[..., pairs : 2 * pairs]) for one in (q, k))
+        turned = torch.einsum("hip,hjp,ijp->hij", of_query, of_key.conj(), rotation).real
+        rest = q[..., 2 * pairs :] @ k[..., 2 * pairs :].transpose(1, 2)
+        scores = (turned * factor.double().square()[:, None] + rest) / math.sqrt(HEAD)
+        read_ = scores.masked_fill(~visible, -math.inf).softmax(-1) @ v
+        x = x + read_.transpose(0, 1).flatten(1) @ weights[f"{at}.self_attn.o_proj.weight"].T
+        up = norm(x, f"{at}.post_attention_layernorm.weight") @ weights[f"{at}.mlp.gate_up_proj.weight"].T
+        gate, up = up.chunk(2, dim=-1)
+        x = x + (gate * gate.sigmoid() * up) @ weights[f"{at}.mlp.down_proj.weight"].T
+    return norm(x, "model.norm.weight") @ weights["lm_head.weight"].T
+
+
+def test_the_reference_is_transformers_where_one_list_reads_a_text(tmp_path: Path) -> None:
+    """Within the switch in every layer; beyond it what the latest queries of one layer read."""
+    for name in PUBLISHED:
+        model, ids = model_of(published(name, tmp_path)), prompts(length=SWITCH)
+        assert apart(model(ids).logits[0].double(), expected(model, ids[0], plain(name))) < TOLERANCE
+        model, ids = model_of(published(name, tmp_path, num_hidden_layers=1)), prompts(length=LENGTH)
+        whole, found = expected(model, ids[0], plain(name)), model(ids).logits[0].double()
+        assert apart(found[SWITCH:], whole[SWITCH:]) < TOLERANCE
+        assert apart(found[:SWITCH], whole[:SWITCH]) > 0.1
+
+
+@pytest.mark.parametrize("case", COMPOSED)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_composes_with_two_lists_is_read_by_each_querys_own(name: str, case: str, tmp_path: Path) -> None:
+    """In one pass, over caches, padded, and loaded again; and taken out to the bit."""
+    of, method, knobs = COMPOSED[case]
+    model, ids = model_of(published(name, tmp_path)), prompts(length=LENGTH)
+    native = model(ids).logits
+    ropescale.patch(model, method, existing="compose", **knobs)
+    assert ropescale.record(model).original_length == MAXIMUM  # type: ignore[union-attr]
+    found = model(ids).logits
+    assert apart(found[0].double(), expected(model, ids[0], of(name), log_n="log_n" in knobs)) < TOLERANCE
+    steps = [ids[:, : SWITCH - 4], *ids[:, SWITCH - 4 : SWITCH + 4].split(1, dim=1), ids[:, SWITCH + 4 :]]
+    static = StaticCache(config=model.config, max_cache_len=LENGTH + 8)
+    for cache in (DynamicCache(config=model.config), static):
+        assert apart(read(model, steps, cache), found) < TOLERANCE
+    for begin in (0, 30):  # padded on the right, on the left
+        rows, mask = torch.cat((ids, ids.roll(begin))), torch.ones_like(ids).repeat(2, 1)
+        mask[1, :begin] = 0
+        mask[1, LENGTH - 30 + begin :] = 0
+        alone = model(rows[1:, begin : LENGTH - 30 + begin]).logits
+        padded = model(rows, attention_mask=mask).logits
+        assert apart(padded[1:, begin : LENGTH - 30 + begin], alone) < TOLERANCE
+        assert apart(padded[:1], found) < TOLERANCE
+    model.save_pretrained(tmp_path / "saved")
+    assert ropescale.diagnose(tmp_path / "saved") == []
+    loaded = ropescale.load(tmp_path / "saved")
+    assert torch.equal(loaded(ids).logits, found)
+    for one in (model, loaded):
+        assert torch.equal(ropescale.unpatch(one)(ids).logits, native)
+        assert one.config.rope_parameters == published(name, tmp_path).rope_parameters
+        assert one.config.original_max_position_embeddings == SWITCH
