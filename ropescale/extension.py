@@ -43,6 +43,11 @@ class Extension:
     warning: str
     late: Late | None  # what acts in attention, if anything does
 
+    @property
+    def two_lists(self) -> bool:
+        """Whether fixed frequencies alone are asked for, and act in attention since what they scale is two lists."""
+        return self.late is not None and self.late.near is not None and isinstance(self.late.method, Fixed)
+
     def write(self, config: PreTrainedConfig) -> None:
         """Put the fields and the record into a config; `record.restore` takes them out."""
         for name, value in {**self.fields, RECORD_FIELD: self.record.to_dict()}.items():

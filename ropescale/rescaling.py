@@ -100,6 +100,12 @@ def rescale_checkpoint(
             f"layers and a config states one rotation for it, got {layers!r}; load, patch and save it with "
             f"save_pretrained"
         )
+    if extension.two_lists:
+        raise InvalidArgumentError(
+            f"existing: must be 'replace' for a {text.model_type} on disk that is scaled by two lists, of which each "
+            f"query reads by that of its own position as no config says, got {existing!r}; load, patch and save it "
+            f"with save_pretrained"
+        )
     if extension.late is not None:
         raise InvalidArgumentError(
             f"method: must be one of fixed frequencies, which a config states, got {extension.record.method!r}, which "

@@ -246,6 +246,6 @@ def _implied(part: Part, geometry: Geometry, *, known: bool, local: bool) -> str
     start = 'existing="replace" starts again from original_length, which it asks for'
     if known:
         start = f'existing="replace" starts again from {geometry.original_length:,} tokens'
-    if not switching and rope_type != "dynamic":
+    if rope_type != "dynamic":
         start += f', existing="compose" goes on from {config.max_position_embeddings:,}'
     return f"{said}; {start}"

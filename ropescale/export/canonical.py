@@ -16,12 +16,18 @@ from transformers import PreTrainedConfig
 
 from ropescale.errors import ExportError
 from ropescale.extension import extended
-from ropescale.families.entries import kept_parameters
+from ropescale.families.entries import kept_parameters, long_list_alone
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.layers import kept_layers
 from ropescale.families.parts import Part, parts_of
 from ropescale.families.reading import read_geometry
-from ropescale.families.today import depends_on_length, rope_type_of, softmax_factor, todays_spectrum
+from ropescale.families.today import (
+    depends_on_length,
+    length_of_switch,
+    rope_type_of,
+    softmax_factor,
+    todays_spectrum,
+)
 from ropescale.geometry import Geometry
 from ropescale.methods import ABF, FixedMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
@@ -191,7 +197,9 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         )
     if isinstance(method, NoPE) and record.temperature is None:
         return Canonical(rotations=[_without_rotation(config, record, method, geometry)], record=record)
-    static, why = _nearest(method, geometry, record)
+    part = parts_of(before)[0]
+    switching = record.existing == "compose" and length_of_switch(part) > 0
+    static, why = _nearest(method, geometry, record, switching=switching)
     if static is None:
         factor = record.target_length / record.original_length
         near = "method='yarn'"
@@ -201,12 +209,15 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}, which no engine does; "
             f"nearest that every engine holds exactly: {near}, or keep it in Transformers with ropescale.load"
         )
+    named = f"{static.name} over the long list" if switching else static.name
     if not lossy:
-        near = f"{static.name} x{record.target_length / record.original_length:g}"
+        near = f"{named} x{record.target_length / record.original_length:g}"
         raise ExportError(
             f"{record.method}: must be a method of fixed frequencies to be exported, got {why}; nearest that engines "
             f"hold exactly: {near}, which lossy=True writes, with a label that says so"
         )
+    if switching:
+        before.rope_parameters = part.in_whole(long_list_alone(part), before.rope_parameters)
     extension = extended(
         before,
         Request(
@@ -225,12 +236,15 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
             for rotation in stated.rotations
         ],
         record=record,
-        approximation=f"{static.name} at every length in the place of {record.method}: {why}",
+        approximation=f"{named} at every length in the place of {record.method}: {why}",
     )
 
 
-def _nearest(method: Method, geometry: Geometry, record: Record) -> tuple[FixedMethod | None, str]:
-    """The method of fixed frequencies that comes nearest, if any is near, and what the other one does besides."""
+def _nearest(method: Method, geometry: Geometry, record: Record, *, switching: bool) -> tuple[FixedMethod | None, str]:
+    """The method of fixed frequencies that comes nearest, if any is near, and what the other one does besides.
+
+    `switching` says that it scales two lists.
+    """
     factor = record.target_length / record.original_length
     if isinstance(method, LengthDependent) and method.name in STATIC and record.temperature is None:
         why = "frequencies that depend on length"
@@ -248,6 +262,8 @@ def _nearest(method: Method, geometry: Geometry, record: Record) -> tuple[FixedM
     if isinstance(method, FixedMethod) and record.temperature is not None and method.when_read(geometry) is None:
         by = "the factor" if record.temperature.by_factor else "their position"
         return method, f"queries multiplied by a logarithm of {by} ({record.temperature})"
+    if isinstance(method, FixedMethod) and switching and method.when_read(geometry) is None:
+        return method, "two lists, of which each query reads by that of its own position"
     return None, "positions that act in attention"
 
 

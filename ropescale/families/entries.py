@@ -111,6 +111,18 @@ def as_it_is(part: Part, target: int) -> dict[str, Any]:
     return {"rope_parameters": parameters}
 
 
+def long_list_alone(part: Part) -> dict[str, Any]:
+    """The `rope_parameters` of a part of two lists, with the second of them at every length."""
+    parameters: dict[str, Any] = copy.deepcopy(part.config.rope_parameters)
+    parameters |= {
+        "short_factor": list(parameters["long_factor"]),
+        "attention_factor": todays_spectrum(part, beyond=True)[1],
+    }
+    if family_of(part.config.model_type).recomputing:
+        parameters["short_mscale"] = parameters["long_mscale"]
+    return parameters
+
+
 @cache
 def reads_yarn() -> bool:
     """Whether this Transformers reads a config again that states yarn for a layer type.

@@ -57,7 +57,9 @@ def trials(model: nn.Module, request: Request) -> Iterator[Put]:
         swapped = False
         if method is not None:
             put_in(model, replace(request, method=method))
-            swapped = swaps
+            standing = patch_of(model)
+            # over two lists, and where some layers keep their rotation, attention rotates and the module does not
+            swapped = swaps and standing is not None and standing.late is None
 
     try:
         yield put

@@ -73,8 +73,12 @@ def test_a_method_that_acts_in_attention_slows_by_position(tmp_path: Path) -> No
         ),
         (LONGROPE, "two lists of stretches: Transformers takes the long one for a whole batch"),
         ({**LONGROPE, "short_factor": [2.0] * 8}, "every pair has a stretch of its own"),
+        (
+            {**LONGROPE, "rope_type": "dynamic", "factor": 4.0, "short_factor": None, "long_factor": None},
+            "frequencies follow the longest text so far",
+        ),
     ],
-    ids=["yarn", "two lists", "one list"],
+    ids=["yarn", "two lists", "one list", "dynamic"],
 )
 def test_what_a_scaling_implies(rope: dict, said: str, tmp_path: Path) -> None:
     rope = {key: value for key, value in rope.items() if value is not None}
@@ -82,7 +86,7 @@ def test_what_a_scaling_implies(rope: dict, said: str, tmp_path: Path) -> None:
     _, (found,) = inspection.inspected(model)
     assert said in found.implied
     assert 'existing="replace" starts again from 64 tokens' in found.implied
-    assert ('existing="compose" goes on from 256' in found.implied) == ("two lists" not in said)
+    assert ('existing="compose" goes on from 256' in found.implied) == (rope["rope_type"] != "dynamic")
 
 
 def test_a_scaling_from_an_unknown_length_is_told_without_it(

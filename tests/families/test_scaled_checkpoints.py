@@ -130,8 +130,18 @@ def test_the_figures_of_qwen() -> None:
 def test_the_figures_of_phi() -> None:
     _, attention_factor = todays_spectrum(parts_of(PHI)[0])
     assert f"= {attention_factor:.4f}. The lists" in PAGE
-    with pytest.raises(AlreadyScaledError, match="must be a fixed spectrum, got rope_type 'longrope', which depends"):
-        extension(PHI, "linear", "compose", 2)
+    composed = extension(PHI, "yarn", "compose", 2)
+    assert (composed.record.original_length, composed.record.target_length) == (131072, 262144)
+    both = attention_factor * (0.1 * math.log(2) + 1)
+    assert f"{attention_factor:.4f} x {0.1 * math.log(2) + 1:.4f} = {both:.4f}" in PAGE
+    twice = extension(PHI, "linear", "compose", 2)
+    assert composed.late is not None
+    assert twice.late is not None
+    for place, slowest in ((0, 1.0), (4095, 1.0), (4096, 48.0), (262143, 48.0)):
+        assert float(composed.late.spectra(torch.tensor(place))[1]) == pytest.approx(both)
+        inv_freq, factor = twice.late.spectra(torch.tensor(place))
+        assert float(factor) == pytest.approx(attention_factor)
+        assert float(stretches(PHI, inv_freq)[-1]) == pytest.approx(2 * slowest, rel=1e-5)
     replaced = extension(PHI, "yarn", "replace", 32)
     assert (replaced.record.original_length, replaced.record.target_length) == (4096, 131072)
     assert f"has the attention factor {replaced.rotations[0].spectrum.attention_factor:.4f}" in PAGE

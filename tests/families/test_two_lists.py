@@ -1,4 +1,4 @@
-"""Checkpoints that are published with two lists of stretches, for short and for long texts, and what composes with them.
+"""Checkpoints published with two lists of stretches, for short and for long texts, and what composes with them.
 
 What is expected is computed here in float64 from weights and published formulas, or by Transformers itself.
 """
@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from families import config_of, model_of
+from families import model_of
 from late import (
     TOLERANCE,
     apart,
     no_grad,  # noqa: F401  # a fixture of every test here
-    over,
     prompts,
     read,
 )
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, Phi3ForCausalLM, PreTrainedModel, StaticCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel, StaticCache
 
 import ropescale
-from ropescale.errors import AlreadyScaledError
+from ropescale.errors import ExportError, InvalidArgumentError
+from ropescale.export import export
 
 SWITCH, MAXIMUM, LENGTH = 64, 128, 200  # tokens: of the short list, as published, and that are read
 SHORT, LONG = [1 + pair / 10 for pair in range(8)], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
@@ -94,7 +94,11 @@ def ramp(pairs: int) -> Tensor:
 def plain(name: str) -> Turns:
     def turns(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         distance = (query[:, None] - key[None]).double()
-        return distance[..., None] * base(name, query)[:, None], torch.full((len(query),), FACTOR_OF_LISTS), distance >= 0
+        return (
+            distance[..., None] * base(name, query)[:, None],
+            torch.full((len(query),), FACTOR_OF_LISTS),
+            distance >= 0,
+        )
 
     return turns
 
@@ -226,3 +230,26 @@ def test_what_composes_with_two_lists_is_read_by_each_querys_own(name: str, case
         assert torch.equal(ropescale.unpatch(one)(ids).logits, native)
         assert one.config.rope_parameters == published(name, tmp_path).rope_parameters
         assert one.config.original_max_position_embeddings == SWITCH
+
+
+def test_logits_of_an_export_are_those_of_the_long_list_at_every_length(tmp_path: Path) -> None:
+    """Which is exact beyond the switch in one layer, and what plain Transformers makes of one config."""
+    model, ids = model_of(published("Phi-3", tmp_path, num_hidden_layers=1)), prompts(length=LENGTH)
+    model.save_pretrained(tmp_path / "source")
+    asked = {"to": "transformers", "method": "yarn", "factor": 2, "existing": "compose"}
+    with pytest.raises(
+        ExportError, match=r"each query reads by that of its own position; nearest .* over the long list"
+    ):
+        export(tmp_path / "source", tmp_path / "exact", **asked)
+    with pytest.raises(
+        InvalidArgumentError, match=r"^existing: must be 'replace' for a phi3 on disk .*, got 'compose'; "
+    ):
+        ropescale.rescale_checkpoint(tmp_path / "source", tmp_path / "b", "yarn", factor=2, existing="compose")
+    done = export(tmp_path / "source", tmp_path / "nearest", lossy=True, **asked)
+    assert "yarn over the long list at every length in the place of yarn" in done.approximation
+    nearest = AutoModelForCausalLM.from_pretrained(tmp_path / "nearest")
+    expected_ = expected(model, ids[0], yarn("Phi-3"))
+    found = nearest(ids).logits[0].double()
+    assert apart(found[SWITCH:], expected_[SWITCH:]) < TOLERANCE
+    assert apart(found[:SWITCH], expected_[:SWITCH]) > 0.1
+    assert apart(nearest(ids[:, :SWITCH]).logits[0].double(), found[:SWITCH]) < TOLERANCE

@@ -124,16 +124,6 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
         ),
     ),
     (
-        scaled("longrope", short_factor=[1.0] * 8, long_factor=[2.0] * 8, original_max_position_embeddings=64),
-        Wrong(
-            "a base of two lists",
-            patching("yarn", factor=2, existing="compose"),
-            AlreadyScaledError,
-            "llama: a base must be a fixed spectrum, got rope_type 'longrope', which depends on length; "
-            'pass existing="replace", or factor=1 to leave it as it is',
-        ),
-    ),
-    (
         edited(rope_parameters=default(rope_theta=500000.0)),
         Wrong(
             "a theta that was edited after loading",
