@@ -353,7 +353,7 @@ def commit(plan: PatchPlan, start: Snapshot) -> None:
         start.restore()
     probe = None
     if extension.late is not None:
-        probe = Probe(plan.model, modules[0], extension.rotations[0].part.prefix, extension.late, proof.watch)
+        probe = Probe(plan.model, modules[0], extension.rotations[0].part, extension.late, proof.watch)
         start.restore()  # what reading has changed, as above
     standing = Patch(extension.record, [Substitution(module, extension.rotations) for module in modules])
     modules[0].__dict__[FIELD] = standing

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from ropescale.errors import RopescaleError, UnsupportedModelError
 from ropescale.families.modules import live_spectrum
+from ropescale.families.parts import Part
+from ropescale.families.today import length_of_switch, todays_spectrum
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.kernels import LAYOUTS, rotate
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
 from ropescale.injection.proof import Watch, decoder_of, gap, tensors_in
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
+from ropescale.spectrum import Spectrum
 
 TOKENS = 8  # of a probing pass
 FIRST = 3  # position of its first token: at 0 nothing rotates
@@ -37,9 +40,12 @@ class Probe:
         UnsupportedModelError: layers that cannot be rotated late; the message says why.
     """
 
-    def __init__(self, model: nn.Module, rotary: nn.Module, prefix: str, late: Late, watch: Watch) -> None:
-        """`prefix` begins the names of the buffers that will be emptied; `watch` hears what each layer gives back."""
+    def __init__(self, model: nn.Module, rotary: nn.Module, part: Part, late: Late, watch: Watch) -> None:
+        """`part` is of the layers whose rotary buffers will be emptied; `watch` hears what each layer gives back."""
         self._model, self._late, self._watch = model, late, watch
+        # now: the config will say otherwise
+        self._switch = length_of_switch(part)
+        self._beyond = Spectrum(*todays_spectrum(part, beyond=True)) if self._switch else None
         self._decoder = decoder_of(model, rotary)
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
         self._ids = torch.arange(1, TOKENS + 1, device=watch.device).remainder(embeddings.num_embeddings)[None]
@@ -57,7 +63,7 @@ class Probe:
             with _followed(self._decoder, rotary) as takers:
                 self._native = self._noted()
         # after the passes: Transformers' length-dependent types have then what these rotated by
-        self._spectrum = live_spectrum(rotary, prefix, FIRST + TOKENS - 1)
+        self._spectrum = live_spectrum(rotary, part.prefix, FIRST + TOKENS - 1)
         angles = self._positions[0, :, None].float() * self._spectrum.inv_freq.to(self._ids.device)
         factor = self._spectrum.attention_factor
         self._cos, self._sin = angles.cos() * factor, angles.sin() * factor
@@ -98,6 +104,9 @@ class Probe:
         )
         self._require_numbers(layouts)
         beside = dataclasses.replace(before, method=self._late.method.beside())
+        if self._beyond is not None:
+            far = with_spectrum(self._late.geometry, self._beyond)
+            beside = dataclasses.replace(beside, geometry=far, near=beside, near_length=self._switch)
         return LateRotation(self._decoder, self._late, layouts, sizes, beside, self._watch.device)
 
     def _require_numbers(self, layouts: dict[nn.Module, str | None]) -> None:

@@ -155,14 +155,12 @@ COMPOSED: dict[str, tuple[Callable[[str], Turns], str, dict[str, Any]]] = {
 }
 
 
-def expected(model: PreTrainedModel, ids: Tensor, turns: Turns, *, log_n: bool = False) -> Tensor:
-    """[n, vocabulary]: what a Phi-3 says of one row, in float64, from its weights."""
+def expected(model: PreTrainedModel, ids: Tensor, *turns: Turns, log_n: bool = False) -> Tensor:
+    """[n, vocabulary]: what a Phi-3 says of one row, in float64, from its weights; `turns` of the layers in turn."""
     config: Any = model.config
     weights = {name: value.double() for name, value in model.state_dict().items()}
     place = torch.arange(len(ids))
-    angles, factor, visible = turns(place, place)
-    rotation = torch.polar(torch.ones_like(angles), angles)  # [n, n, pairs]
-    pairs, heads, key_heads = angles.shape[-1], config.num_attention_heads, config.num_key_value_heads
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
 
     def norm(x: Tensor, name: str) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).rsqrt() * weights[name]
@@ -170,6 +168,8 @@ def expected(model: PreTrainedModel, ids: Tensor, turns: Turns, *, log_n: bool =
     x = weights["model.embed_tokens.weight"][ids]
     for layer in range(config.num_hidden_layers):
         at = f"model.layers.{layer}"
+        angles, factor, visible = turns[layer % len(turns)](place, place)
+        rotation, pairs = torch.polar(torch.ones_like(angles), angles), angles.shape[-1]  # [n, n, pairs]
         fused = norm(x, f"{at}.input_layernorm.weight") @ weights[f"{at}.self_attn.qkv_proj.weight"].T
         q, k, v = torch.split(fused, [heads * HEAD, key_heads * HEAD, key_heads * HEAD], dim=-1)
         q, k, v = (one.unflatten(-1, (-1, HEAD)).transpose(0, 1) for one in (q, k, v))
@@ -253,3 +253,15 @@ def test_logits_of_an_export_are_those_of_the_long_list_at_every_length(tmp_path
     assert apart(found[SWITCH:], expected_[SWITCH:]) < TOLERANCE
     assert apart(found[:SWITCH], expected_[:SWITCH]) > 0.1
     assert apart(nearest(ids[:, :SWITCH]).logits[0].double(), found[:SWITCH]) < TOLERANCE
+
+
+@pytest.mark.parametrize("existing", ["compose", "replace"])
+def test_layers_that_nope_leaves_go_on_by_both_lists(existing: str, tmp_path: Path) -> None:
+    model, ids = model_of(published("Phi-3", tmp_path)), prompts(length=LENGTH)
+
+    def none(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angles, _, visible = plain("Phi-3")(query, key)
+        return torch.zeros_like(angles), torch.ones(len(query)), visible
+
+    ropescale.patch(model, "nope", on=[1], existing=existing)
+    assert apart(model(ids).logits[0].double(), expected(model, ids[0], plain("Phi-3"), none)) < TOLERANCE
