@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -42,6 +42,7 @@ from ropescale.merging import lent, require_in_layers
 from ropescale.patching import put_in
 from ropescale.records import saved_record
 
+T = TypeVar("T")
 PROBE_LENGTH = 1024  # tokens of the forward that is timed for the estimate
 PACKAGES = ("ropescale", "torch", "transformers", "lm_eval")
 
@@ -155,6 +156,13 @@ class Bench:
                     f"{folder!r} whose tokenizer has others; run `ropescale merge {folder} merged`, and evaluate that "
                     f"with methods=['none']"
                 )
+
+    def agreed(self, told: T) -> T:
+        """What the first process of a launch says, in all of them."""
+        said = [told]
+        if self.lm.world_size > 1:
+            torch.distributed.broadcast_object_list(said, src=0)
+        return said[0]
 
     def record(self, arm: Arm) -> Cell:
         """The cell that says what patch did for an arm."""

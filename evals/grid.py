@@ -2,24 +2,26 @@
 
 The grid is a list of cells; each is appended to `results.jsonl` when it is finished, and a run that was stopped goes
 on with the next one. Every arm gets the same rows in the same order, so that every comparison is paired. Until it is
-decided, the cells grow round by round, those of the arms that can still win.
+decided, the cells grow round by round, those of the arms that can still win. Several processes that are given the same
+folder divide the cells; every one ends when all are finished.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ropescale.console import Console
-from ropescale.destinations import sole_writer, try_writer
+from ropescale.destinations import try_writer
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import budget, race, results
 from ropescale.evals.bench import Bench
@@ -27,9 +29,11 @@ from ropescale.evals.cells import topped_up
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options, PlannedCell, Round
 from ropescale.evals.provenance import session
-from ropescale.evals.results import Results
+from ropescale.evals.results import Key, Results
+from ropescale.evals.workers import Worker
 
 LONG = 3600.0  # seconds, from which a dry run says what to leave out
+PAUSES = (0.2, 5.0)  # seconds between two looks at the cells of others, at first and at most
 
 
 def run(options: Options, folder: Path, command: str) -> Results:
@@ -52,15 +56,21 @@ def run(options: Options, folder: Path, command: str) -> Results:
         records = [bench.record(arm) for arm in options.arms]
         bench.try_tasks()
         _require_time(bench, folder)
-        lock: AbstractContextManager[Any] = sole_writer(folder) if first else nullcontext()
-        with lock:
-            found = results.start(folder, bench.settings(), session(command, options)) if first else None
-            if found:
-                for record in records:
-                    if record.key not in found.cells:
-                        found.append(record, seconds=0.0, tokens=0)
-            _run_rounds(bench, found)
-    return found.first_windows() if found is not None else results.read(folder)
+        asked = {"cells": _order(bench), "until": options.until, "budget": options.budget, "limit": options.limit}
+        joined: AbstractContextManager[Any] = nullcontext()
+        if first:
+            joined = Worker.joined(folder, bench.settings(), session(command, options), asked, records)
+        with joined as worker:
+            _run_rounds(bench, worker)
+            if worker is not None:
+                worker.end(_order(bench))
+    return worker.found.first_windows() if worker is not None else results.read(folder)
+
+
+def _order(bench: Bench) -> list[Key]:
+    """The cells in the order in which one process runs them, what was done to the model first."""
+    records = [(results.RECORD, arm.method, arm.factor, None) for arm in bench.options.arms]
+    return [*records, *(cell.key for cell in bench.plan.cells)]
 
 
 def print_cost(options: Options, console: Console, folder: Path) -> None:
@@ -133,11 +143,12 @@ def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options
     )
 
 
-def _run_rounds(bench: Bench, found: Results | None) -> None:
+def _run_rounds(bench: Bench, worker: Worker | None) -> None:
     """Round after round, until nothing is left to ask: one of a fixed grid, of a race until it is decided.
 
-    What a round decides is known to the first process alone.
+    What a round decides is known to the first process of a launch alone.
     """
+    found = None if worker is None else worker.found
     console, options = Console(stderr=True, quiet=found is None), bench.options
     if options.until == "decided":
         console.print(
@@ -153,25 +164,21 @@ def _run_rounds(bench: Bench, found: Results | None) -> None:
         if number > 1 and missing and not _affordable(bench, missing, found):
             console.print(race.out_of_time(options), highlight=False)
             return
-        _run_missing(bench, found, missing)
+        _run_missing(bench, worker, missing)
         if options.until == "finished":
             return
-        following: list[Round | None] = [None]
+        following: Round | None = None
         if found is not None:
             decision = race.judged(found, bench.round)
             console.print(race.said(number, bench.round, decision), highlight=False, soft_wrap=True)
-            following = [race.following(options, bench.round, decision)]
-        if bench.lm.world_size > 1:
-            torch.distributed.broadcast_object_list(following, src=0)
-        asked = following[0]
+            following = race.following(options, bench.round, decision)
+        asked = bench.agreed(following)
 
 
 def _missing(bench: Bench, found: Results | None) -> dict[PlannedCell, int]:
     """The cells of the round that are not finished, with the sample or row from which on they are to run."""
     cells = [cell for cell in bench.plan.cells if cell.arm in bench.round.arms]
-    finished = [None if found is None else bench.finished(found, cell) for cell in cells]
-    if bench.lm.world_size > 1:
-        torch.distributed.broadcast_object_list(finished, src=0)
+    finished = bench.agreed([None if found is None else bench.finished(found, cell) for cell in cells])
     return {cell: done for cell, done in zip(cells, finished, strict=True) if done is not None}
 
 
@@ -189,13 +196,11 @@ def _require_time(bench: Bench, folder: Path) -> None:
 
 def _affordable(bench: Bench, missing: Mapping[PlannedCell, int], found: Results | None) -> bool:
     """Whether the missing cells fit into what is left of the time, by what the folder's cells took so far."""
-    fits = [True]
+    fits = True
     if found is not None and bench.options.budget is not None:
         spent = sum(timing.seconds for timing in found.timings) / 60
-        fits = [spent + _minutes(bench, missing) <= bench.options.budget]
-    if bench.lm.world_size > 1:
-        torch.distributed.broadcast_object_list(fits, src=0)
-    return fits[0]
+        fits = spent + _minutes(bench, missing) <= bench.options.budget
+    return bench.agreed(fits)
 
 
 def _minutes(bench: Bench, missing: Mapping[PlannedCell, int]) -> float:
@@ -203,8 +208,11 @@ def _minutes(bench: Bench, missing: Mapping[PlannedCell, int]) -> float:
     return bench.operations_of(missing) / bench.operations_per_second() / 60
 
 
-def _run_missing(bench: Bench, found: Results | None, missing: Mapping[PlannedCell, int]) -> None:
-    """Run and append every cell that is missing, arm by arm, with an estimate first and a bar meanwhile."""
+def _run_missing(bench: Bench, worker: Worker | None, missing: Mapping[PlannedCell, int]) -> None:
+    """Run and append the cells that are missing and that no other process runs, with an estimate first and a bar
+    meanwhile, until none is missing.
+    """
+    found = None if worker is None else worker.found
     console = Console(stderr=True, quiet=found is None)
     folder, all_cells = found.folder if found else "", len(bench.plan.cells)
     racing = bench.options.until == "decided"
@@ -231,31 +239,95 @@ def _run_missing(bench: Bench, found: Results | None, missing: Mapping[PlannedCe
     ) as progress:
         bar = progress.add_task("", total=total)
         before = 0.0
-        for arm in dict.fromkeys(cell.arm for cell in missing):
-            with bench.patched(arm):
-                for cell in (cell for cell in missing if cell.arm == arm):
-                    progress.update(bar, description=cell.label)
-                    share = bench.operations_of({cell: missing[cell]})
-                    expected = max(1.0, cell.tokens * bench.share(cell, missing[cell]))
-                    seen = [0]
 
-                    def advance(tokens: int, at: float = before, of: float = share / expected, up_to: float = share,
-                                seen: list[int] = seen) -> None:  # fmt: skip
-                        seen[0] += tokens
-                        progress.update(bar, completed=at + min(up_to, seen[0] * of))
+        unfinished = Counter(cell.arm for cell in missing)
 
-                    if isinstance(bench.lm, RopescaleLM):
-                        bench.lm.on_progress = advance
-                    began = time.perf_counter()
-                    done = bench.cell(cell, missing[cell])
-                    if done is not None and found is not None:
-                        if missing[cell]:
-                            done = topped_up(found.cells[done.key], done, bench.depths(cell.task))
-                        found.append(done, seconds=time.perf_counter() - began, tokens=seen[0])
-                    before += share
-                    progress.update(bar, completed=before)
-            if not console.is_terminal and not racing:  # a log has no bar
-                progress.console.print(f"{arm.label}: finished", highlight=False)
+        def passed(cell: PlannedCell) -> None:
+            nonlocal before
+            before += bench.operations_of({cell: missing[cell]})
+            progress.update(bar, completed=before)
+            unfinished[cell.arm] -= 1
+            if not (unfinished[cell.arm] or console.is_terminal or racing):  # a log has no bar
+                say(f"{cell.arm.label}: finished")
+
+        def say(sentence: str) -> None:
+            progress.console.print(sentence, highlight=False, soft_wrap=True)
+
+        patched, arm = ExitStack(), None
+        with patched:
+            for cell, first in _turns(bench, worker, missing, passed, say):
+                if cell.arm != arm:
+                    patched.close()
+                    patched.enter_context(bench.patched(cell.arm))
+                    arm = cell.arm
+                progress.update(bar, description=cell.label)
+                share = bench.operations_of({cell: missing[cell]})
+                expected = max(1.0, cell.tokens * bench.share(cell, first))
+                seen = [0]
+
+                def advance(tokens: int, at: float = before, of: float = share / expected, up_to: float = share,
+                            seen: list[int] = seen) -> None:  # fmt: skip
+                    seen[0] += tokens
+                    progress.update(bar, completed=at + min(up_to, seen[0] * of))
+
+                if isinstance(bench.lm, RopescaleLM):
+                    bench.lm.on_progress = advance
+                began = time.perf_counter()
+                done = bench.cell(cell, first)
+                if done is not None and worker is not None:
+                    if first:
+                        done = topped_up(worker.found.cells[done.key], done, bench.depths(cell.task))
+                    worker.finish(done, seconds=time.perf_counter() - began, tokens=seen[0])
+                passed(cell)
+
+
+def _turns(
+    bench: Bench,
+    worker: Worker | None,
+    missing: Mapping[PlannedCell, int],
+    passed: Callable[[PlannedCell], None],
+    say: Callable[[str], None],
+) -> Iterator[tuple[PlannedCell, int]]:
+    """The missing cells that this process has to run, each with the sample or row from which on.
+
+    Those that nobody else has are the first; then it waits for the others, and runs those of a process that died.
+
+    Args:
+        bench: with the round that they are missing of.
+        worker: of the first process of a launch.
+        missing: the cells.
+        passed: is told which another one has finished.
+        say: a sentence on who is waited for.
+    """
+    left, said, pause = list(missing), "", PAUSES[0]
+    while left:
+        held = []
+        for cell in left:
+            taken, first = True, None
+            if worker is not None:
+                taken, first = worker.turn(cell.key, partial(bench.finished, worker.found, cell))
+            taken, first = bench.agreed((taken, first))
+            if not taken:
+                held.append(cell)
+            elif first is None:
+                passed(cell)
+            else:
+                pause = PAUSES[0]
+                yield cell, first
+        if held and len(held) == len(left) and worker is not None:  # nothing was to be done
+            if (sentence := _waiting(worker, held)) != said:
+                say(said := sentence)
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSES[1])
+        left = held
+
+
+def _waiting(worker: Worker, held: list[PlannedCell]) -> str:
+    """Who is waited for."""
+    holder = worker.who(held[0].key)
+    by = f" by {holder.label}" if holder else ""
+    more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+    return f"waiting for {held[0].label}{more}, which is run{by}; if that dies, it is run here"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ropescale.adapter_files import record_of
 from ropescale.checks import require_at_least, require_choice, require_flag
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
-from ropescale.evals.results import UNPATCHED, Arm
+from ropescale.evals.results import UNPATCHED, Arm, Key
 from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Task
 from ropescale.families.parts import parts_of, text_of
@@ -307,6 +307,11 @@ class PlannedCell:
     task: Task
     length: int | None  # tokens
     tokens: float = 0.0  # that it reads, roughly; 0 where nobody can know without the rows (tasks of the harness)
+
+    @property
+    def key(self) -> Key:
+        """That of the finished cell."""
+        return (self.task.name, self.arm.method, self.arm.factor, self.length)
 
     @property
     def label(self) -> str:

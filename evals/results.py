@@ -266,6 +266,39 @@ class Results:
         append_line(self.folder / "timings.jsonl", json.dumps(timing.line), name="results", remedy=REMEDY)
         self.timings.append(timing)
 
+    def reread(self) -> None:
+        """Take in what other processes have added since; a line that one of them is writing is read the next time.
+
+        Raises:
+            InvalidArgumentError: not what an evaluation writes.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            now = _all_of(self.folder)
+        self.cells, self.timings = now.cells, now.timings
+
+    def cut_torn_lines(self) -> None:
+        """Remove what a kill left half written.
+
+        Raises:
+            CheckpointError: it cannot be removed.
+        """
+        for name in LINES:
+            cut_torn_line(self.folder / name, name="results", remedy=REMEDY)
+
+    def arrange(self, keys: Sequence[Key]) -> None:
+        """Put the lines of these cells in this order, behind all others; of several lines of one, the last is left.
+
+        Raises:
+            CheckpointError: they cannot be written; the file is as it was.
+        """
+        path = self.folder / "results.jsonl"
+        lines = {Cell.of(line).key: json.dumps(line) for _, line in _lines(path)}
+        places = {key: place for place, key in enumerate(keys)}
+        ordered = sorted(lines, key=lambda key: places.get(key, -1))
+        if ordered != [Cell.of(line).key for _, line in _lines(path)]:
+            write_atomically(path, "".join(f"{lines[key]}\n" for key in ordered))
+
     @property
     def session(self) -> Session:
         """The last one; in a folder without any, one that says nothing."""
@@ -306,8 +339,7 @@ def start(folder: Path, settings: Settings, session: Session) -> Results:
         CheckpointError: the folder cannot be written.
     """
     results = begun(folder, settings)
-    for name in LINES:
-        cut_torn_line(folder / name, name="results", remedy=REMEDY)
+    results.cut_torn_lines()
     results.sessions.append(session)
     run = {"settings": asdict(results.settings), "sessions": [session.line for session in results.sessions]}
     write_atomically(folder / "run.json", json.dumps(run, indent=2) + "\n")

@@ -302,6 +302,25 @@ def _kind(mode: int) -> str:
     return next((said for is_kind, said in kinds.items() if is_kind(mode)), "no file")
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a long run, where it is not there.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise no_output(folder, error) from error
+
+
+def no_output(folder: Path, error: OSError) -> CheckpointError:
+    """The error for the folder of a long run in which nothing can be made."""
+    return CheckpointError(
+        f"output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with output=DIR"
+    )
+
+
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a folder that a long run writes into, and goes on in: a second run would write the same files.
@@ -310,8 +329,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
         InvalidArgumentError: another process is writing there, or the place is taken by something else.
         CheckpointError: nothing can be written there.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
@@ -320,9 +339,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
             f"writing; wait for it, or choose another folder with output=DIR"
         ) from error
     except OSError as error:
-        raise CheckpointError(
-            f"output: {str(folder)!r} must be writable, got {error.strerror!r}; choose another folder with output=DIR"
-        ) from error
+        raise no_output(folder, error) from error
     try:
         yield
     finally:
