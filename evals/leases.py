@@ -42,6 +42,7 @@ BEAT = 15.0  # seconds between two touches
 STALE = 120.0  # seconds; an NFS client may go by what it knew of a file for 60
 SOON = 0.02  # seconds after which a lease that is held for moments is asked for again
 MEMBER, LEASE = ".member", ".lease"
+COMPANY = "company"  # a file that says that several were here
 NOBODY = "nobody"  # holds a lease whose maker died before it wrote its name
 APART = 5.0  # seconds by which the system's clock may shift the time at which one process began
 
@@ -91,6 +92,8 @@ class Leases:
         require_own_folder(self.folder, name="output")
         make_folder(self.folder)
         self._announce()
+        if self._members():
+            write_file(self.folder / COMPANY, "", name="output")
         self._beating.start()
         return self
 
@@ -161,8 +164,8 @@ class Leases:
         return [one for one in found if one is not None]
 
     def accompanied(self) -> bool:
-        """Whether there are other processes, or were some that died."""
-        return bool(self._members())
+        """Whether several processes were here since all that they left was last swept."""
+        return (self.folder / COMPANY).exists()
 
     def sweep(self) -> None:
         """Remove what dead processes left, where no other one is alive that may look at it."""
@@ -171,7 +174,7 @@ class Leases:
         for path in self.folder.glob(f"*{LEASE}"):
             if path not in self._taken.values() and not any(path.name.startswith(name) for name in self._taken):
                 path.unlink(missing_ok=True)
-        for path in self._members():
+        for path in [*self._members(), self.folder / COMPANY]:
             path.unlink(missing_ok=True)
 
     def _first(self, name: str) -> Path:

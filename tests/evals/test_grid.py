@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from grids import YARN, run
+from grids import COMMAND, YARN, run
 from transformers import LlamaForCausalLM
 
 import ropescale
@@ -99,12 +99,6 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_cell_to_the_same_results(o
     assert run(options, tmp_path / "stopped").cells == whole.cells
     content = [(tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "stopped")]
     assert content[0] == content[1]
-
-
-AMOUNTS = ["--factors", "2", "--depths", "0,1", "--samples", "2", "--windows", "2"]
-
-
-COMMAND = ["eval", "tiny", "--methods", "yarn", *AMOUNTS]
 
 
 def killed_and_resumed(folder: Path, after: float) -> bool:

@@ -9,7 +9,6 @@ from grids import YARN, run
 from transformers import LlamaForCausalLM
 
 import ropescale
-from ropescale.destinations import sole_writer
 from ropescale.errors import AlreadyScaledError, InvalidArgumentError, RopescaleError
 from ropescale.evals import report
 from ropescale.evals.report.findings import read_findings
@@ -126,15 +125,6 @@ def test_log_n_goes_with_any_method_among_its_knobs(options, tmp_path):
     assert (record["log_n"], record["knobs"]["window"]) == (True, 32)
     with pytest.raises(InvalidArgumentError, match="rerope: log_n must be True or False, got 1; leave it out for Fal"):
         replace(asked, knobs={"rerope": {"log_n": 1}})
-
-
-def test_two_runs_cannot_write_to_one_folder(options, tmp_path):
-    with sole_writer(tmp_path), pytest.raises(InvalidArgumentError) as caught:
-        run(options, tmp_path)
-    assert str(caught.value) == (
-        f"output: only one run at a time can write to a folder, got {str(tmp_path)!r}, where another one is "
-        f"writing; wait for it, or choose another folder with output=DIR"
-    )
 
 
 TASK = """

@@ -81,7 +81,7 @@ def without_reports(place: Path) -> None:
     """An evaluation of which the cells alone are there."""
     for path in (place / "out").iterdir():
         if path.name not in ("run.json", "results.jsonl", "timings.jsonl"):
-            path.unlink()
+            removed(path)
 
 
 def new(place: Path) -> None:
@@ -102,7 +102,7 @@ class Verb:
 
 
 REPORTS = ("evaluate.json", "model-card.md", "report.html", "report.json", "report.md")
-EVALUATED = ("run.json", "results.jsonl", "timings.jsonl", ".lock", *REPORTS)
+EVALUATED = ("run.json", "results.jsonl", "timings.jsonl", ".cells", *REPORTS)
 TRAINED = ("training.json", "training.html", ".lock")
 VERBS = {
     "train": Verb(
