@@ -329,11 +329,11 @@ class Bench:
         )
         if outcome is None:
             return None
-        samples = outcome["samples"][name]
+        # of several processes the harness has those of the first one first
+        samples = sorted(outcome["samples"][name], key=lambda sample: int(sample["doc_id"]))
         if isinstance(task, Loss):
-            in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))
             stated = task.stated(self.options, planned.length or 0)
-            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in in_order])
+            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in samples])
         scores = {
             key.partition(",")[0]: value
             for key, value in outcome["results"][name].items()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from grids import COMMAND, YARN, run
 from holders import elsewhere, forked, killed
+from lm_eval import evaluator
 
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import grid, results, workers
@@ -173,9 +174,22 @@ def test_the_lines_of_other_commands_stay_before_those_that_are_put_in_order(ask
     assert found.cell(YARN, "cloze") == first.cell(YARN, "cloze")
 
 
-def started(folder: Path) -> subprocess.Popen:
+def test_rows_that_several_processes_of_a_launch_had_are_numbered_as_one_has_them(asked, whole, tmp_path, monkeypatch):
+    real = evaluator.evaluate
+
+    def gathered(*given, **named):
+        outcome = real(*given, **named)
+        outcome["samples"] = {name: [*rows[::2], *rows[1::2]] for name, rows in outcome["samples"].items()}
+        return outcome
+
+    monkeypatch.setattr(evaluator, "evaluate", gathered)
+    run(asked, tmp_path / "out")
+    assert content(tmp_path / "out") == whole
+
+
+def started(folder: Path, *launch: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "ropescale.cli", *COMMAND, "--output", str(folder)],
+        [sys.executable, *launch, "-m", "ropescale.cli", *COMMAND, "--output", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -206,3 +220,17 @@ def test_three_processes_of_which_one_is_killed_run_every_cell_once_to_the_bytes
         assert len(cells) == len({*cells}) == len(content(tmp_path / "whole").splitlines())
         assert content(out) == content(tmp_path / "whole")
         assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_launch_of_two_processes_and_one_alone_share_a_folder(tmp_path):
+    assert started(tmp_path / "whole").wait() == 0
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    processes = [started(tmp_path / "out", *launch), started(tmp_path / "out")]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len((tmp_path / "out" / "timings.jsonl").read_text().splitlines()) == 14
+    alone, shared = ([json.loads(line) for line in content(tmp_path / name).splitlines()] for name in ("whole", "out"))
+    for one, other in zip(alone, shared, strict=True):
+        for ours, theirs in zip(one.get("samples", []), other.get("samples", []), strict=True):
+            assert {**ours, "nll": 0} == {**theirs, "nll": 0}
+            assert theirs.get("nll", 0) == pytest.approx(ours.get("nll", 0), rel=1e-5)
