@@ -330,10 +330,10 @@ class Bench:
         if outcome is None:
             return None
         # of several processes the harness has those of the first one first
-        samples = sorted(outcome["samples"][name], key=lambda sample: int(sample["doc_id"]))
+        answered = sorted(outcome["samples"][name], key=lambda sample: int(sample["doc_id"]))
         if isinstance(task, Loss):
             stated = task.stated(self.options, planned.length or 0)
-            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in samples])
+            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in answered])
         scores = {
             key.partition(",")[0]: value
             for key, value in outcome["results"][name].items()
@@ -342,8 +342,8 @@ class Bench:
         }  # fmt: skip
         main = next(iter(scores))
         if not left_out:
-            return made(scores=scores, samples=[answer(i, sample, main) for i, sample in enumerate(samples)])
-        answers = {int(sample["doc_id"]): answer(int(sample["doc_id"]), sample, main) for sample in samples}
+            return made(scores=scores, samples=[answer(i, sample, main) for i, sample in enumerate(answered)])
+        answers = {int(sample["doc_id"]): answer(int(sample["doc_id"]), sample, main) for sample in answered}
         answers |= {i: {"id": i, "score": None, "left_out": size} for i, size in left_out.items()}
         return made(stated={"limit": reach}, scores=scores, samples=[row for _, row in sorted(answers.items())])
 
