@@ -14,7 +14,8 @@ model's too, differs by half from one run to the next; `--keep-holes` measures t
     memory of a prefill at 4,096 tokens: 1.4
     one decoded token over a cache of 1,024 tokens: 1.2; of 8,192: 2.2
 
-and for dynamic_self_extend, jet_long and dpe: 1.25 for prefill, and 1.2 for memory, at 8,192 tokens too.
+and for dynamic_self_extend, jet_long, dpe, ms_poe and lpes: 1.25 for prefill, and 1.2 for memory, at 8,192 tokens
+too.
 
 growth="exact" rotates every key for every query; it is measured at 2,048 tokens and has no bar.
 """
@@ -49,11 +50,13 @@ METHODS: list[tuple[str, dict[str, Any], int]] = [
     ("dynamic_self_extend", {}, 2),
     ("jet_long", {}, 2),
     ("dpe", {}, 2),
+    ("ms_poe", {}, 1),
+    ("lpes", {}, 1),
 ]
 PREFILL_BARS = {1: 1.3, 2: 1.6, 3: 1.6}
 DOUBLING_BAR = 1.6
 MEMORY_BAR = 1.4
-CLOSER = ("dynamic_self_extend", "jet_long", "dpe")  # of prefill 1.25, of memory 1.2
+CLOSER = ("dynamic_self_extend", "jet_long", "dpe", "ms_poe", "lpes")  # of prefill 1.25, of memory 1.2
 
 
 def bars(method: str, regions: int) -> tuple[float, float]:

@@ -111,7 +111,8 @@ def _require_untouched(standing: Patch, late: LateRotation, prefix: str) -> None
     factor = substitution.attributes[f"{prefix}attention_scaling"]
     positions = torch.tensor([0, done.original_length // 2, done.original_length - 1], device=pretrained.device)
     inv_freq, factors = late.guide.late.spectra(positions)
-    alike = torch.allclose(inv_freq, pretrained.to(inv_freq).expand_as(inv_freq), rtol=1e-6, atol=0)
+    alike = late.guide.late.factors is None
+    alike = alike and torch.allclose(inv_freq, pretrained.to(inv_freq).expand_as(inv_freq), rtol=1e-6, atol=0)
     scale = late.guide.late.query_scale(positions)
     alike = alike and (scale is None or bool((scale == 1).all()))
     if alike and torch.allclose(factors, torch.full_like(factors, factor), rtol=1e-6):

@@ -109,6 +109,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         kept=kept_layers(config, layers),
         near=start(beyond=False) if switch else None,
         near_length=switch,
+        heads=config.num_attention_heads,
     )
     if late is not None and late.kept and parts[0].label:
         raise InvalidArgumentError(
@@ -193,12 +194,14 @@ def late_of(
     kept: frozenset[int] = frozenset(),
     near: Geometry | None = None,
     near_length: int = 0,
+    heads: int = 1,
 ) -> Late | None:
     """What a method does when attention reads; None where it only changes frequencies.
 
     `factor` is target length / original length, which a temperature may go by. `kept` numbers the layers that keep
     their rotation while those beside them are rescaled, which no frequencies of a module that serves both can do.
     `near` is what queries within `near_length` start from, where that is something else: each by its own position.
+    `heads` is how many queries have, of which a method may tell one from another.
 
     Raises:
         InvalidArgumentError: knobs that do not fit this geometry, or layers that a method cannot leave alone.
@@ -219,12 +222,19 @@ def late_of(
             f"'full'; leave it out"
         )
     late = Late(
-        name=method.name, method=acting, geometry=base, temperature=temperature, factor=factor, kept=kept | left
+        name=method.name,
+        method=acting,
+        geometry=base,
+        temperature=temperature,
+        factor=factor,
+        kept=kept | left,
+        heads=heads,
     )
     if near is None or not late.rotates:
         return late
     acting, base = _acting(method, near)
-    return replace(late, near=Late(name=method.name, method=acting, geometry=base), near_length=near_length)
+    near_late = Late(name=method.name, method=acting, geometry=base, heads=heads)
+    return replace(late, near=near_late, near_length=near_length)
 
 
 def _acting(method: Method, geometry: Geometry) -> tuple[LateMethod, Geometry]:

@@ -176,6 +176,9 @@ def view(method: Method | None, geometry: Geometry, *, length: int, distances: T
     query = torch.tensor([length - 1])
     seen, visible = acting.distance(base, query, query - distances)
     inv_freq, factor = acting.spectra(base, query)
+    if (divided := acting.head_factors(base, heads)) is not None:
+        acted = [number for number in range(base.layers) if number not in acting.left(base)]
+        inv_freq = inv_freq / divided[acted].min() if acted else inv_freq
     learned = acting.added(base, Sizes(heads=heads, head_dim=base.head_dim, value_dim=base.head_dim, hidden=1))
     bias = acting.bias(base, distances[None, :], heads, learned)
     scale = acting.query_scale(base, query)

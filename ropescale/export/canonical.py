@@ -31,7 +31,7 @@ from ropescale.families.today import (
 from ropescale.geometry import Geometry
 from ropescale.methods import ABF, FixedMethod, LongRoPE, Method, NoPE, get_method
 from ropescale.methods.base import divisors
-from ropescale.methods.late import UNBOUNDED, LateMethod, LengthDependent
+from ropescale.methods.late import UNBOUNDED, LengthDependent
 from ropescale.records import RECORD_FIELD, Record, saved_record
 from ropescale.request import Request
 from ropescale.spectrum import Spectrum, theta_inv_freq
@@ -189,7 +189,7 @@ def _of_late(config: PreTrainedConfig, record: Record, *, lossy: bool) -> Canoni
         )
     geometry = read_geometry(before, original_length=record.original_length, existing=record.existing)
     method = record.method_instance()
-    if isinstance(method, LateMethod) and (left := method.left(geometry)):
+    if isinstance(method, NoPE) and (left := method.left(geometry)):
         raise ExportError(
             f"{record.method}: must act in every layer to be exported, got {method}, which leaves "
             f"{len(left)} of {geometry.layers} rotating; export it without, or keep it in Transformers with "

@@ -52,7 +52,8 @@ def change_when_read(before: Spectrum, late: Late, last: int) -> float:
     inv_freq, factor = late.spectra(query)
     angles = late.angles(query[..., None], key, distance, inv_freq)
     plain = (query[..., None] - key)[..., None].float() * before.inv_freq
-    return _difference(angles, float(factor), plain, before.attention_factor)
+    factors = [1.0] if late.factors is None else torch.unique(late.factors).tolist()
+    return max(_difference(angles / one, float(factor), plain, before.attention_factor) for one in factors)
 
 
 def _difference(angles: torch.Tensor, factor: float, before: torch.Tensor, factor_before: float) -> float:

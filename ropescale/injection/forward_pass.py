@@ -4,18 +4,20 @@ them, in pairs and in blocks of pairs; worked out once for all layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods.late import Added, LateMethod, Region, after, causal, nowhere, stacked
 from ropescale.temperature import Temperature
 
 NOTHING: Added = {}  # a method without parameters
+Listener = Callable[[nn.Module, Tensor, Tensor, float], None]  # layer, un-rotated queries and keys, softmax scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +32,15 @@ class Late:
     kept: frozenset[int] = frozenset()  # numbers of the layers that rotate as they did before
     near: Late | None = None  # the same for queries within `near_length`, where the base has another spectrum there
     near_length: int = 0  # tokens
+    heads: int = 1  # of a layer's queries, which a method may tell apart
     # worked out once, outside a graph
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     rotates: bool = field(init=False, repr=False, compare=False)
     unrotated: Region = field(init=False, repr=False, compare=False)  # of layers that do not rotate
     every_region: list[Region] | None = field(init=False, repr=False, compare=False)  # of positions up to the longest
+    # [rows, heads or 1] what positions are divided by, and the row of each layer; None and none where nothing is
+    factors: Tensor | None = field(init=False, repr=False, compare=False)
+    rows: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         worked_out: dict[str, Any] = {
@@ -43,6 +49,11 @@ class Late:
             "every_region": self.regions(LONGEST),
         }
         worked_out["rotates"] = bool((worked_out["stages"][0] > 0).any())
+        factors, rows = self.method.head_factors(self.geometry, self.heads), ()
+        if factors is not None:
+            factors, inverse = torch.unique(factors, dim=0, return_inverse=True)
+            rows = tuple(inverse.tolist())
+        worked_out |= {"factors": factors, "rows": rows}
         for name, value in worked_out.items():
             object.__setattr__(self, name, value)
 
@@ -89,6 +100,11 @@ class Late:
         return [_among(region, 0, self.near_length) for region in near] + [
             _among(region, self.near_length, LONGEST) for region in own
         ]
+
+    @property
+    def tells_heads_apart(self) -> bool:
+        """Whether the heads of a layer may rotate otherwise than one another."""
+        return self.factors is not None and self.factors.shape[1] > 1
 
     def query_scale(self, positions: Tensor) -> Tensor | None:
         """[...] float32: what queries are multiplied by, by the method and by the temperature."""
@@ -139,11 +155,28 @@ class ForwardPass:
         self.past = past  # tokens in the cache before this call
         self.places = places  # [batch, tokens so far] positions of all tokens, where padding sets them apart
         self.n = positions.shape[1]
+        self.factors: Tensor | None = None  # [heads or 1] what positions are divided by, where `in_layer` says so
         self.masks: dict[Any, Any] = {}  # flex attention's, of those who use it
         self._regions: list[Region] | None = None
         self._plans: dict[tuple[int, int, bool], list[Blocks]] = {}
         self._waves: dict[Any, tuple[Tensor, Tensor]] = {}
         self._pairs: dict[int, Pairs] = {}
+        self.listener: Listener | None = None
+        self._latest: tuple[int, ForwardPass] | None = None  # what the latest layers read that rotate alike
+
+    def in_layer(self, number: int) -> ForwardPass:
+        """The same call as the layer of that number reads it: what is not of its rotation is shared by all."""
+        late = self.late
+        if late.factors is None:
+            return self
+        row = late.rows[number]
+        if self._latest is None or self._latest[0] != row:  # rotations of many layers would hold much memory
+            own = ForwardPass(late, self.positions, self.past, self.added, self.places)
+            own.factors = late.factors[row].to(self.positions.device)
+            own.masks, own._plans = self.masks, self._plans
+            own._regions = self._regions = self.regions()
+            self._latest = row, own
+        return self._latest[1]
 
     def keys(self, slots: int) -> Tensor:
         """[batch or 1, slots] positions of the keys that a layer reads.
@@ -204,10 +237,10 @@ class ForwardPass:
     def waves(
         self, region: Region, *, queries: tuple[int, int] | None = None, slots: tuple[int, int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """[batch or 1, 1, places, pairs] cos and sin of a region's queries, or keys, with its attention factor.
+        """[batch or 1, 1 or heads, places, pairs] cos and sin of a region's queries, or keys.
 
-        `queries` are bounds of those that are needed; `slots` says how many keys a layer reads, and the bounds of
-        those that are needed.
+        Both are times its attention factor. `queries` are bounds of those that are needed; `slots` says how many keys
+        a layer reads, and the bounds of those that are needed.
         """
         key = (id(region), queries, slots)  # regions live as long as this does
         if key not in self._waves:
@@ -218,7 +251,10 @@ class ForwardPass:
                 every, low, high = slots
                 at, spectrum = region.key(self.keys(every)[:, low:high]), region.key_spectrum or region.spectrum
             each = at if at.dim() > 2 else at[..., None]  # a place for every pair, or one for all
-            angles = each[:, None].float() * spectrum.inv_freq.to(at.device)
+            inv_freq = spectrum.inv_freq.to(at.device)
+            if self.factors is not None:
+                inv_freq = inv_freq / self.factors[:, None, None]
+            angles = each[:, None].float() * inv_freq
             factor = spectrum.attention_factor
             self._waves[key] = angles.cos() * factor, angles.sin() * factor
         return self._waves[key]
@@ -234,9 +270,11 @@ class ForwardPass:
         cos = sin = None
         if late.rotates:
             inv_freq, factor = late.spectra(where)
-            angles = -late.angles(where[:, :, None], at[:, None, :], distance, inv_freq)
-            square = (factor**2)[:, :, None, None]  # of what is rotated, once for the query and once for the key
-            cos, sin = (angles.cos() * square)[:, None], (angles.sin() * square)[:, None]
+            angles = -late.angles(where[:, :, None], at[:, None, :], distance, inv_freq)[:, None]
+            if self.factors is not None:
+                angles = angles / self.factors[:, None, None, None]
+            square = (factor**2)[:, None, :, None, None]  # of what is rotated, once for the query and once for the key
+            cos, sin = angles.cos() * square, angles.sin() * square
         every = not torch.compiler.is_compiling() and bool(visible.all())
         pairs = Pairs(distance=plain, visible=visible, every_key=every, cos=cos, sin=sin)
         if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
@@ -251,7 +289,7 @@ class Pairs:
     distance: Tensor  # [batch or 1, n, slots] int64: position of the query - position of the key
     visible: Tensor  # [batch or 1, n, slots] bool
     every_key: bool  # whether all of them are known to be visible
-    cos: Tensor | None  # [batch or 1, 1, n, slots, pairs] of the key's rotation; None where nothing rotates
+    cos: Tensor | None  # [batch or 1, 1 or heads, n, slots, pairs] of the key's rotation; None where nothing rotates
     sin: Tensor | None
 
 

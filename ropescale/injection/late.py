@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from ropescale.errors import RopescaleError
-from ropescale.injection.forward_pass import NOTHING, ForwardPass, Late
+from ropescale.injection.forward_pass import NOTHING, ForwardPass, Late, Listener
 from ropescale.injection.kernels import Call, attend
 from ropescale.injection.places import cache_among, placed
 from ropescale.methods.late import Added, Sizes
@@ -56,9 +56,17 @@ def attention(
             f"{type(module).__name__}: attention must get one mask for all heads, got "
             f"{list(attention_mask.shape)}; call ropescale.unpatch(model) first"
         )
+    if forward_pass.listener is not None and module.__dict__[LAYOUT] is not None:
+        forward_pass.listener(module, query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
     if KEPT in module.__dict__:
         assert forward_pass.kept is not None
         forward_pass = forward_pass.kept
+    if forward_pass.late.factors is not None and module.__dict__[LAYOUT] is not None:
+        number: Any = module.layer_idx
+        forward_pass = forward_pass.in_layer(number)
+        if forward_pass.late.tells_heads_apart:  # each reads the keys of its group by a rotation of its own
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     call = Call(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         layout=module.__dict__[LAYOUT],
@@ -103,6 +111,7 @@ class Guide:
         self.late = late
         self.kept = kept  # what layers do that rotate as they did before
         self.order = order  # the names of the decoder's arguments
+        self.listener: Listener | None = None  # who is told what layers that rotate are given
 
     def __call__(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         config: Any = decoder.config
@@ -139,7 +148,8 @@ class Guide:
                 kwargs.pop("input_ids", None)
             kwargs["inputs_embeds"] = kwargs["inputs_embeds"] + added.to(kwargs["inputs_embeds"])
         kept = None if self.kept is None else ForwardPass(self.kept, positions, past, NOTHING, places.slots)
-        kwargs[NAME] = ForwardPass(self.late, positions, past, shared, places.slots, kept)
+        forward_pass = kwargs[NAME] = ForwardPass(self.late, positions, past, shared, places.slots, kept)
+        forward_pass.listener = self.listener
         return (), kwargs
 
 

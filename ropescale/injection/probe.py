@@ -110,10 +110,15 @@ class Probe:
         return LateRotation(self._decoder, self._late, layouts, sizes, beside, self._watch.device)
 
     def _require_numbers(self, layouts: dict[nn.Module, str | None]) -> None:
-        """Refuse layers of which some are to keep their rotation, and which do not say which they are."""
+        """Refuse layers that are to rotate otherwise than one another, and which do not say which they are."""
         numbers = [getattr(layer, "layer_idx", None) for layer in layouts]
-        if self._late.kept and len({*numbers} - {None}) != len(numbers):
+        late = self._late
+        if late.kept and len({*numbers} - {None}) != len(numbers):
             raise self._refused("layers that each have a number of their own to rescale some of them", f"{numbers}")
+        if late.factors is not None and not {*numbers} <= {*range(len(late.rows))}:
+            raise self._refused(
+                f"layers that each have a number from 0 to {len(late.rows) - 1}, since they rotate apart", f"{numbers}"
+            )
 
     @torch.no_grad()
     def _noted(self) -> Recorder:

@@ -29,6 +29,8 @@ from ropescale.methods.score.dynamic_self_extend import DynamicSelfExtend
 from ropescale.methods.score.jet_long import JetLong
 from ropescale.methods.score.leaky_rerope import LeakyReRoPE
 from ropescale.methods.score.lm_infinite import LMInfinite
+from ropescale.methods.score.lpes import LPES
+from ropescale.methods.score.ms_poe import MsPoE
 from ropescale.methods.score.rerope import ReRoPE
 from ropescale.methods.score.self_extend import SelfExtend
 from ropescale.methods.score.shaw import Shaw
@@ -39,6 +41,7 @@ from ropescale.methods.score.t5 import T5
 __all__ = [
     "ABF",
     "DPE",
+    "LPES",
     "STRING",
     "T5",
     "ALiBi",
@@ -58,6 +61,7 @@ __all__ = [
     "LongRoPE",
     "Method",
     "MrRoPE",
+    "MsPoE",
     "NTKAware",
     "NTKByParts",
     "NTKFixed",

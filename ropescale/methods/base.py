@@ -92,7 +92,7 @@ class Method(metaclass=_OfItsKind):
             for item in dataclasses.fields(self)
             if item.name not in self.optional or getattr(self, item.name) != item.default
         }
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: _as_json(value) for name, value in values.items()}
 
     def require_number(
         self,
@@ -303,6 +303,11 @@ class FixedMethod(Method):
         if self.modified or geometry.inv_freq or geometry.attention_factor != 1 or self.factor == 1:
             return self.pairwise_rope_parameters(geometry)
         return {"rope_type": rope_type, "rope_theta": geometry.theta, "factor": self.factor, **keys}
+
+
+def _as_json(value: Any) -> Any:
+    """A knob as JSON gives it back."""
+    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
 def divisors(inv_freq: Tensor, geometry: Geometry) -> Tensor:

@@ -157,6 +157,16 @@ class LateMethod(Method):
         stage = self.stage(geometry, query)
         return inv_freq.to(query.device)[stage], factor.to(query.device)[stage]
 
+    def head_factors(self, geometry: Geometry, heads: int) -> Tensor | None:
+        """[layers, heads] float32: what positions are divided by, for each head of the queries; None for nothing.
+
+        [layers, 1] where all heads of a layer have the same. It comes on top of everything else that the method says.
+
+        Raises:
+            InvalidArgumentError: knobs for other layers or heads than the model has.
+        """
+        return None
+
     def left(self, geometry: Geometry) -> frozenset[int]:
         """Numbers of the layers, from 0, in which it does not act: they do what `beside` says.
 

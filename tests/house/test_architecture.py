@@ -52,7 +52,7 @@ FLOORS = [
     ["ropescale.spectrum"],
     ["ropescale.methods.base"],
     ["ropescale.methods.late"],
-    ["ropescale.methods.groups"],
+    ["ropescale.methods.groups", "ropescale.methods.interpolation"],
     # every method file
     [f"ropescale.methods.{kind}" for kind in ("embedding", "nope", "rotation", "score")],
     ["ropescale.methods"],
@@ -62,7 +62,7 @@ FLOORS = [
     ["ropescale.injection"],
     ["ropescale.extension"],
     ["ropescale.patching"],
-    ["ropescale.checkpoints", "ropescale.heads"],
+    ["ropescale.checkpoints", "ropescale.heads", "ropescale.ranking"],
     ["ropescale.contents"],
     ["ropescale.adapter_files", "ropescale.checkpoint"],
     ["ropescale.doctor", "ropescale.rescaling"],
@@ -327,7 +327,7 @@ def test_an_engine_that_is_named_elsewhere_is_found(text: str, name: str) -> Non
 CONTRACT = {
     name for kind in (FixedMethod, *LengthDependent.__mro__) for name in vars(kind) if not name.startswith("_")
 }
-SHARED = {"__init__", "base", "groups", "late"}  # of the methods' folders: files that hold no method
+SHARED = {"__init__", "base", "groups", "interpolation", "late"}  # of the methods' folders: files that hold no method
 METHOD_FILES = sorted(
     (path for path in (PACKAGE / "methods").rglob("*.py") if path.stem not in SHARED), key=lambda path: path.stem
 )
@@ -342,6 +342,7 @@ def test_a_method_file_imports_no_other_method(path: Path) -> None:
         "ropescale.geometry",
         "ropescale.methods.base",
         "ropescale.methods.groups",
+        "ropescale.methods.interpolation",
         "ropescale.methods.late",
         "ropescale.spectrum",
     }
