@@ -21,7 +21,10 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 import ropescale
 from ropescale.families.catalogue import CATALOGUE, family_of
@@ -31,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "families.md"
 METHODS = ("yarn", "ntk", "linear", "by_parts")
 LATE = ("rerope", "dynamic_ntk")
+WITHIN = sorted(row.model_type for row in CATALOGUE.values() if not row.alone)
 UNBUILT = {"Gemma3nForConditionalGeneration": "its vision tower needs the package timm"}
 
 
@@ -62,6 +66,12 @@ def rows() -> list[Row]:
         for name in names if isinstance(names, (tuple, list)) else [names]:
             types.setdefault(name, []).append(model_type)
     return [_row(name, model_types) for name, model_types in sorted(types.items())]
+
+
+def beside_vision() -> list[Row]:
+    """The class of every text decoder that is patched and has none without the vision beside it."""
+    wholes = {family: MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family.removesuffix("_text")] for family in WITHIN}
+    return [Row(name=wholes[one], family=one, rotary=True, status="patched") for one in WITHIN]
 
 
 def _row(name: str, model_types: list[str]) -> Row:
@@ -115,7 +125,12 @@ def tried(row: Row) -> Trial:
     return Trial(difference=max(differences), change=min(changes), undone=undone, late=late)
 
 
-def page(found: list[Row], trials: dict[str, Trial]) -> str:
+def _line(row: Row, trial: Trial) -> str:
+    equal = "bit for bit native" if trial.difference == 0 else "native within 1e-6"
+    return f"| {row.name} | {row.family} | {equal} | {f'no: {trial.late}' if trial.late else 'yes'} |"
+
+
+def page(found: list[Row], wholes: list[Row], trials: dict[str, Trial]) -> str:
     """The page, from the rows and the trials of those that are patched."""
     rotating = [row for row in found if row.rotary]
     patched = [row for row in rotating if row.status == "patched"]
@@ -142,12 +157,18 @@ def page(found: list[Row], trials: dict[str, Trial]) -> str:
     ]
     for row in rotating:
         if row.status == "patched":
-            trial = trials[row.name]
-            equal = "bit for bit native" if trial.difference == 0 else "native within 1e-6"
-            lines.append(f"| {row.name} | {row.family} | {equal} | {f'no: {trial.late}' if trial.late else 'yes'} |")
+            lines.append(_line(row, trials[row.name]))
         else:
             word = "refused" if row.status == "refused" else "not tried"
             lines.append(f"| {row.name} | {row.family} | {word}: {row.reason} | no |")
+    lines += [
+        "",
+        "Text decoders that Transformers has within a vision-language model alone, tried in the same way, on text; "
+        "with images they are compared in the tests:",
+        "",
+        *("| class | family | fixed frequencies | methods that act in attention |", "|---|---|---|---|"),
+        *(_line(row, trials[row.name]) for row in wholes),
+    ]
     tables = [row for row in found if not row.rotary and row.status == "refused"]
     others = [row.name for row in found if row.status == "none"]
     lines += ["", "Rotation without a rotary module:", ""]
@@ -164,16 +185,16 @@ def main() -> int:
     transformers.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = rows()
+    found, wholes = rows(), beside_vision()
     trials = {}
-    for row in found:
+    for row in [*found, *wholes]:
         if row.status == "patched" and row.rotary:
             trials[row.name] = trial = tried(row)
             print(f"{row.name}: difference {trial.difference:.2g}, change {trial.change:.2g}, {trial.late or 'late'}")
             assert trial.undone, row.name
             assert trial.difference <= 1e-6, row.name
             assert trial.change > 1e-3, row.name
-    text = page(found, trials)
+    text = page(found, wholes, trials)
     if check:
         stale = PAGE.read_text(encoding="utf-8") != text
         print("stale: run python scripts/census.py" if stale else "docs/families.md is what it should be")

@@ -64,6 +64,7 @@ class Family:
     longrope_only: bool = False
     # frequencies are worked out at every call, and the attention factor is taken from two entries of its own
     recomputing: bool = False
+    alone: bool = True  # Transformers has a language model of this text decoder without the vision beside it
     # the vision-language model that holds it, which Transformers lists among causal language models, though the text
     # decoder alone does not find its weights among those of the whole
     whole: str = ""
@@ -118,6 +119,10 @@ ROWS = (
     Family("phi3", longrope_only=True),
     Family("phi4_multimodal", longrope_only=True),
     Family("phimoe", recomputing=True),
+    Family("qwen2_5_vl_text", alone=False),
+    Family("qwen2_vl_text", alone=False),
+    Family("qwen3_vl_moe_text", alone=False),
+    Family("qwen3_vl_text", alone=False),
     Family("recurrent_gemma", refused=LATEST),
     Family("roformer", refused=SAVED_TABLE),
     Family("smollm3", built_anyway=True),

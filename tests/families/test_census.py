@@ -33,9 +33,9 @@ def test_the_page_names_every_class_as_it_is(census: ModuleType) -> None:
     text = census.PAGE.read_text(encoding="utf-8")
     cells = [re.findall(r"[^|]+", line) for line in text.splitlines() if re.match(r"\| \w+ \| [\w-]+ \|", line)]
     said = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in cells if row[0].strip() != "class"}
-    rotating = [row for row in census.rows() if row.rotary]
-    assert set(said) == {row.name for row in rotating}
-    for row in rotating:
+    rotating, wholes = [row for row in census.rows() if row.rotary], census.beside_vision()
+    assert set(said) == {row.name for row in [*rotating, *wholes]}
+    for row in [*rotating, *wholes]:
         family, claim = said[row.name]
         assert family == row.family
         word = {"patched": r"(bit for bit native|native within 1e-6)", "refused": "refused", "untried": "not tried"}
@@ -53,8 +53,10 @@ def test_no_class_with_a_rotary_module_is_left_out(census: ModuleType) -> None:
 
 
 def test_every_family_is_that_of_some_class(census: ModuleType) -> None:
-    named = {row.family for row in census.rows()} | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    rows = [*census.rows(), *census.beside_vision()]
+    named = {row.family for row in rows} | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     assert named >= PATCHED
+    assert all(census._text_type(row.family.removesuffix("_text")) == row.family for row in census.beside_vision())
     assert set(CATALOGUE) <= named | set(CONFIG_MAPPING)  # a text beside images has no class of its own
     assert set(TEXT_CLASSES) <= PATCHED
     assert {text for text, _ in WHOLES.values()} <= PATCHED

@@ -343,4 +343,5 @@ def test_wholes_are_loaded_as_they_were_saved_but_for_those_that_are_language_mo
     loader = class_of(config)
     if loader is AutoModelForCausalLM:
         loader = loader._model_mapping[type(config)]
-    assert loader.__name__ == ("Qwen3_5ForCausalLM" if name == "qwen3_5" else whole.__name__)
+    alone = {"qwen3_5": "Qwen3_5ForCausalLM", "qwen3_5_moe": "Qwen3_5MoeForCausalLM"}
+    assert loader.__name__ == alone.get(name, whole.__name__)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import config_of, family, in_turn, model_of
+from families import ALONE, config_of, family, in_turn, model_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from unread_entries import LLAMA, YARN, measured, series, written
 
 import ropescale
-from ropescale.families.catalogue import PATCHED
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.today import todays_spectrum
+
+EVERY = [name for name in ALONE if name in CONFIG_MAPPING]
 
 # What hides nothing
 
@@ -100,7 +101,7 @@ def agrees(config: PreTrainedConfig) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", sorted(PATCHED.intersection(CONFIG_MAPPING)))
+@pytest.mark.parametrize("name", EVERY)
 def test_a_config_of_every_family_is_clean_where_transformers_rotates_by_it(name: str, tmp_path: Path) -> None:
     """Old versions turn whole heads in families where later ones turn a share, or know one rotation for all layers."""
     config_of(name).save_pretrained(tmp_path)
@@ -118,7 +119,7 @@ def test_a_share_stated_by_its_size_is_found_where_a_version_does_not_read_it(tm
 
 # tests/house/test_bars.py has every family saved, loaded and examined
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("name", in_turn(sorted(PATCHED.intersection(CONFIG_MAPPING)), 0, 3))
+@pytest.mark.parametrize("name", in_turn(EVERY, 0, 3))
 def test_what_is_patched_saved_and_loaded_again_is_clean(name: str, tmp_path: Path) -> None:
     if not agrees(config_of(name)):
         return  # which the test above tells of

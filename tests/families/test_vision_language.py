@@ -29,8 +29,12 @@ from ropescale.families.parts import parts_of, text_of
 from ropescale.recipes import train, tuning
 from ropescale.recipes.reading import read_recipe
 
+# What others of the list stand for: Qwen2.5-VL for Qwen2-VL, and a dense model for a mixture
+ALIKE = ("qwen2_vl", "qwen3_5_moe", "qwen3_vl_moe")
+MOST = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in WHOLES]
 
-@pytest.fixture(scope="module", params=WHOLES)
+
+@pytest.fixture(scope="module", params=MOST)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """One whole of each kind; every test leaves it as it found it."""
     return model_of_whole(config_of_whole(request.param))
@@ -81,6 +85,69 @@ def test_it_is_saved_loaded_and_rescaled(model: PreTrainedModel, tmp_path: Path)
         again = ropescale.load(folder)
         assert (logits(again) - expected).abs().max() <= 1e-6
         assert torch.equal(logits(ropescale.unpatch(again)), before)
+
+
+# ---- positions of an image's time, height and width
+
+
+def with_sections(name: str) -> PreTrainedConfig:
+    """A whole whose pairs turn by different coordinates: those of Qwen3.5 are a quarter of a head."""
+    config = config_of_whole(name)
+    if name.startswith("qwen3_5"):
+        config.text_config.head_dim = 32
+        config.text_config.rope_parameters |= {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    return config
+
+
+def pictured(text: int = 150) -> dict[str, torch.Tensor]:
+    """Text around an image of 4 x 4 patches, which merge to 4 tokens that stand side by side and one above another."""
+    draw = torch.Generator().manual_seed(1)
+    words = torch.randint(8, 128, (text,), generator=draw).tolist()
+    ids = torch.tensor([[*words[:10], 5, 3, 3, 3, 3, 6, *words[10:]]])
+    kinds = (ids == 3).long()
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": kinds,
+        "pixel_values": torch.randn(16, 3 * 2 * 14 * 14, generator=draw),
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+    }
+
+
+def read_pictures(model: PreTrainedModel) -> torch.Tensor:
+    """[1, tokens, vocabulary] of text with an image, and the positions that the rotary module was given are 3-D."""
+    met = []
+    rotary = model.model.language_model.rotary_emb
+    hook = rotary.register_forward_pre_hook(
+        lambda module, given, named: met.append(named.get("position_ids", given[-1])), with_kwargs=True
+    )
+    with torch.no_grad():
+        found = model(**pictured()).logits
+    hook.remove()
+    (positions,) = met
+    assert positions.shape[0] == 3
+    assert not torch.equal(positions[1], positions[2])
+    assert positions.max() < pictured()["input_ids"].shape[1] - 1  # an image is shorter than its tokens are many
+    return found
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("method", ["yarn", "linear", "ntk", "by_parts"])
+@pytest.mark.parametrize("name", [name for name in WHOLES if name.startswith("qwen")])
+def test_images_are_rotated_as_by_transformers_own(name: str, method: str) -> None:
+    """Against a model whose config says it natively; without sections every pair would go by time."""
+    model = model_of_whole(with_sections(name))
+    before, sections = read_pictures(model), text_of(model.config).rope_parameters["mrope_section"]
+    with ropescale.patched(model, method, factor=4):
+        assert text_of(model.config).rope_parameters["mrope_section"] == sections
+        stated = copy.deepcopy(model.config)
+        del text_of(stated).ropescale
+        native = model_of_whole(stated)
+        assert torch.equal(read_pictures(native), read_pictures(model))
+        assert (read_pictures(model) - before).abs().max() > 1e-3
+        native.model.language_model.rotary_emb.mrope_section = [sum(sections), 0, 0]
+        assert (read_pictures(native) - read_pictures(model)).abs().max() > 1e-3
+    assert torch.equal(read_pictures(model), before)
 
 
 def test_the_geometry_is_that_of_the_text(model: PreTrainedModel) -> None:
@@ -152,7 +219,7 @@ def test_a_merged_checkpoint_reads_as_many_tokens_and_the_same_images(tmp_path: 
     assert (merged / file).read_bytes() == (base / file).read_bytes()
 
 
-@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.parametrize("name", MOST)
 def test_the_harness_reads_text_as_the_model_does(name: str) -> None:
     whole = ropescale.patch(model_of_whole(worded(name)), "yarn", factor=4)
     lm = RopescaleLM(pretrained=whole, tokenizer="tiny")

@@ -28,7 +28,7 @@ from transformers import (
 import ropescale
 from ropescale import get_method, list_methods
 from ropescale.errors import UnsupportedModelError
-from ropescale.families.catalogue import PATCHED
+from ropescale.families.catalogue import PATCHED, family_of
 from ropescale.families.modules import find_rotaries
 from ropescale.families.parts import parts_of, text_of
 from ropescale.methods import FixedMethod
@@ -79,6 +79,9 @@ LINEAR = {
     "linear_num_value_heads": 4,
     "layer_types": ["linear_attention", "full_attention"],
 }
+SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+MROPE: dict[str, Any] = {"rope_parameters": SECTIONS}
+INTERLEAVED: dict[str, Any] = {"rope_parameters": {**SECTIONS, "mrope_interleaved": True}}
 # One rotation for each layer type
 BY_TYPE = {
     "layer_types": ["sliding_attention", "full_attention"],
@@ -280,6 +283,11 @@ FACTS: dict[str, dict[str, Any]] = {
             "hybrid_sliding": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
         },
     },
+    # pairs that turn by an image's time, height and width
+    "qwen2_5_vl_text": MROPE,
+    "qwen2_vl_text": MROPE,
+    "qwen3_vl_moe_text": INTERLEAVED,
+    "qwen3_vl_text": INTERLEAVED,
     "youtu": {**LATENT, "pad_token_id": None},  # Transformers zeroes the row of that token when it loads one
 }
 TEXT_CLASSES = {"emu3_text_model": Emu3ForCausalLM, "mllama_text_model": MllamaForCausalLM}
@@ -332,23 +340,37 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+# Of Qwen's
+PATCHES = {
+    **VISION,
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+IMAGE_TOKENS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
 # Family of the whole -> its text family, and the rest of its config
 WHOLES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", {"vision_config": VISION}),
     "gemma4": ("gemma4_text", {"vision_config": {**VISION, "head_dim": 16, "num_key_value_heads": 2}}),
     "gemma4_unified": ("gemma4_unified_text", {}),
     "llava": ("llama", {"vision_config": {"model_type": "clip_vision_model", **VISION}}),
-    "qwen3_5": (
-        "qwen3_5_text",
-        {
-            "vision_config": {
-                **VISION,
-                "depth": 1,
-                "num_heads": 2,
-                "out_hidden_size": 64,
-                "num_position_embeddings": 16,
-            }
-        },
+    "qwen2_5_vl": (
+        "qwen2_5_vl_text",
+        {"vision_config": {**PATCHES, "window_size": 112, "fullatt_block_indexes": [0]}, **IMAGE_TOKENS},
+    ),
+    "qwen2_vl": (
+        "qwen2_vl_text",
+        {"vision_config": {**PATCHES, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}, **IMAGE_TOKENS},
+    ),
+    "qwen3_5": ("qwen3_5_text", {"vision_config": PATCHES, **IMAGE_TOKENS}),
+    "qwen3_5_moe": ("qwen3_5_moe_text", {"vision_config": PATCHES, **IMAGE_TOKENS}),
+    "qwen3_vl": ("qwen3_vl_text", {"vision_config": {**PATCHES, "deepstack_visual_indexes": [0]}, **IMAGE_TOKENS}),
+    "qwen3_vl_moe": (
+        "qwen3_vl_moe_text",
+        {"vision_config": {**PATCHES, "deepstack_visual_indexes": [0]}, **IMAGE_TOKENS},
     ),
 }
 
@@ -419,7 +441,8 @@ def runs(name: str) -> bool:
 # name; scripts/compat.py counts them.
 EVERY_FAMILY = Version("5.23.0")
 OLDER = Version(transformers.__version__) < EVERY_FAMILY
-NAMES = sorted(PATCHED)
+ALONE = sorted(name for name in PATCHED if family_of(name).alone)  # the others are within WHOLES
+NAMES = ALONE
 if OLDER:
     NAMES = [name for name in NAMES if name in CONFIG_MAPPING and runs(name)]
 
