@@ -84,6 +84,10 @@ class ExportError(RopescaleError, ValueError):
     """A rotation that an engine cannot hold exactly, or a model that a format cannot hold."""
 
 
+class ServerError(RopescaleError, RuntimeError):
+    """A running server that cannot be reached, or that does not say what it was asked."""
+
+
 def shortened(value: object) -> str:
     """A caller's value for a message: as Python writes it, cut where nobody would read on."""
     try:

@@ -40,6 +40,7 @@ examples:
   ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
   ropescale export SRC DST --to ENGINE    write a checkpoint for an engine; verify-export runs the engine and compares
+  ropescale verify-server URL --reference SRC    ask a running server whether it computes what is meant
   ropescale memory tiny --length 512  what a length needs of a device's memory
   ropescale chat path/to/extended     talk with it
 """
@@ -60,6 +61,7 @@ VERBS = (
     "report",
     "export",
     "verify-export",
+    "verify-server",
     "memory",
     "chat",
 )

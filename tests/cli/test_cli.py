@@ -156,6 +156,7 @@ VERBS = [
     "report",
     "export",
     "verify-export",
+    "verify-server",
     "memory",
     "chat",
 ]

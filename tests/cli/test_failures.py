@@ -39,6 +39,7 @@ VERBS = {
     "report": ["folder"],
     "export": ["tiny", "DST", "--to", "gguf", "--method", "none"],
     "verify-export": ["DST", "--engine", "vllm"],
+    "verify-server": ["http://127.0.0.1:9", "--reference", "tiny"],
     "memory": ["tiny", "--length", "64"],
     "chat": ["tiny"],
 }

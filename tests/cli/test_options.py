@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from evaluations import write_evaluation
 from families import config_of
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from servers import llama_server
 
 import ropescale
 from ropescale import cli, conversation
@@ -27,6 +29,8 @@ from ropescale.adapters import save_adapter
 from ropescale.checkpoints import resolve
 from ropescale.contents import read_tokenizer
 from ropescale.evals import grid
+from ropescale.serving.comparison import Row
+from ropescale.serving.readings import MEANT, Meaning, Reading
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
@@ -47,6 +51,7 @@ EXPORT = "{plain} DST --to transformers --method yarn --factor 4"
 GGUF = "{plain} a.gguf --to gguf --method yarn --factor 4"
 TALK = "{talking} --prompt 'the river' --max-new-tokens 24"
 LONGER = f"{TALK} --method yarn --factor 4"
+SERVER = "{url} --reference {plain} --method yarn --factor 4"
 BASE = {
     "demo": "",
     "eval": EVAL,
@@ -63,6 +68,7 @@ BASE = {
     "report": "{results}",
     "export": EXPORT,
     "verify-export": "{exported} --engine transformers --lengths 40,200 --steps 3",
+    "verify-server": SERVER,
     "memory": "{scaled} --length 512",
     "chat": TALK,
 }
@@ -217,6 +223,23 @@ CASES: dict[str, dict[str, Case]] = {
         "seed": Case("3"),
         "tolerance": Case("1e-12"),
     },
+    "verify-server": {
+        "url": Case("http://127.0.0.1:9", refused="must be a server that answers"),
+        "reference": Case("{scaled}", "{url} --reference {plain} --method none"),
+        "method": Case("ntk", "{url} --reference {plain} --factor 4"),
+        "factor": Case("8", "{url} --reference {plain} --method yarn"),
+        "target_length": Case("1024", "{url} --reference {plain} --method yarn"),
+        "original_length": Case("64"),
+        "knobs": Case("""'{"beta_fast": 16}'"""),
+        "existing": Case("compose", "{url} --reference {scaled} --method yarn --factor 2"),
+        "layers": Case("some", refused="--layers: must be one of"),
+        "served": Case("another", refused="--model: must be one of the models"),
+        "api_key": Case("NOWHERE", refused="--api-key: must be the name of an environment variable"),
+        "timeout": Case("0", refused="--timeout: must be"),
+        "lengths": Case("40"),
+        "tolerance": Case("0", refused="--tolerance: must be"),
+        "json": Case(""),
+    },
     "memory": {
         "model": Case("{two}"),
         "length": Case("1024"),
@@ -263,7 +286,7 @@ def test_every_option_has_a_value_here(verb: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Checkpoints, adapters, exports and results, by the names that commands have for them."""
     place = tmp_path_factory.mktemp("things")
     made: dict[str, str] = {}
@@ -317,9 +340,12 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ):
         assert cli.main(["export", *given.split()]) == 0
         made[name] = given.split()[1]
+    server = llama_server(Path(made["exported_gguf"]))
+    made["url"] = server.listening_address
     for name, lengths in (("results", (64, 128)), ("other_results", (64, 128, 256))):
         made[name] = str(write_evaluation(place / name, lengths=lengths))
-    return made
+    yield made
+    del server
 
 
 Outcome = tuple[int, str, str, dict[str, Any]]
@@ -366,6 +392,7 @@ class Walk:
         patched(grid, "fitted", lambda options, minutes, folder: seen.append(minutes) or ("", options))
         patched("ropescale.cli.demo._trained", lambda *arguments: ())
         patched("ropescale.recommend.recommend", lambda *arguments: seen.append(arguments[:2]) or stop())
+        patched("ropescale.serving.verification._computed", lambda *arguments: computed(seen, *arguments))
         from ropescale.recipes import dry_run, train
 
         patched(train, "run", lambda recipe, command: seen.append(recipe) or stop())
@@ -383,6 +410,14 @@ class Walk:
             seen.append((self.model.dtype, self.model.device, ropescale.record(self.model)))
 
         patched(conversation.Conversation, "__init__", noted)
+
+
+def computed(seen: list[Any], model: Any, meaning: Meaning, reading: Reading, passages: Any, said: Any) -> list[Row]:
+    """In the place of a reading that is run: what the server says, if it is the one that is meant."""
+    spectrum = None if reading.spectrum is None else reading.spectrum.inv_freq.tolist()
+    seen.append((meaning.method, reading.says, spectrum, [passage.ids for passage in passages]))
+    off = float(reading.name != MEANT)
+    return [{token: value - off for token, value in one.logprobs.items()} for one in said]
 
 
 def stop() -> None:
@@ -428,5 +463,5 @@ def test_an_option_changes_something_or_is_refused(
         assert case.refused in after[2]
         assert len(after[2].splitlines()) == 1
         return
-    assert after[0] in (0, 1 if verb in ("doctor", "verify-export") else 0, 130), after[2]
+    assert after[0] in (0, 1 if verb in ("doctor", "verify-export", "verify-server") else 0, 130), after[2]
     assert after != before, f"{verb} {name} was accepted and changed nothing"

@@ -72,6 +72,7 @@ FLOORS = [
     ["ropescale.explain"],
     ["ropescale.export"],
     ["evals"],
+    ["ropescale.serving"],
     ["ropescale.search"],
     ["recipes"],
     ["ropescale.recommend"],
@@ -92,6 +93,7 @@ ROOMS = (
     "ropescale.pages",
     "ropescale.recommend",
     "ropescale.search",
+    "ropescale.serving",
 )
 TRANSFORMERS_FROM = "ropescale.families"
 # Optional packages, and the rooms of ropescale/ that may name them
@@ -506,6 +508,7 @@ MANY_PARAMETERS = {
     "ropescale/export/writing.py: export",
     "ropescale/patching.py: patch",
     "ropescale/rescaling.py: rescale_checkpoint",
+    "ropescale/serving/verification.py: verify_server",
 }
 
 

@@ -26,6 +26,7 @@ from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.options import RecipeOptions
 from ropescale.recipes.schedules import SCHEDULES
 from ropescale.search import searching
+from ropescale.serving import verify_server
 from ropescale.spelling import Names, spelled
 
 COMMAND_LINE = "ropescale/cli/"
@@ -50,7 +51,7 @@ def public_arguments() -> frozenset[str]:
     """Every argument that some public function takes, knobs of methods and options of recipes among them."""
     doors = [getattr(ropescale, name) for name in ropescale.__all__ if name not in ("RopescaleError", "__version__")]
     doors += [export.export, export.patch_gguf, export.verify, adapters.merge, adapters.save_adapter, RopescaleLM]
-    doors += [peft.get_peft_model, ropescale.get_method("longrope")]
+    doors += [verify_server, peft.get_peft_model, ropescale.get_method("longrope")]
     found = {name for door in doors for name in inspect.signature(door).parameters}
     kinds = [plan.Options, searching.Options, RecipeOptions, DataOptions, TrainingArguments]
     kinds += [ropescale.get_method(name) for name in list_methods()]
