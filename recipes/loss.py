@@ -48,6 +48,17 @@ def chunked_loss(model: nn.Module) -> Iterator[bool]:
     PEFT or not; without labels it answers as before. With `token_weights` (a `Weights`) what each token costs is
     multiplied by what it counts, and the sum divided by the same number. Yields False and leaves a model alone whose
     head cannot be run apart from its decoder, or whose loss has a part for the routing of experts.
+
+    Example:
+        >>> import ropescale, torch
+        >>> from ropescale.recipes import chunked_loss
+        >>> model = ropescale.load("tiny")
+        >>> ids = torch.arange(3, 67)[None]
+        >>> plain = model(input_ids=ids, labels=ids)
+        >>> with chunked_loss(model):
+        ...     lean = model(input_ids=ids, labels=ids)
+        >>> torch.allclose(lean.loss, plain.loss), lean.logits is None
+        (True, True)
     """
     base: Any = bare(model)
     if head_way(base) != "chunked" or getattr(base.config.get_text_config(), "output_router_logits", False):

@@ -91,12 +91,18 @@ class Schedule:
         where there is no mask, which would blind every chunk of `pose` to those before it, so these get a mask of
         ones.
         """
-        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        if not bool((stacked[DOCUMENTS][:, -1] > 0).any()):
-            documents = stacked.pop(DOCUMENTS)
-            if self.name == "pose":
-                stacked["attention_mask"] = torch.ones_like(documents)
+        stacked = stack(rows)
+        if self.name == "pose" and DOCUMENTS not in stacked:
+            stacked["attention_mask"] = torch.ones_like(stacked["input_ids"])
         return stacked
+
+
+def stack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows [tokens] as [rows, tokens], with `documents` where one of them holds several."""
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    if not bool((stacked[DOCUMENTS][:, -1] > 0).any()):
+        del stacked[DOCUMENTS]
+    return stacked
 
 
 def cut(length: int, chunks: int, rng: random.Random, jumps: Sequence[int] = ()) -> list[int]:

@@ -14,6 +14,11 @@ from ropescale.recipes.data.sources import PASSKEY, SPLIT, TEXT_FIELD
 class DataOptions:
     """Which documents a recipe trains on.
 
+    Example:
+        >>> from ropescale.recipes import DataOptions
+        >>> DataOptions(data=["sotu-sample", "passkey"], data_weights=[3, 1]).packing
+        True
+
     Raises:
         InvalidArgumentError: an option that breaks its rule.
     """

