@@ -312,7 +312,7 @@ def plan_of(model: nn.Module, request: Request) -> PatchPlan:
         kind = f"{len(rotaries)} rotary modules" if len(rotaries) > 1 else f"the text decoder of a {config.model_type}"
         raise UnsupportedModelError(
             f"{text.model_type}: {extension.late.name} needs a text model with one rotary module, got {kind}; "
-            f"use a method of fixed frequencies, such as yarn"
+            f"{extension.late.remedy}"
         )
     sharpened = [
         layer

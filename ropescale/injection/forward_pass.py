@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ropescale.geometry import LONGEST, Geometry
-from ropescale.methods.late import Added, LateMethod, Region, after, causal, nowhere, stacked
+from ropescale.methods.late import Added, Fixed, LateMethod, Region, after, causal, nowhere, stacked
 from ropescale.temperature import Temperature
 
 NOTHING: Added = {}  # a method without parameters
@@ -56,6 +56,15 @@ class Late:
         worked_out |= {"factors": factors, "rows": rows}
         for name, value in worked_out.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def remedy(self) -> str:
+        """What to ask for where attention cannot do this."""
+        if not isinstance(self.method, Fixed):
+            return "use a method of fixed frequencies, such as yarn"
+        if self.near is not None:
+            return 'pass existing="replace"'
+        return "leave out what makes it act in attention (log_n, temperature, layers)"
 
     def __getstate__(self) -> dict[str, Any]:
         """What was given; what follows from it holds functions that cannot be pickled."""

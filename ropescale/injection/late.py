@@ -130,6 +130,11 @@ class Guide:
                 f"token_type_ids: must be absent or zero with {self.late.name}, which reads backwards only, got "
                 f"tokens of another type; leave them out, or call ropescale.unpatch(model) first"
             )
+        if kwargs.get("is_causal") is False:
+            raise RopescaleError(
+                f"is_causal: must be left out with {self.late.name}, which reads backwards only, got False; leave it "
+                f"out, or call ropescale.unpatch(model) first"
+            )
         cache = cache_among(kwargs.values())
         past: int | Tensor = 0 if cache is None else cache.get_seq_length()
         if isinstance(past, Tensor):

@@ -22,7 +22,7 @@ from ropescale.families.today import length_of_switch, todays_spectrum
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.kernels import LAYOUTS, rotate
 from ropescale.injection.late import NAME, LateRotation, Recorder, implementations, put_back
-from ropescale.injection.proof import Watch, decoder_of, gap, tensors_in
+from ropescale.injection.proof import Answers, Watch, decoder_of, gap, tensors_in
 from ropescale.methods.late import Fixed, Sizes, with_spectrum
 from ropescale.spectrum import Spectrum
 
@@ -60,6 +60,7 @@ class Probe:
                 raise self._refused(
                     f"a decoder that reads text from position {FIRST} on", f"{type(error).__name__}: {error}"
                 ) from error
+            self._require_backwards(watch.text(FIRST, TOKENS, ending=0))
             with _followed(self._decoder, rotary) as takers:
                 self._native = self._noted()
         # after the passes: Transformers' length-dependent types have then what these rotated by
@@ -119,6 +120,20 @@ class Probe:
             raise self._refused(
                 f"layers that each have a number from 0 to {len(late.rows) - 1}, since they rotate apart", f"{numbers}"
             )
+
+    def _require_backwards(self, others: Answers) -> None:
+        """Refuse layers that read later tokens too; `others` is what they answer where the last token is another.
+
+        Regions and blocks of queries stop at the query itself, and in texts within one region nothing would show it.
+        """
+        for layer, answer in self._answers.items():
+            apart = gap(others[layer][:, :, :-1], answer[:, :, :-1])
+            if apart > self._tolerance:
+                number = self._watch.number(layer)
+                raise self._refused(
+                    "layers that read earlier tokens alone",
+                    f"layer {number}, which reads later ones too, as embedding models are built to do",
+                )
 
     @torch.no_grad()
     def _noted(self) -> Recorder:
@@ -183,7 +198,7 @@ class Probe:
         config: Any = self._model.config
         return UnsupportedModelError(
             f"{config.model_type}: {self._late.name} "
-            f"needs {needed}, got {got}; use a method of fixed frequencies, such as yarn"
+            f"needs {needed}, got {got}; {self._late.remedy}"
         )
 
 

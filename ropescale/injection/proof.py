@@ -224,10 +224,12 @@ class Watch:
         answers = self._pass(input_ids=self._ids, position_ids=positions, attention_mask=torch.ones_like(self._ids))
         return {layer: answer[:, :, -1:] for layer, answer in answers.items()}
 
-    def text(self, first: int, tokens: int) -> Answers:
-        """What every token of a short text reads that begins at position `first`."""
+    def text(self, first: int, tokens: int, *, ending: int | None = None) -> Answers:
+        """What every token of a short text reads that begins at position `first`; `ending` is another last token."""
         positions = torch.arange(first, first + tokens, device=self._ids.device)[None]
-        ids = self._ids[:, :tokens]
+        ids = self._ids[:, :tokens].clone()
+        if ending is not None:
+            ids[:, -1] = ending
         return self._pass(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids))
 
     def rows(self) -> Rows:
