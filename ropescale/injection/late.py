@@ -7,6 +7,7 @@ rotates them where it reads them. A hook before the decoder tells it where the t
 from __future__ import annotations
 
 import inspect
+from types import MethodType
 from typing import Any
 
 import torch
@@ -158,6 +159,41 @@ class Guide:
         return (), kwargs
 
 
+class GuidedForward:
+    """The `forward` of a decoder, guided also where somebody calls it by itself, past every hook.
+
+    sentence-transformers does. It stands among the decoder's own attributes, as the hooks of accelerate do, and guides
+    for as long as the hook stands: something else may go on calling it.
+    """
+
+    def __init__(self, decoder: nn.Module, guide: Guide) -> None:
+        self.decoder, self.guide = decoder, guide
+        self.before = decoder.__dict__.get("forward")
+        decoder.__dict__["forward"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if NAME not in kwargs and self.guide in self.decoder._forward_pre_hooks.values():
+            args, kwargs = self.guide(self.decoder, args, kwargs)
+        return self._own(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the decoder, by which callers choose what to give."""
+        return inspect.signature(self._own)
+
+    @property
+    def _own(self) -> Any:
+        return MethodType(type(self.decoder).forward, self.decoder) if self.before is None else self.before
+
+    def undo(self) -> None:
+        """Put back what was there before, unless something else stands around it by now."""
+        if self.decoder.__dict__.get("forward") is not self:
+            return
+        del self.decoder.__dict__["forward"]
+        if self.before is not None:
+            self.decoder.__dict__["forward"] = self.before
+
+
 def implementations(config: Any) -> list[tuple[Any, str | None]]:
     """A config and those within it, whole before parts, each with the attention function that it names."""
     pairs = [(config, config._attn_implementation)]
@@ -243,10 +279,12 @@ class LateRotation:
             layer.__dict__[KEPT] = True
         config._attn_implementation = NAME
         self._hook = decoder.register_forward_pre_hook(self.guide, with_kwargs=True)
+        self._forward = GuidedForward(decoder, self.guide)
 
     def undo(self) -> None:
         """Put back what was there before."""
         self._hook.remove()
+        self._forward.undo()
         put_back(self.before)
         for layer in self.layers:
             layer.__dict__.pop(LAYOUT, None)
