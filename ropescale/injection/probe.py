@@ -197,8 +197,7 @@ class Probe:
     def _refused(self, needed: str, got: str) -> UnsupportedModelError:
         config: Any = self._model.config
         return UnsupportedModelError(
-            f"{config.model_type}: {self._late.name} "
-            f"needs {needed}, got {got}; {self._late.remedy}"
+            f"{config.model_type}: {self._late.name} needs {needed}, got {got}; {self._late.remedy}"
         )
 
 
