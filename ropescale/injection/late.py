@@ -174,16 +174,15 @@ class GuidedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if NAME not in kwargs and self.guide in self.decoder._forward_pre_hooks.values():
             args, kwargs = self.guide(self.decoder, args, kwargs)
-        return self._own(*args, **kwargs)
+        if self.before is not None:
+            return self.before(*args, **kwargs)
+        return type(self.decoder).forward(self.decoder, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the decoder, by which callers choose what to give."""
-        return inspect.signature(self._own)
-
-    @property
-    def _own(self) -> Any:
-        return MethodType(type(self.decoder).forward, self.decoder) if self.before is None else self.before
+        own = MethodType(type(self.decoder).forward, self.decoder)
+        return inspect.signature(own if self.before is None else self.before)
 
     def undo(self) -> None:
         """Put back what was there before, unless something else stands around it by now."""
