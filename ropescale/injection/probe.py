@@ -56,11 +56,12 @@ class Probe:
         with _evaluating(self._decoder):
             try:
                 self._answers = watch.text(FIRST, TOKENS)
+                others = watch.text(FIRST, TOKENS, ending=0)
             except Exception as error:  # whatever a family's own code says to text that does not begin at 0
                 raise self._refused(
                     f"a decoder that reads text from position {FIRST} on", f"{type(error).__name__}: {error}"
                 ) from error
-            self._require_backwards(watch.text(FIRST, TOKENS, ending=0))
+            self._require_backwards(others)
             with _followed(self._decoder, rotary) as takers:
                 self._native = self._noted()
         # after the passes: Transformers' length-dependent types have then what these rotated by
