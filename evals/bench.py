@@ -20,14 +20,14 @@ from transformers import PreTrainedModel
 import ropescale
 from ropescale.adapter_files import files_of, record_of, tokenizer_of
 from ropescale.adapters import put_on
-from ropescale.checkpoint import load_language_model
-from ropescale.checkpoints import note_on, resolve
+from ropescale.checkpoints import note_on
 from ropescale.contents import read_config
 from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 from ropescale.evals import results
 from ropescale.evals.cells import answer, nats_of, window_of
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
+from ropescale.evals.forward import place_of
 from ropescale.evals.plan import Options, Plan, PlannedCell, Round, original_length_of, scaling_text
 from ropescale.evals.provenance import fingerprint, fingerprint_of_files, fingerprint_of_parameters
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
@@ -52,7 +52,7 @@ class Bench:
 
     def __init__(self, options: Options):
         self.options = options
-        self.path = resolve(options.model)
+        self.path = options.loading.path(options.model)
         self.model: PreTrainedModel | None = None
         self.frame = chat_frame(named_tokenizer(self.path)) if options.chat else PLAIN
         if options.backend == "vllm":
@@ -62,8 +62,7 @@ class Bench:
             self._saved = saved_record(text_of(config))
             self.plan = self._planned(config)
         else:
-            dtype = getattr(torch, options.dtype_name)
-            self.model = load_language_model(options.model, dtype=dtype).to(options.device_name)
+            self.model = options.loading.model(options.model)
             self._saved = ropescale.record(self.model)
             extended = [arm.method for arm in options.arms if not arm.unextended]
             if self._saved is not None and extended:
@@ -133,7 +132,7 @@ class Bench:
 
     def _loaded_again(self) -> PreTrainedModel:
         """The model as it was loaded: for weights that an adapter wrote over."""
-        return load_language_model(self.options.model, dtype=getattr(torch, self.options.dtype_name))
+        return self.options.loading.model(self.options.model)
 
     def _require_tokenizers(self) -> None:
         """Refuse an adapter for which the prompts of the other arms would be other tokens.
@@ -186,6 +185,7 @@ class Bench:
             base=self.base,
             notes=tuple(filter(None, [note_on(options.model)])),
             backend=options.backend,
+            loading=options.loading.stated,
             tasks=plan.knobs,
             lengths=plan.lengths,
             seed=options.seed,
@@ -401,7 +401,7 @@ class Bench:
         """Measured on one short sequence: the best of three, since the first also warms up."""
         if self.model is None:
             return 1.0
-        probe = torch.zeros(1, PROBE_LENGTH, dtype=torch.long, device=self.model.device)
+        probe = torch.zeros(1, PROBE_LENGTH, dtype=torch.long, device=place_of(self.model))
         seconds = []
         for _ in range(3):
             began = time.perf_counter()

@@ -174,7 +174,10 @@ def resting(model: nn.Module) -> Iterator[None]:
 
 def place_of(model: nn.Module) -> torch.device:
     """Where inputs go: a model may be spread over several devices."""
-    place: torch.device = bare(model).get_input_embeddings().weight.device
+    embeddings = bare(model).get_input_embeddings()
+    place: torch.device = embeddings.weight.device
+    if place.type == "meta":  # it is brought where it computes when it is needed
+        place = torch.device(embeddings._hf_hook.execution_device)
     return place
 
 

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapter_files import record_of
 from ropescale.checks import require_at_least, require_choice, require_flag
-from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.results import UNPATCHED, Arm, Key
 from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Task
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.reading import read_geometry, scaling
+from ropescale.loading import DTYPES, Loading
 from ropescale.request import Request, split_knobs
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 BACKENDS = ("transformers", "vllm")
 UNTIL = ("finished", "decided")
 
@@ -55,6 +53,10 @@ class Options:
     seed: int = 0
     dtype: str = "auto"  # float32 on a CPU, bfloat16 on an accelerator
     device: str = "auto"  # the accelerator if torch sees one, else the CPU
+    device_map: str | None = None  # auto, balanced ... or an object as JSON: where the parts of a larger model are
+    quantization: str | None = None  # bnb-4bit, bnb-8bit or torchao-int8
+    revision: str | None = None  # of a hub id
+    attention: str | None = None  # Transformers' attn_implementation; the model's own if not given
     backend: str = "transformers"
     chat: bool = False  # put prompts into the tokenizer's chat template
     include_path: str | None = None  # a folder with further tasks: of the harness, and with a task.py like ours
@@ -147,21 +149,23 @@ class Options:
                 f"eval: backend vllm runs a checkpoint as it is, got {', '.join(arm.label for arm in self.arms[1:])}; "
                 f"give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported"
             )
-        require_device(self.device_name)
+        for name in ("device_map", "quantization", "attention"):
+            if self.backend == "vllm" and getattr(self, name) is not None:
+                raise InvalidArgumentError(
+                    f"eval: {name} is of the backend transformers, got {getattr(self, name)!r} with vllm, which loads "
+                    f"in its own way; leave it out"
+                )
+        self.loading  # noqa: B018  # refuses what cannot be
 
     @property
-    def device_name(self) -> str:
-        """The device, where "auto" is the accelerator if there is one."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    def loading(self) -> Loading:
+        """How the model is loaded."""
+        return Loading(**{item.name: getattr(self, item.name) for item in fields(Loading)})
 
     @property
     def dtype_name(self) -> str:
-        """The dtype of the weights, where "auto" goes by the device."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if torch.device(self.device_name).type == "cpu" else "bfloat16"
+        """The dtype of the weights."""
+        return self.loading.dtype_name
 
     @property
     def source(self) -> str:

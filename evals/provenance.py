@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from accelerate.utils import align_module_device
+from torch import nn
 from transformers import PreTrainedModel
 
+from ropescale.digest import bytes_of
 from ropescale.evals.plan import Options
 from ropescale.evals.results import Session
 
@@ -26,12 +29,25 @@ def fingerprint(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def fingerprint_of_parameters(model: PreTrainedModel) -> str:
-    """The same of a model's, in the order of their names."""
+    """The same of a model's, in the order of their names.
 
-    def content(tensor: Tensor) -> memoryview:
-        return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    Those that two modules share count once, also where accelerate keeps them apart on the disk.
+    """
+    names = {name for name, _ in model.named_parameters()}
+    twice = {name for name, first in getattr(model, "all_tied_weights_keys", {}).items() if {name, first} <= names}
+    return fingerprint(piece for name in sorted(names - twice) for piece in _content(*_owner(model, name)))
 
-    return fingerprint(content(parameter) for _, parameter in sorted(model.named_parameters()))
+
+def _owner(model: PreTrainedModel, name: str) -> tuple[nn.Module, str]:
+    """The module that a parameter is of, and what it is called there."""
+    above, _, last = name.rpartition(".")
+    return model.get_submodule(above), last
+
+
+def _content(module: nn.Module, name: str) -> Iterator[memoryview]:
+    """The bytes of a parameter, which may lie on the disk."""
+    with align_module_device(module, torch.device("cpu")) if getattr(module, name).is_meta else nullcontext():
+        yield from bytes_of(getattr(module, name))
 
 
 def fingerprint_of_files(folder: Path) -> str:
@@ -41,6 +57,8 @@ def fingerprint_of_files(folder: Path) -> str:
 
 def session(command: str, options: Options) -> Session:
     """Who ran when and on what, for the report."""
+    device = options.loading.device_name
+    device = torch.cuda.get_device_name() if device.startswith("cuda") else device
     line = {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,7 +66,7 @@ def session(command: str, options: Options) -> Session:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "adapters": {arm.method: str(folder) for arm, folder in options.trained.items()},
-        "device": torch.cuda.get_device_name() if options.device_name.startswith("cuda") else options.device_name,
+        "device": f"{device}, by device_map {options.device_map}" if options.device_map else device,
         "system": platform.platform(),
         "python": platform.python_version(),
     }

@@ -190,7 +190,13 @@ class Settings:
     notes: tuple[str, ...] = ()  # sentences about the model that belong into every report
     layers: str = "global"  # which layers methods rescaled, where these have rotations of their own
     adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
+    loading: Mapping[str, str] = field(default_factory=dict)  # quantization, revision, attention, where asked for
     target_length: int | None = None  # tokens: the length that the model is wanted for, which changes no figure
+
+    @property
+    def form(self) -> str:
+        """How the model was held, as the report names it: its type, and what was asked for besides."""
+        return ", ".join([self.dtype, *(f"{name} {value}" for name, value in self.loading.items())])
 
     def joined(self, earlier: Settings, folder: Path) -> Settings:
         """These settings with the tasks, lengths and adapters of an earlier run in the same folder.
@@ -515,6 +521,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     "knobs": lambda value: isinstance(value, dict) and _are(lambda entry: isinstance(entry, dict), value),
     "versions": lambda value: isinstance(value, dict) and _are(_is_text, value),
     "adapters": lambda value: isinstance(value, dict) and _are(_is_text, value),
+    "loading": lambda value: isinstance(value, dict) and _are(_is_text, value),
 }
 SAMPLE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("edges", "tokens"), _one_or_more(_is_number)),

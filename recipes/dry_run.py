@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.table import Table
 
 from ropescale.checkpoint import require_complete
-from ropescale.checkpoints import resolve
 from ropescale.console import Console
 from ropescale.contents import read_config
 from ropescale.destinations import try_writer
@@ -48,7 +47,7 @@ def dry_run(recipe: Recipe, command: str, console: Console) -> None:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return
     resumed = last_whole(folder, console)
-    base = Path(resolve(options.model))
+    base = Path(options.path)
     if base.is_dir() and not trusted():  # of a class of its own nothing is known before it runs
         config = read_config(str(base))
         if (saved := saved_record(text_of(config))) is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ropescale.checkpoints import resolve
 from ropescale.checks import require_at_least, require_choice
 from ropescale.errors import InvalidArgumentError
 from ropescale.files import object_of
@@ -139,8 +140,18 @@ class RecipeOptions:
         default="auto", metadata={"help": "of the weights; auto: float32 on a CPU, else bfloat16"}
     )
     attention: str | None = field(
-        default=None, metadata={"help": "Transformers' attn_implementation (default: the model's own)"}
+        default=None,
+        metadata={"help": "Transformers' attn_implementation (default: the model's own)", "aliases": ["--attn"]},
     )
+
+    device_map: str | None = field(
+        default=None,
+        metadata={"help": "layers over the devices of one process: auto, balanced ..., or a JSON object"},
+    )
+    quantization: str | None = field(
+        default=None, metadata={"help": "of qlora's base: bnb-4bit (default), bnb-8bit or torchao-int8"}
+    )
+    revision: str | None = field(default=None, metadata={"help": "of a hub id: a branch, a tag or a commit"})
 
     ulysses: int = field(
         default=1, metadata={"help": "processes that share every row (axolotl-ringmaster); all, or 1 for none"}
@@ -226,6 +237,16 @@ class RecipeOptions:
         return knobs
 
     @property
+    def path(self) -> str:
+        """Where the model lies, all of it of one revision.
+
+        Raises:
+            InvalidArgumentError: a revision of what is not on a hub.
+            CheckpointError: it cannot be had.
+        """
+        return resolve(self.model, revision=self.revision)
+
+    @property
     def dtype_name(self) -> str:
         """The dtype of the weights, where "auto" goes by the machine."""
         import torch
@@ -292,6 +313,11 @@ class RecipeOptions:
             raise InvalidArgumentError(
                 f"tuning: must be lora or qlora with an adapter, which says itself what is trained, got "
                 f"{self.tuning!r}; use recipe lora or tuning='lora'"
+            )
+        if self.quantization is not None and self.tuning != "qlora":
+            raise InvalidArgumentError(
+                f"quantization: belongs to tuning qlora, got {self.quantization!r} with {self.tuning!r}; use tuning "
+                f"qlora, or leave it out"
             )
         if self.schedule != "pose" and (self.chunks != 2 or self.content != "skip"):
             raise InvalidArgumentError(

@@ -21,7 +21,7 @@ from ropescale.recipes.shipped import comment, read_text
 from ropescale.recipes.training_options import DEPENDENT, SHOWN, TrainingOptions, require_acting, require_numbers
 from ropescale.spelling import Defaults
 
-ALIASES = {"output": "output_dir", "batch_size": "per_device_train_batch_size"}
+ALIASES = {"output": "output_dir", "attn": "attention", "batch_size": "per_device_train_batch_size"}
 # An option of the command line, and what of a recipe it takes the place of
 ALTERNATIVES = {"target_length": ("factor",), "factor": ("target_length",), "data": ("data_weights",)}
 KINDS = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}

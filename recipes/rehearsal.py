@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from ropescale.checkpoints import resolve
 from ropescale.contents import read_config
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.families.parts import text_of
@@ -57,7 +56,7 @@ def weightless(recipe: Recipe) -> PreTrainedModel:
         ValueError: a way of computing attention that the model does not have; also an ImportError or an OSError.
     """
     given = {} if recipe.options.attention is None else {"attn_implementation": recipe.options.attention}
-    config = read_config(resolve(recipe.options.model))
+    config = read_config(recipe.options.path)
     if (saved := saved_record(text_of(config))) is not None:
         saved.restore(text_of(config))
     with torch.device("meta"):

@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
+
+from ropescale.digest import bytes_of
 
 SEAL = "digests.json"
 
@@ -54,5 +55,6 @@ def digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     seen = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         seen.update(name.encode())
-        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for piece in bytes_of(tensor):
+            seen.update(piece)
     return seen.hexdigest()

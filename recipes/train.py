@@ -30,8 +30,7 @@ from transformers.utils import logging as transformers_logging
 import ropescale
 from ropescale.adapter_files import record_of, tokenizer_of
 from ropescale.adapters import add_record
-from ropescale.checkpoint import load_language_model
-from ropescale.checkpoints import note_on, resolve
+from ropescale.checkpoints import note_on
 from ropescale.console import Console
 from ropescale.contents import read_config
 from ropescale.destinations import LOCK, sole_writer
@@ -42,6 +41,7 @@ from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import text_of
 from ropescale.heads import require_language_model
 from ropescale.limits import raise_limits
+from ropescale.loading import Loading
 from ropescale.patching import put_in
 from ropescale.patching import record as live_record
 from ropescale.recipes import page
@@ -59,7 +59,7 @@ from ropescale.recipes.run import Run
 from ropescale.recipes.schedules import Draws, Schedule
 from ropescale.recipes.seals import digest_of
 from ropescale.recipes.trainer import CARD, UNFINISHED, RecipeTrainer, checkpoints, last_whole, whole
-from ropescale.recipes.tuning import loading, tuned
+from ropescale.recipes.tuning import loading, require_held, tuned
 from ropescale.recipes.weighting import require_contexts, require_weighable, weighting
 from ropescale.records import saved_record
 from ropescale.temperature import with_temperature
@@ -97,7 +97,7 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     console = Console(stderr=True, quiet=not first)
 
     # before the model: is this a run that may begin, what will it read, what is it measured by
-    ledger, schedule, tokenizer, keywords = begin(recipe, command)
+    ledger, schedule, tokenizer, how = begin(recipe, command)
     if "after" in ledger:
         console.print(f"{folder} holds this run, finished; nothing to do", highlight=False, soft_wrap=True)
         return ledger
@@ -108,9 +108,8 @@ def _run(recipe: Recipe, command: str, *, first: bool) -> Ledger:
     # the model: as it was, patched, and with what is to be trained
     set_seed(training.seed)
     with _quiet():
-        model = load_language_model(options.model, **keywords).to(
-            training.device if "quantization_config" not in keywords else None
-        )
+        model = how.model(options.model)
+    require_held(model, options.device_map)
     _require_same(folder, ledger, "weights", digest_of(model.named_parameters()))
     require_rows(inputs, model)
     weighed = weighting(options, schedule, data.train)
@@ -182,7 +181,7 @@ class Read:
     measure: Yardstick
 
 
-def begin(recipe: Recipe, command: str) -> tuple[Ledger, Schedule, PreTrainedTokenizerBase, dict[str, Any]]:
+def begin(recipe: Recipe, command: str) -> tuple[Ledger, Schedule, PreTrainedTokenizerBase, Loading]:
     """What is known of a run that may begin, or go on: with its schedule, its tokenizer, and how its model is loaded.
 
     Reads neither weights nor texts as tokens, and writes nothing.
@@ -194,12 +193,12 @@ def begin(recipe: Recipe, command: str) -> tuple[Ledger, Schedule, PreTrainedTok
     """
     ledger = _ledger_of(recipe.output, recipe, command)
     schedule = schedule_of(recipe)
-    keywords = loading(recipe.options)
+    how = loading(recipe)
     rehearse(recipe)
     own = None if recipe.options.adapter is None else tokenizer_of(recipe.options.adapter)  # or none
-    tokenizer = named_tokenizer(recipe.options.model) if own is None else own
+    tokenizer = named_tokenizer(recipe.options.path) if own is None else own
     _require_same(recipe.output, ledger, "data", identify(recipe.data, tokenizer))
-    return ledger, schedule, tokenizer, keywords
+    return ledger, schedule, tokenizer, how
 
 
 def read(
@@ -269,7 +268,7 @@ def schedule_of(recipe: Recipe) -> Schedule:
         UnsupportedModelError: a model without a head over the vocabulary.
     """
     options = recipe.options
-    config = read_config(resolve(options.model))
+    config = read_config(options.path)
     require_language_model(config, options.model)
     saved = saved_record(text_of(config))
     if saved is not None:

@@ -9,45 +9,64 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ropescale.adapter_files import record_of
 from ropescale.adapters import load_adapter, put_on
 from ropescale.checkpoint import added_parameters
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families.parts import text_of
-from ropescale.recipes.options import RecipeOptions
+from ropescale.loading import Loading
+from ropescale.recipes.options import Recipe, RecipeOptions
 from ropescale.wrappers import bare
 
 
-def loading(options: RecipeOptions) -> dict[str, Any]:
-    """The keywords of `ropescale.load` for a recipe.
+def loading(recipe: Recipe) -> Loading:
+    """How the model of a recipe is loaded.
 
     Raises:
-        InvalidArgumentError: 4-bit weights without bitsandbytes.
+        InvalidArgumentError: weights held in a way for which no package is here, or layers over the devices of one
+            process where there are several processes.
     """
-    dtype = getattr(torch, options.dtype_name)
-    given: dict[str, Any] = {"dtype": dtype}
-    if options.attention is not None:
-        given["attn_implementation"] = options.attention
-    if options.tuning == "qlora":
+    options, training = recipe.options, recipe.training
+    quantization = options.quantization
+    if options.tuning == "qlora" and quantization is None:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InvalidArgumentError(
                 "tuning: qlora needs bitsandbytes, got no package of that name; pip install 'ropescale[qlora]', or "
                 "use lora"
             )
-        given["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+        quantization = "bnb-4bit"
+    if options.device_map is not None and training.world_size > 1:
+        raise InvalidArgumentError(
+            f"device_map: is of one process, got {options.device_map!r} in a launch of {training.world_size}; leave "
+            f"it out, and let the launch share the weights"
         )
-    return given
+    return Loading(
+        dtype=options.dtype_name,
+        device="auto" if options.device_map else str(training.device),
+        device_map=options.device_map,
+        quantization=quantization,
+        revision=options.revision,
+        attention=options.attention,
+    )
+
+
+def require_held(model: nn.Module, device_map: str | None) -> None:
+    """Refuse weights that are brought to a device when they are read: what a step changes of them is lost.
+
+    Raises:
+        InvalidArgumentError: such weights.
+    """
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise InvalidArgumentError(
+            f"device_map: must keep all weights on devices where a model is trained, got {device_map!r}, which leaves "
+            f"{away[0]} and {len(away) - 1} more elsewhere; take more devices, or tuning qlora"
+        )
 
 
 def tuned(model: PreTrainedModel, options: RecipeOptions) -> PreTrainedModel | PeftModel:

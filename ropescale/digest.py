@@ -6,7 +6,7 @@ files they lie in, and in another type up to the rounding of that type; what a q
 embeddings) is compared, the rest is not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -46,6 +46,17 @@ def digest_of_files(files: Iterable[str]) -> dict[str, list[Any]]:
                 if tensor.dtype in ROUNDING and tensor.numel():
                     described[name] = _described(tensor)
     return described
+
+
+def bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    """All bytes of a tensor, or of the tensors that a quantised one is made of."""
+    tensor = tensor.detach()
+    if type(tensor.data) is not Tensor and hasattr(tensor, "__tensor_flatten__"):
+        parts, _ = tensor.__tensor_flatten__()
+        for part in parts:
+            yield from bytes_of(getattr(tensor, part))
+    else:
+        yield tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _chosen(names: Iterable[str]) -> list[str]:

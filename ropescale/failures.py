@@ -24,6 +24,7 @@ EXTRAS = {
     "export": ("gguf", "xllamacpp"),
     "search": ("cmaes", "accelerate"),
     "qlora": ("bitsandbytes",),
+    "torchao": ("torchao",),
     "ulysses": ("ringmaster",),
 }
 

@@ -55,7 +55,7 @@ def report_markdown(findings: Findings) -> str:
     parts += [
         "## How this was made",
         _code(session.command),
-        f"{plain(settings.model)}, {plain(settings.dtype)}, parameters {plain(settings.weights)}, seed "
+        f"{plain(settings.model)}, {plain(settings.form)}, parameters {plain(settings.weights)}, seed "
         f"{settings.seed}, texts {plain(settings.texts)}, original length {settings.original_length:,} tokens, "
         f"existing {plain(settings.existing)}, layers {plain(settings.layers)}; "
         + ", ".join(f"{plain(name)} {plain(number)}" for name, number in settings.versions.items())
@@ -95,7 +95,7 @@ def model_card(findings: Findings) -> str:
         _table(comparison(findings), findings),
         *(f"<sub>{plain(rule)}</sub>" for rule in rules(findings)),
         f"Measured with ropescale {plain(settings.versions.get('ropescale', __version__))} on "
-        f"{plain(settings.model)} ({plain(settings.dtype)}), seed {settings.seed}.",
+        f"{plain(settings.model)} ({plain(settings.form)}), seed {settings.seed}.",
     ]
     return _front_matter(findings) + "\n\n".join(part for part in parts if part) + "\n"
 

@@ -4,24 +4,32 @@
 the command line asks it about names before it knows whether a model is wanted at all.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
 
 from ropescale.checks import nearest
-from ropescale.errors import CheckpointError
+from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 
 SHORT_NAMES = ("smollm2", "tiny")
+# Files of a hub id that hold the same weights for other libraries
+OTHERS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "*.tflite", "onnx/*", "openvino/*", "original/*")
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, *, revision: str | None = None) -> str:
     """The folder behind a short name; any other name, a path or a hub id, comes back unchanged.
 
-    The short names win over folders of that name: write `./tiny` for a folder called tiny.
+    The short names win over folders of that name: write `./tiny` for a folder called tiny. With a revision it is the
+    folder of the cache that has all of that revision.
 
     Raises:
-        CheckpointError: `smollm2` is neither in the cache nor to be had, or the name is a misspelt short one.
+        InvalidArgumentError: a revision of what is not on a hub.
+        CheckpointError: `smollm2` is neither in the cache nor to be had, the name is a misspelt short one, or a
+            revision cannot be had.
     """
+    if revision is not None:
+        return _fetched(name, revision)
     if name == "tiny":
         return str(Path(__file__).parent / "tiny")
     if name == "smollm2":
@@ -30,6 +38,24 @@ def resolve(name: str) -> str:
         return str(smollm2.obtain())
     refuse_misspelt(name)
     return name
+
+
+@functools.cache
+def _fetched(name: str, revision: str) -> str:
+    """The folder of the cache that holds one revision of a hub id."""
+    if name in SHORT_NAMES or Path(name).exists():
+        raise InvalidArgumentError(
+            f"revision: is of a hub id, got {revision!r} with {name!r}, which lies on this machine; leave it out"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, revision=revision, ignore_patterns=list(OTHERS)))
+    except Exception as error:  # of the connection, the hub and the name, each in a class of its own
+        raise CheckpointError(
+            f"{name}: must be a hub id that has this revision and can be reached, got {revision!r} "
+            f"({type(error).__name__}: {first_line(error)}); check the revision or the connection"
+        ) from error
 
 
 def refuse_misspelt(name: str) -> None:

@@ -119,8 +119,27 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
     add("--depths", type=list_of(float), metavar="X,X", help="of needles, 0 to 1 (default: 0,0.25,0.5,0.75,1)")
     add("--samples", type=int, metavar="N", help="prompts per length, and per depth where there are any (default: 10)")
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """In which type a model is loaded, and on which one device."""
+    add = parser.add_argument
     add("--dtype", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16 or float16")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """How a model is loaded that is larger than a device, of which revision, and whose attention."""
+    add = parser.add_argument
+    add(
+        "--device-map",
+        metavar="MAP",
+        help="""over several devices: auto, balanced ..., or an object as in '{"model.layers.0": "disk", "": 0}'""",
+    )
+    add("--quantization", metavar="NAME", help="of the weights: bnb-4bit, bnb-8bit or torchao-int8")
+    add("--revision", metavar="NAME", help="of a hub id: a branch, a tag or a commit")
+    add("--attention", "--attn", metavar="NAME", help="Transformers' attn_implementation (default: the model's own)")
 
 
 def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = asked_options(arguments, demo.default_options(arguments.model), {})
     folder = arguments.output or Path("out", f"demo-{Path(arguments.model).name}")
     try:
-        adapters = _trained(arguments.model, options.device_name, folder / "lora", arguments.command)
+        adapters = _trained(arguments.model, options.loading.device_name, folder / "lora", arguments.command)
         results = reported(dataclasses.replace(options, adapters=adapters), folder, arguments.command)
     except KeyboardInterrupt:
         return cells_kept(folder)

@@ -22,6 +22,7 @@ from ropescale.cli.arguments import (
     MODEL,
     add_grid,
     add_layers,
+    add_loading,
     add_start,
     add_trust,
     json_object,
@@ -65,6 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_grid(parser)
     add_start(parser, existing="error (default), replace, compose; --methods none takes it as it is")
     add_layers(parser)
+    add_loading(parser)
     add("--tasks", type=list_of(str), metavar="A,B", help=f"see above (default: {','.join(base.defaults())})")
     add(
         "--target-length",

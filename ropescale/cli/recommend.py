@@ -8,7 +8,17 @@ import argparse
 from pathlib import Path
 
 from ropescale import listing
-from ropescale.cli.arguments import MODEL, add_layers, add_start, add_trust, either, list_of, minutes
+from ropescale.cli.arguments import (
+    MODEL,
+    add_device,
+    add_layers,
+    add_loading,
+    add_start,
+    add_trust,
+    either,
+    list_of,
+    minutes,
+)
 from ropescale.cli.eval import cells_kept
 from ropescale.cli.quiet import quieten_libraries
 
@@ -35,8 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_start(parser, existing="error (default), replace, compose")
     add_layers(parser)
     add("--seed", type=int, metavar="N", help="of the prompts (default: 0)")
-    add("--dtype", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16 or float16")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator if there is one)")
+    add_device(parser)
+    add_loading(parser)
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: out/recommend-MODEL-N)")
     add_trust(parser)
 

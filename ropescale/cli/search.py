@@ -92,27 +92,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     quieten_libraries()
-    import torch
-
-    from ropescale.checkpoint import load_language_model
-    from ropescale.checkpoints import resolve
     from ropescale.contents import read_tokenizer
-    from ropescale.evals import plan
+    from ropescale.loading import Loading
     from ropescale.search import Options, search
     from ropescale.search.ledger import place
 
     fields = {item.name for item in dataclasses.fields(Options)}
     asked = {name: value for name, value in vars(arguments).items() if name in fields and value is not None}
     Options(**asked)  # what can be refused is refused before a model loads
-    on = plan.Options(model=arguments.model, dtype=arguments.dtype, device=arguments.device)
+    loading = Loading(dtype=arguments.dtype, device=arguments.device)
     wanted = f"x{arguments.factor:g}" if arguments.factor else arguments.target_length
     folder = arguments.output or Path("out", f"search-{Path(arguments.model).name}-{wanted}")
-    path = resolve(arguments.model)
-    model = load_language_model(arguments.model, dtype=getattr(torch, on.dtype_name)).to(on.device_name)
+    model = loading.model(arguments.model)
     try:
         found = search(
             model,
-            read_tokenizer(path),
+            read_tokenizer(loading.path(arguments.model)),
             data=arguments.data or ("sample" if arguments.model == "tiny" else "speeches"),
             output=folder,
             command=arguments.command,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ropescale.checks import require_at_least, require_choice, require_whole
 from ropescale.errors import InvalidArgumentError
 from ropescale.export.engines import ENGINES
 from ropescale.geometry import LONGEST
+from ropescale.loading import Loading
 from ropescale.methods import get_method
 
 BUDGET = 30.0  # minutes
@@ -33,6 +34,10 @@ class Options:
     seed: int = 0  # of the race; what is promised is measured with the next one
     dtype: str = "auto"  # float32 on a CPU, bfloat16 on an accelerator
     device: str = "auto"  # the accelerator if torch sees one, else the CPU
+    device_map: str | None = None  # auto, balanced ... or an object as JSON: where the parts of a larger model are
+    quantization: str | None = None  # bnb-4bit, bnb-8bit or torchao-int8
+    revision: str | None = None  # of a hub id
+    attention: str | None = None  # Transformers' attn_implementation; the model's own if not given
     existing: str = "error"  # what methods start from on a checkpoint that is scaled already: replace or compose
     original_length: int | None = None  # tokens; read from the config where it is not given
     layers: str = "global"  # or full or all, where layers have rotations of their own
@@ -51,12 +56,23 @@ class Options:
             raise InvalidArgumentError(
                 f"recommend: budget must be minutes, above 0, got {self.budget!r}; leave it out for {self.minutes:g}"
             )
+        self.loading  # noqa: B018  # refuses what cannot be
         for name in self.methods:
             get_method(name)
         if self.serve_with is not None:
             require_choice(
                 "recommend: serve_with", self.serve_with, sorted(ENGINES), remedy="leave it out for Transformers"
             )
+
+    @property
+    def loading(self) -> Loading:
+        """How the model is loaded."""
+        return Loading(**{item.name: getattr(self, item.name) for item in fields(Loading)})
+
+    @property
+    def source(self) -> str:
+        """What is read and named in commands: the model, or the folder of its revision."""
+        return self.model if self.revision is None else self.loading.path(self.model)
 
     @property
     def minutes(self) -> float:

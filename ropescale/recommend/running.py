@@ -15,11 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from ropescale.checkpoint import load_language_model
-from ropescale.checkpoints import resolve
 from ropescale.contents import read_config, read_tokenizer
 from ropescale.destinations import require_ordinary, write_file
 from ropescale.errors import ExportError, InvalidArgumentError
@@ -109,7 +104,7 @@ def started(options: Options) -> Start:
         AlreadyScaledError: scaled in its config, and `existing` is "error".
         CheckpointError: no checkpoint there.
     """
-    config = read_config(resolve(options.model))
+    config = read_config(options.loading.path(options.model))
     if (done := saved_record(text_of(config))) is not None:
         raise InvalidArgumentError(
             f"recommend: a model must be as it was published, got {options.model!r}, which was saved with "
@@ -123,11 +118,11 @@ def started(options: Options) -> Start:
             f"{options.target_length}; within it the model needs nothing"
         )
     listed = shortlist(
-        _loaded(options),
+        options.loading.model(options.model),
         _request(options, Request.method, {}, original),
         geometry,
         named=options.methods,
-        source=options.model,
+        source=options.source,
         engine=options.serve_with,
     )
     if not listed.methods:
@@ -137,12 +132,6 @@ def started(options: Options) -> Start:
             f"{', '.join(raced)} ({raced[0]}: {listed.left_out[raced[0]]}); name others with methods"
         )
     return Start(geometry=geometry, listed=listed)
-
-
-def _loaded(options: Options) -> PreTrainedModel:
-    """The model as it is, where and in what it is evaluated."""
-    asked = plan.Options(model=options.model, dtype=options.dtype, device=options.device)
-    return load_language_model(options.model, dtype=getattr(torch, asked.dtype_name)).to(asked.device_name)
 
 
 def factor_to(target: int, original: int) -> float:
@@ -181,6 +170,10 @@ def evaluation(options: Options, start: Start) -> plan.Options:
         target_length=options.target_length,
         dtype=options.dtype,
         device=options.device,
+        device_map=options.device_map,
+        quantization=options.quantization,
+        revision=options.revision,
+        attention=options.attention,
         knobs=start.listed.knobs,
         existing=options.existing,
         original_length=options.original_length,
@@ -200,8 +193,8 @@ def _searched(options: Options, start: Start, raced: Results, folder: Path, comm
     if left < LEAST * options.minutes:
         return None, f"No search: the race took {spent:.1f} of {options.minutes:g} minutes."
     found = search(
-        _loaded(options),
-        read_tokenizer(resolve(options.model)),
+        options.loading.model(options.model),
+        read_tokenizer(options.loading.path(options.model)),
         data=plan.Options(model=options.model, texts=options.texts).source,
         output=folder,
         command=command,
@@ -217,7 +210,7 @@ def _searched(options: Options, start: Start, raced: Results, folder: Path, comm
     if options.serve_with is not None:
         request = _request(options, found.method.name, found.knobs, start.original_length)
         try:
-            held(options.model, request, to=options.serve_with)
+            held(options.source, request, to=options.serve_with)
         except ExportError as error:
             return None, f"{told}, which are not taken: {error}."
     return found, f"{told}, which are asked the prompts of the promise; {folder / 'search.html'} has its curve."
@@ -289,7 +282,7 @@ def _advice(
     original, target = start.original_length, options.target_length
     given = {} if taken == UNPATCHED else knobs.get(taken.method, {})
     written = Written(
-        model=options.model,
+        model=options.source,
         method=None if taken == UNPATCHED else taken.method,
         knobs=given,
         target_length=target,
@@ -307,7 +300,7 @@ def _advice(
     )
     request, form = _request(options, written.name, given, original), ""
     if options.serve_with is not None:
-        form = held(options.model, request, to=options.serve_with).form
+        form = held(options.source, request, to=options.serve_with).form
     worth, training = wording.training_text(promise, run := nearest(target / original))
     return Advice(
         model=options.model,
@@ -319,8 +312,8 @@ def _advice(
         left_out=start.listed.left_out,
         taken=written,
         promise=promise,
-        memory=cost.memory_at(options.model, (original, target)),
-        slower=cost.slower(_loaded(options), request, target),
+        memory=cost.memory_at(options.source, (original, target)),
+        slower=cost.slower(options.loading.model(options.model), request, target),
         form=form,
         training=training,
         searched=searched,
@@ -365,6 +358,6 @@ def _commands(options: Options, written: Written, run: Trained | None, confirmin
         commands.append(written.check(dataclasses.replace(confirming, seed=confirming.seed + 1)))
     if run is not None:
         method = written.name if written.in_config and written.method else run.method
-        words = run.again(options.model, method, options.target_length, options.texts)
+        words = run.again(options.source, method, options.target_length, options.texts)
         commands.append(Command(purpose=f"train it by the recipe {run.recipe}", line=ropescale_line(words)))
     return commands

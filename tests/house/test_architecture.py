@@ -65,7 +65,7 @@ FLOORS = [
     ["ropescale.checkpoints", "ropescale.heads", "ropescale.ranking"],
     ["ropescale.contents"],
     ["ropescale.adapter_files", "ropescale.checkpoint"],
-    ["ropescale.doctor", "ropescale.rescaling"],
+    ["ropescale.doctor", "ropescale.loading", "ropescale.rescaling"],
     ["ropescale.digest", "ropescale.merging"],
     ["ropescale.adapter_bases"],
     ["ropescale.adapters", "ropescale.conversation"],

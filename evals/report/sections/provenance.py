@@ -37,7 +37,7 @@ def provenance(findings: Findings) -> str:
     dates = [date(session) for session in results.sessions[-SESSIONS:]]
     more = len(results.sessions) - len(dates)
     rows = {
-        "model": f"{settings.model} ({settings.dtype}, parameters {settings.weights})",
+        "model": f"{settings.model} ({settings.form}, parameters {settings.weights})",
         "original length": f"{settings.original_length:,} tokens",
         "existing": settings.existing,
         "layers": settings.layers,
