@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropescale.destinations import LOCK, make_folder, sole_writer
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals import results
 from ropescale.evals.leases import Holder, Leases
@@ -53,9 +54,13 @@ class Worker:
             InvalidArgumentError: a folder of other settings, or one in which others run other cells.
             CheckpointError: nothing can be written there.
         """
+        make_folder(folder)
         results.begun(folder, settings)
         with Leases(folder / FOLDER, note=_digest([{**asdict(settings), "notes": ()}, asked])) as leases:
             with leases.holding(WRITING):
+                if (folder / LOCK).exists():  # of a training or a search, which may be writing there
+                    with sole_writer(folder):
+                        pass
                 _require_same(folder, leases)
                 found = results.start(folder, settings, session)
                 for record in records:

@@ -23,6 +23,7 @@ from ropescale.cli import main
 from ropescale.destinations import sole_writer
 from ropescale.errors import InvalidArgumentError, RopescaleError
 from ropescale.evals.tokens import named_tokenizer
+from ropescale.loading import Loading
 from ropescale.recipes import train, trainer
 from ropescale.recipes import training_options as said
 from ropescale.recipes.data.options import DataOptions
@@ -298,7 +299,7 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_loads(
     case: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, text = LATE[case]
-    monkeypatch.setattr(train, "load_language_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Loading, "model", lambda *_, **__: pytest.fail("a model was loaded"))
     assert refused(place / f"refused-{case}", **given).startswith(text)
 
 

@@ -19,7 +19,7 @@ from ropescale.cli import main
 from ropescale.contents import read_tokenizer
 from ropescale.destinations import sole_writer
 from ropescale.evals import grid
-from ropescale.recipes import train
+from ropescale.loading import Loading
 
 EVAL = ["eval", "tiny", "--methods", "yarn", "--tasks", "cloze", "--limit", "1"]
 
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "load_language_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Loading, "model", lambda *_, **__: pytest.fail("a model was loaded"))
 
 
 def said(given: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -121,7 +121,7 @@ def test_a_dry_run_knows_a_run_that_goes_on_and_one_that_is_another(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(place / "done", save_steps=2)
-    monkeypatch.setattr(train, "load_language_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Loading, "model", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.setenv("COLUMNS", "200")
     before = tree(place)
     given = ["train", "lora", "--dry-run", *arguments(place / "done", save_steps=2)]
