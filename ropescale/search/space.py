@@ -124,8 +124,9 @@ class Critical(Space):
 class Knobs(Space):
     """A few knobs of one method: each a number between two others, or one of several values.
 
-    A number is searched by its logarithm where both bounds are above 0, and is whole where both are. Entries of
-    vectors run from 0 to 1, and come back from there where they are beyond.
+    A number is searched by its logarithm where both bounds are above 0, and is whole where both are. Of a knob that
+    is a list each entry has a range of its own: "points.0", "points.1" and so on. Entries of vectors run from 0 to 1,
+    and come back from there where they are beyond.
     """
 
     geometry: Geometry
@@ -136,7 +137,7 @@ class Knobs(Space):
     def __post_init__(self) -> None:
         known = {item.name for item in fields(get_method(self.name))} - {"factor"}
         for knob, values in self.ranges.items():
-            if knob not in known:
+            if knob.partition(".")[0] not in known:
                 there = f"available: {', '.join(sorted(known))}"
                 raise InvalidArgumentError(f"ranges: unknown knob {knob!r}; {did_you_mean(knob, known, then=there)}")
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -148,6 +149,13 @@ class Knobs(Space):
                 raise InvalidArgumentError(
                     f"ranges: {knob} must lie between two finite numbers, the lower first, got {shortened(values)}; "
                     f"write it as in {{{knob!r}: [1, 64]}}"
+                )
+        for name in {knob.partition(".")[0] for knob in self.ranges if "." in knob}:
+            given = [knob for knob in self.ranges if knob.partition(".")[0] == name]
+            if given != [f"{name}.{number}" for number in range(len(given))]:
+                raise InvalidArgumentError(
+                    f"ranges: entries of {name} must be numbered from 0 on and in order, got {', '.join(given)}; "
+                    f"write them as in {{'{name}.0': [1, 8], '{name}.1': [1, 8]}}"
                 )
         if not self.free:
             raise InvalidArgumentError(
@@ -176,10 +184,11 @@ class Knobs(Space):
     def method(self, vector: Vector) -> Method:
         """The method that a vector stands for."""
         places = iter(vector)
-        knobs = {
-            knob: _value(values, float(next(places))) if len(values) > 1 else values[0]
-            for knob, values in self.ranges.items()
-        }
+        knobs: dict[str, Any] = {}
+        for knob, values in self.ranges.items():
+            value = _value(values, float(next(places))) if len(values) > 1 else values[0]
+            name, entry, _ = knob.partition(".")
+            knobs[name] = [*knobs.get(name, ()), value] if entry else value
         return get_method(self.name)(factor=self.factor, **knobs)
 
     def vector(self, method: Method) -> Vector:
@@ -224,6 +233,9 @@ KNOWN: Mapping[str, Callable[[Geometry, float], Sequence[Any]]] = MappingProxyTy
         ),
         "group_size": lambda geometry, factor: (max(2, math.ceil(factor)), max(3, math.ceil(4 * factor))),
         "stretch": lambda geometry, factor: (float(factor), 16.0 * factor),
+        "low": lambda geometry, factor: (1.0, float(factor)),
+        "high": lambda geometry, factor: (float(factor), WIDEST * factor),
+        **{f"points.{number}": lambda geometry, factor: (1.0, WIDEST * factor) for number in range(4)},
     }
 )
 
@@ -235,7 +247,8 @@ def ranges_of(name: str, geometry: Geometry, factor: float) -> dict[str, Sequenc
         InvalidArgumentError: none of its knobs is known.
     """
     kind = get_method(name)
-    own = [item.name for item in fields(kind) if item.name in KNOWN and item.name not in kind.optional]
+    named = [item.name for item in fields(kind) if item.name not in kind.optional]
+    own = [knob for name in named for knob in KNOWN if knob.partition(".")[0] == name]
     found = {knob: KNOWN[knob](geometry, factor) for knob in own}
     if not any(len(values) > 1 for values in found.values()):
         raise InvalidArgumentError(

@@ -109,6 +109,18 @@ def test_it_is_known_where_to_look_for_knobs(name: str) -> None:
         ("yarn", {"beta_fist": [1, 2]}, "ranges: unknown knob 'beta_fist'; did you mean 'beta_fast'? available: "),
         ("yarn", {"beta_fast": 3}, "ranges: beta_fast must be two numbers, or a list of values to choose from, got 3"),
         ("yarn", {"beta_fast": [64, 8]}, "ranges: beta_fast must lie between two finite numbers, the lower first"),
+        (
+            "lpes",
+            {"points.0": [1, 8], "points.2": [1, 8]},
+            "ranges: entries of points must be numbered from 0 on and in order, got points.0, points.2; write them as "
+            "in {'points.0': [1, 8], 'points.1': [1, 8]}",
+        ),
+        (
+            "lpes",
+            {"points": [[1, 2], [2, 3]], "points.0": [1, 8]},
+            "ranges: entries of points must be numbered from 0 on and in order, got points, points.0; write them",
+        ),
+        ("lpes", {"pints.0": [1, 8]}, "ranges: unknown knob 'pints.0'; did you mean 'points'?"),
         ("yarn", {"ramp": ["pairs"]}, "ranges: must leave something to choose, got {'ramp': ['pairs']}; give a knob"),
         ("yarn", {"beta_fast": [1, 64], "beta_slow": [2, 4]}, "yarn: beta_slow must be at most beta_fast"),
         ("rerope", {"window": [0, 4]}, "rerope: window must be a whole number"),
@@ -118,6 +130,16 @@ def test_ranges_that_are_none_are_refused(name: str, ranges: dict[str, Any], tex
     with pytest.raises(InvalidArgumentError) as error:
         Knobs(TINY, 4, name, ranges)
     assert str(error.value).startswith(text)
+
+
+def test_each_entry_of_a_list_has_a_range_of_its_own() -> None:
+    space = Knobs(TINY, 4, "lpes", {"points.0": [1.0, 2.0], "points.1": [3.0], "points.2": [4, 9]})
+    assert space.free == ["points.0", "points.2"]
+    assert space.method(np.array([0.0, 1.0])) == get_method("lpes")(factor=4, points=[1.0, 3.0, 9])
+    assert space.method(np.array([1.0, 0.0])) == get_method("lpes")(factor=4, points=[2.0, 3.0, 4])
+    known = ranges_of("lpes", TINY, 4)
+    assert known == {f"points.{number}": (1.0, 8.0) for number in range(4)}
+    assert ranges_of("ms_poe", TINY, 4) == {"low": (1.0, 4.0), "high": (4.0, 8.0)}
 
 
 def test_a_method_without_a_known_knob_asks_for_ranges() -> None:
