@@ -73,4 +73,4 @@ def head_ranks(model: nn.Module, input_ids: Tensor, *, existing: str = "error") 
 
 def _ranks(outliers: Tensor) -> list[int]:
     """[heads]: 0 for the head with most."""
-    return torch.argsort(outliers.argsort(descending=True, stable=True)).tolist()  # type: ignore[no-any-return]
+    return torch.argsort(outliers.argsort(descending=True, stable=True)).tolist()
