@@ -101,7 +101,7 @@ class Late:
         own = self.method.regions(self.geometry, longest)
         if self.near is None:
             return own
-        near = self.near.regions(longest)
+        near = self.near.regions(min(longest, self.near_length))
         if longest <= self.near_length:
             return near
         if own is None or near is None:

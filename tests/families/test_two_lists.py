@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import model_of
+from families import NAMES, config_of, model_of
 from late import (
     TOLERANCE,
     apart,
@@ -25,8 +25,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel, StaticCache
 
 import ropescale
+from ropescale import get_method
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.export import export
+from ropescale.request import Request
+from ropescale.search.trial import trials
 
 SWITCH, MAXIMUM, LENGTH = 64, 128, 200  # tokens: of the short list, as published, and that are read
 SHORT, LONG = [1 + pair / 10 for pair in range(8)], [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
@@ -155,11 +158,13 @@ COMPOSED: dict[str, tuple[Callable[[str], Turns], str, dict[str, Any]]] = {
 }
 
 
-def expected(model: PreTrainedModel, ids: Tensor, *turns: Turns, log_n: bool = False) -> Tensor:
+def expected(
+    model: PreTrainedModel, ids: Tensor, *turns: Turns, log_n: bool = False, begin: int = 0, grad: bool = False
+) -> Tensor:
     """[n, vocabulary]: what a Phi-3 says of one row, in float64, from its weights; `turns` of the layers in turn."""
     config: Any = model.config
-    weights = {name: value.double() for name, value in model.state_dict().items()}
-    place = torch.arange(len(ids))
+    weights = {name: value.double() for name, value in model.state_dict(keep_vars=grad).items()}
+    place = begin + torch.arange(len(ids))
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -199,8 +204,14 @@ def test_the_reference_is_transformers_where_one_list_reads_a_text(tmp_path: Pat
         assert apart(found[:SWITCH], whole[:SWITCH]) > 0.1
 
 
-@pytest.mark.parametrize("case", COMPOSED)
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        pytest.param(name, case, marks=() if (turn + place) % 2 == 0 else pytest.mark.slow)
+        for turn, name in enumerate(PUBLISHED)
+        for place, case in enumerate(COMPOSED)
+    ],
+)
 def test_what_composes_with_two_lists_is_read_by_each_querys_own(name: str, case: str, tmp_path: Path) -> None:
     """In one pass, over caches, padded, and loaded again; and taken out to the bit."""
     of, method, knobs = COMPOSED[case]
@@ -230,6 +241,87 @@ def test_what_composes_with_two_lists_is_read_by_each_querys_own(name: str, case
         assert torch.equal(ropescale.unpatch(one)(ids).logits, native)
         assert one.config.rope_parameters == published(name, tmp_path).rope_parameters
         assert one.config.original_max_position_embeddings == SWITCH
+
+
+def test_documents_of_a_packed_row_are_read_as_alone(tmp_path: Path) -> None:
+    """Each counts from 0, so each has its own short and long list; and a text that begins at 20 is read from there."""
+    model = ropescale.patch(model_of(published("Phi-4", tmp_path)), "yarn", factor=2, existing="compose")
+    one, other = prompts(length=150), prompts(length=90).flip(1)
+    place = torch.cat((torch.arange(150), torch.arange(90)))[None]
+    packed = model(torch.cat((one, other), dim=1), position_ids=place, use_cache=False).logits
+    assert apart(packed[:, :150], model(one).logits) < TOLERANCE
+    assert apart(packed[:, 150:], model(other).logits) < TOLERANCE
+    later = model(other, position_ids=torch.arange(20, 110)[None], use_cache=False).logits
+    assert apart(later[0].double(), expected(model, other[0], yarn("Phi-4"), begin=20)) < TOLERANCE
+    assert apart(later, model(other).logits) > 0.1
+
+
+def test_generation_across_the_switch_takes_what_one_pass_would(tmp_path: Path) -> None:
+    """Transformers reads a text again there, which changes nothing."""
+    model, ids = model_of(published("Phi-3", tmp_path)), prompts(rows=2, length=SWITCH - 6)
+    ropescale.patch(model, "dynamic_yarn", existing="compose")
+    mask = torch.ones_like(ids)
+    mask[1, :9] = 0
+    made = model.generate(ids, attention_mask=mask, max_new_tokens=14, do_sample=False, eos_token_id=None)
+    for row, begin in ((0, 0), (1, 9)):
+        whole = model(made[row : row + 1, begin:]).logits[0]
+        assert torch.equal(whole[-15:-1].argmax(-1), made[row, -14:])
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "phimoe": {"short_mscale": 1.2, "long_mscale": 1.3},
+    "minicpm3": {},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name in NAMES])
+def test_other_families_with_two_lists(name: str) -> None:
+    """Within today's maximum dynamic methods change nothing, and Transformers says what a row within the switch is."""
+    rope = {"rope_type": "longrope", "rope_theta": THETA, "short_factor": SHORT, "long_factor": LONG, **OTHERS[name]}
+    rope["original_max_position_embeddings"] = SWITCH
+    model, ids = (
+        model_of(config_of(name, rope_parameters=rope, max_position_embeddings=MAXIMUM)),
+        prompts(length=LENGTH),
+    )
+    native, within = model(ids).logits, model(ids[:, :SWITCH]).logits
+    ropescale.patch(model, "dynamic_yarn", existing="compose")
+    found = model(ids).logits
+    assert apart(model(ids[:, :SWITCH]).logits, within) < TOLERANCE
+    assert apart(found[:, :SWITCH], within) < TOLERANCE
+    assert apart(found[:, SWITCH:], native[:, SWITCH:]) > 0.1
+    steps = [ids[:, : SWITCH - 2], *ids[:, SWITCH - 2 : SWITCH + 2].split(1, dim=1), ids[:, SWITCH + 2 :]]
+    assert apart(read(model, steps, DynamicCache(config=model.config)), found) < TOLERANCE
+    assert torch.equal(ropescale.unpatch(model)(ids).logits, native)
+
+
+def test_candidates_of_a_search_are_read_by_both_lists(tmp_path: Path) -> None:
+    """What is swapped from one trial to the next would be rotated twice where attention rotates."""
+    model, ids = model_of(published("Phi-3", tmp_path)), prompts(length=LENGTH)
+    native = model(ids).logits
+    with trials(model, Request(existing="compose")) as put:
+        for factor in (4.0, 2.0):
+            put(get_method("linear")(factor=factor))
+        assert apart(model(ids).logits[0].double(), expected(model, ids[0], linear("Phi-3"))) < TOLERANCE
+    assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.slow
+def test_two_lists_in_one_graph(tmp_path: Path) -> None:
+    model, ids = model_of(published("Phi-4", tmp_path)), prompts(length=SWITCH + 20)
+    ropescale.patch(model, "dynamic_yarn", existing="compose")
+    torch._dynamo.reset()
+    graph = torch.compile(model.forward, fullgraph=True, backend="eager")
+    assert apart(graph(ids, use_cache=False).logits, model(ids).logits) < TOLERANCE
+
+
+def test_gradients_are_those_of_the_definition(tmp_path: Path) -> None:
+    model, ids = model_of(published("Phi-3", tmp_path, num_hidden_layers=1)), prompts(length=LENGTH)
+    ropescale.patch(model, "yarn", factor=2, existing="compose")
+    weight = model.get_parameter("model.layers.0.self_attn.qkv_proj.weight")
+    whole = torch.autograd.grad(model(ids).logits.square().mean(), weight)[0]
+    defined = torch.autograd.grad(expected(model, ids[0], yarn("Phi-3"), grad=True).square().mean(), weight)[0]
+    assert apart(whole, defined) < 1e-4 * float(defined.abs().max())
 
 
 def test_logits_of_an_export_are_those_of_the_long_list_at_every_length(tmp_path: Path) -> None:
