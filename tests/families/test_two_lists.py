@@ -276,7 +276,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if name in NAMES])
-def test_other_families_with_two_lists(name: str) -> None:
+def test_other_families_with_two_lists(name: str, tmp_path: Path) -> None:
     """Within today's maximum dynamic methods change nothing, and Transformers says what a row within the switch is."""
     rope = {"rope_type": "longrope", "rope_theta": THETA, "short_factor": SHORT, "long_factor": LONG, **OTHERS[name]}
     rope["original_max_position_embeddings"] = SWITCH
@@ -292,7 +292,13 @@ def test_other_families_with_two_lists(name: str) -> None:
     assert apart(found[:, SWITCH:], native[:, SWITCH:]) > 0.1
     steps = [ids[:, : SWITCH - 2], *ids[:, SWITCH - 2 : SWITCH + 2].split(1, dim=1), ids[:, SWITCH + 2 :]]
     assert apart(read(model, steps, DynamicCache(config=model.config)), found) < TOLERANCE
-    assert torch.equal(ropescale.unpatch(model)(ids).logits, native)
+    model.save_pretrained(tmp_path)
+    loaded = ropescale.load(tmp_path)
+    assert torch.equal(loaded(ids).logits, found)
+    for one in (model, loaded):
+        assert torch.equal(ropescale.unpatch(one)(ids).logits, native)
+        stated = one.config.rope_parameters["original_max_position_embeddings"]
+        assert getattr(one.config, "original_max_position_embeddings", stated) == stated == SWITCH
 
 
 def test_candidates_of_a_search_are_read_by_both_lists(tmp_path: Path) -> None:
