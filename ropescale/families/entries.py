@@ -16,7 +16,6 @@ from ropescale.families.parts import Part, stating
 from ropescale.families.reading import read_original_length, require_fixed
 from ropescale.families.today import (
     QUERY_GROWTH,
-    length_of_switch,
     pretrained_proportional,
     rope_type_of,
     softmax_factor,
@@ -195,8 +194,7 @@ def late_spelling(part: Part, method: Method, geometry: Geometry) -> dict[str, A
         parameters |= softmax_parameters(config, method, geometry)
     if family_of(config.model_type).recomputing:  # which reads them at every call of any type but the default one
         parameters |= {"short_mscale": 1.0, "long_mscale": 1.0}
-        # its class copies this entry to the top level: a base of two lists has its own, which is not today's maximum
-        parameters["original_max_position_embeddings"] = length_of_switch(part) or geometry.original_length
+        parameters["original_max_position_embeddings"] = geometry.original_length
     return {"rope_parameters": parameters}
 
 
