@@ -18,19 +18,21 @@ COMPANIONS = (
     "tokenizer_config.json",
     "vocab.json",
 )
+# How images and videos are read
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 # What sentence-transformers keeps beside them of an embedding model: how states become one vector, and to what length
 POOLING = ("config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "[0-9]_*/*")
 TOKENIZER = tuple(name for name in COMPANIONS if name != "generation_config.json")
 
 
 def of(folder: Path | None, beside: Path | None = None) -> dict[str, Path]:
-    """The files of tokenizer and generation, by their names.
+    """The files of tokenizer, generation and images, by their names.
 
     Args:
         folder: of the checkpoint.
         beside: an adapter's folder, whose tokenizer or chat template comes before.
     """
-    files = {} if folder is None else _in(folder, COMPANIONS)
+    files = {} if folder is None else _in(folder, (*COMPANIONS, *PROCESSORS))
     if beside is not None:
         theirs = _in(beside, TOKENIZER)
         if "tokenizer_config.json" in theirs:  # a whole one: nothing of the other is mixed in

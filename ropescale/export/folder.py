@@ -70,7 +70,8 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
         generation = raise_limits(work, before, canonical.main.target_length)  # engines cap what they serve by them
         if record is not None:
             record = dataclasses.replace(record, generation=generation or record.generation)
-            config[RECORD_FIELD] = json.loads(json.dumps(record.to_dict()))
+            text = config[source.place] if source.place else config
+            text[RECORD_FIELD] = json.loads(json.dumps(record.to_dict()))
         (work / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if said := left_out(tables):
         warnings.warn(said, stacklevel=3)
@@ -104,9 +105,13 @@ def _copy_companions(source: Source, work: Path) -> None:
 def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str) -> dict[str, Any]:
     """The entries of config.json."""
     config: dict[str, Any] = json.loads(source.config.to_json_string())
-    for name in (*ROPE_FIELDS, "_name_or_path", EXPORT_FIELD):
-        config.pop(name, None)
-    config |= stated.fields
+    text = config[source.place] if source.place else config
+    for entries in (config, text):
+        for name in (*ROPE_FIELDS, "_name_or_path", EXPORT_FIELD):
+            entries.pop(name, None)
+    # old configs of models that see images state their text's lengths beside it too
+    config |= {name: value for name, value in stated.fields.items() if name in config}
+    text |= stated.fields
     label: dict[str, Any] = {"engine": engine, "version": __version__}
     if stated.flags:
         label["flags"] = list(stated.flags)

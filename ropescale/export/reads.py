@@ -47,7 +47,7 @@ def require_read(engine: "Engine", config: PreTrainedConfig, canonical: Canonica
     for rotation in canonical.rotations:
         label = rotation.part.label
         rope = parameters[label] if label else parameters
-        rope_type, held = rope["rope_type"], engine.reads.get(family)
+        rope_type, held = rope["rope_type"], engine.reads_of(family, rope)
         if rope_type == "longrope" and getattr(rotation.part.whole, "is_heterogeneous", False):
             nearest = "nearest that it holds exactly: by_parts or llama3 or ntk or yarn"
             raise ExportError(

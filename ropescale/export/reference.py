@@ -10,6 +10,7 @@ from ropescale.errors import CheckpointError
 from ropescale.export import weights
 from ropescale.export.origin import source_in
 from ropescale.export.subject import Subject
+from ropescale.families.parts import text_of
 from ropescale.heads import require_language_model
 from ropescale.injection.patch import patch_of
 from ropescale.patching import repatch
@@ -52,7 +53,7 @@ def reference_model(subject: Subject, folder: Path, adapter: str | Path | None) 
     model = model.float().eval()
     if adapter is None:
         subject.rounded(model)
-    record = subject.record or saved_record(config)
+    record = subject.record or saved_record(text_of(config))
     if record is not None and patch_of(model) is None:
         with warnings.catch_warnings(action="ignore"):  # of one rotary for layers of several kinds: said at patch time
             repatch(bare(model), record)

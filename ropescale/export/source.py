@@ -16,10 +16,10 @@ from ropescale.checks import as_float
 from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError, shortened
 from ropescale.export import companions
-from ropescale.export.weights import INDEX, adapted, loaded, local_folder, record_of, require_text_model
+from ropescale.export.weights import INDEX, adapted, loaded, local_folder, record_of, text_in
 from ropescale.extension import extended, extended_again
 from ropescale.families.late_type import LATE_TYPE
-from ropescale.families.parts import parts_of
+from ropescale.families.parts import parts_of, place_of_text, text_of
 from ropescale.families.support import require_supported
 from ropescale.families.today import rope_type_of, todays_spectrum
 from ropescale.files import read_json
@@ -39,12 +39,27 @@ class Source:
     """A model to be exported: its config as extended, and where its weights and tokenizer are."""
 
     name: str  # as the caller gave it
-    config: PreTrainedConfig  # as Transformers would save the extended model
+    config: PreTrainedConfig  # as Transformers would save the extended model, what sees images with it
     folder: Path | None  # where its files are; None for a live model
     live: nn.Module | None  # where the weights are not those of the folder
     tokenizer: Any = None  # given with a live model
     beside: Path | None = None  # an adapter's folder, whose tokenizer or chat template comes before the folder's
     adapter: str | Path | None = None  # that is merged into the weights
+
+    @property
+    def text(self) -> PreTrainedConfig:
+        """The config of its text decoder, which is what rotates."""
+        return text_of(self.config)
+
+    @property
+    def place(self) -> str:
+        """The entry of the config that is the text decoder's; empty where the model is that alone."""
+        return place_of_text(self.config)
+
+    @property
+    def without_sight(self) -> bool:
+        """Whether what sees or hears in the folder stays behind: an adapter is merged into the text decoder alone."""
+        return self.folder is not None and not self.place and bool(place_of_text(self.folder_config()))
 
     def weight_files(self) -> list[Path]:
         """The safetensors files of the folder, each checked to be whole; empty where weights are kept otherwise.
@@ -88,8 +103,9 @@ class Source:
     def folder_config(self) -> PreTrainedConfig:
         """The config of the folder, before any patch."""
         config = read_config(str(self.folder))
-        if (done := saved_record(config)) is not None:
-            done.restore(config)
+        text = text_of(config)
+        if (done := saved_record(text)) is not None:
+            done.restore(text)
         return config
 
     def model(self) -> nn.Module:
@@ -197,7 +213,7 @@ def source_of(
     Raises:
         CheckpointError: no checkpoint or adapter there.
         InvalidArgumentError: arguments that do not go together.
-        UnsupportedModelError: no text model, or one of a family that is not patched.
+        UnsupportedModelError: a family that is not patched.
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     if isinstance(source, nn.Module):
@@ -214,32 +230,35 @@ def source_of(
             )
         name, folder, model = "a live model", None, live
         config: Any = copy.deepcopy(live.config)
-        require_text_model(config)
-        require_supported(config)
+        text = text_in(config)
+        require_supported(text)
         headed: Any = live
         if getattr(config, "tie_word_embeddings", False) and headed.get_output_embeddings() is not None:
             config.tie_word_embeddings = reads_embedding(live)  # a merge may have separated them
         if (done := record(live)) is not None:
-            setattr(config, RECORD_FIELD, done.to_dict())
+            setattr(text, RECORD_FIELD, done.to_dict())
     else:
         name = str(source)
         folder = local_folder(name)
         config = read_config(str(folder))
-        require_text_model(config)
-        require_supported(config)
+        text = text_in(config)
+        require_supported(text)
         model = None
-        _require_one_rotation(config, folder)
+        _require_one_rotation(text, folder, getattr(config, EXPORT_FIELD, None))
         if adapter is not None:
             trained = record_of(adapter)
             model = merged_into(adapted(folder, adapter), adapter)
-            if trained is not None:
+            # one of a decoder that was loaded without the vision beside it has lost that
+            if trained is not None or model.config.model_type != config.model_type:
                 config = copy.deepcopy(model.config)
-            for field in ("tie_word_embeddings", "vocab_size"):
-                if hasattr(config, field):
-                    setattr(config, field, getattr(model.config, field))
+            text = text_of(config)
+            for one, theirs in ((config, model.config), (text, text_of(model.config))):
+                for field in ("tie_word_embeddings", "vocab_size"):
+                    if hasattr(one, field):
+                        setattr(one, field, getattr(theirs, field))
     if request is not None:
-        extended(config, request).write(config)
-    elif not as_it_is and not lengthened(config):
+        extended(text, request).write(text)
+    elif not as_it_is and not lengthened(text):
         raise InvalidArgumentError(
             f"method: must be given for a model whose context is as pretrained, got None; name one with a factor, "
             f"such as 'yarn' with 4, or {AS_IT_IS!r} to export the model as it is"
@@ -251,14 +270,16 @@ def source_of(
 
 
 def lengthened(config: PreTrainedConfig) -> bool:
-    """Whether a config states more than the rotation of pretraining: a record, or a scaling of its own."""
+    """Whether a text decoder's config states more than pretraining's rotation: a record, or a scaling of its own."""
     if saved_record(config) is not None:
         return True
     return any(rope_type_of(part.config) not in ("", "default") for part in parts_of(config))
 
 
-def _require_one_rotation(config: PreTrainedConfig, folder: Path) -> None:
-    """Refuse a config whose record says one rotation, and whose other entries say another.
+def _require_one_rotation(config: PreTrainedConfig, folder: Path, label: dict[str, Any] | None) -> None:
+    """Refuse a text decoder's config whose record says one rotation, and whose other entries say another.
+
+    An export has a `label`: it is in an engine's own words, lengths too.
 
     Raises:
         CheckpointError: one of the two was edited.
@@ -277,7 +298,6 @@ def _require_one_rotation(config: PreTrainedConfig, folder: Path) -> None:
             torch.allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-18) and abs(ours[1] - theirs[1]) < 1e-5
             for ours, theirs in zip(*spectra, strict=True)
         )
-    label = getattr(config, EXPORT_FIELD, None)  # in an engine's own words, lengths too
     lengths = label is not None or config.max_position_embeddings == meant.max_position_embeddings
     if (same and lengths) or (label or {}).get("approximation"):
         return

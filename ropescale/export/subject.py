@@ -12,7 +12,7 @@ from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export.canonical import read_original
 from ropescale.export.running import Prompt, Run
-from ropescale.export.weights import require_text_model
+from ropescale.export.weights import text_in
 from ropescale.heads import require_language_model
 from ropescale.records import EXPORT_FIELD, Record, saved_record
 
@@ -63,7 +63,7 @@ def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
     Raises:
         CheckpointError: no folder there, or no checkpoint in it.
         InvalidArgumentError: it was written for another engine.
-        UnsupportedModelError: no text model, or one of a family that is not patched.
+        UnsupportedModelError: a family that is not patched.
     """
     if not path.is_dir():
         raise CheckpointError(
@@ -71,9 +71,9 @@ def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
             f"; write it with `ropescale export --to {engine}`"
         )
     config = read_config(str(path))
-    require_text_model(config)
+    text = text_in(config)
     require_language_model(config, str(path))
-    record, label = saved_record(config), getattr(config, EXPORT_FIELD, None) or {}
+    record, label = saved_record(text), getattr(config, EXPORT_FIELD, None) or {}
     written = label.get("engine", unlabelled)
     if written != engine:
         raise InvalidArgumentError(
@@ -83,8 +83,8 @@ def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
     return Subject(
         path=path,
         record=record,
-        original_length=read_original(config, record),
-        target_length=int(config.max_position_embeddings) if record is None else record.target_length,
+        original_length=read_original(text, record),
+        target_length=int(text.max_position_embeddings) if record is None else record.target_length,
         approximation=label.get("approximation", ""),
         tokens=_plain_tokens(path, config),
         run=lambda prompts, steps: run(path, label.get("flags", []), prompts, steps),
@@ -124,9 +124,11 @@ def _serialised(tokenizer: Any) -> str:
 
 
 def _plain_tokens(path: Path, config: PreTrainedConfig) -> list[int]:
-    """Token ids that are no special ones, as far as there is a tokenizer to say so."""
-    special: set[int] = set()
-    size = int(config.vocab_size)
+    """Token ids that are no special ones, as far as there is a tokenizer to say so, and stand for no image."""
+    entries = config.to_dict()
+    places = {entries.get(name) for name in entries if name.endswith(("_token_id", "_token_index"))}
+    special = {token for token in places if isinstance(token, int)}
+    size = int(text_in(config).vocab_size)
     if (path / "tokenizer.json").is_file():
         tokenizer = read_tokenizer(path)
         special, size = set(tokenizer.all_special_ids), min(size, len(tokenizer))

@@ -11,9 +11,9 @@ from ropescale import adapter_files, adapters
 from ropescale.checkpoint import Loaded, from_weights, incomplete, warn_of_lost
 from ropescale.checkpoints import resolve
 from ropescale.contents import read_config
-from ropescale.errors import CheckpointError, ExportError, UnsupportedModelError, first_line
-from ropescale.export.companions import COMPANIONS, POOLING
-from ropescale.families.parts import text_of
+from ropescale.errors import CheckpointError, ExportError, first_line
+from ropescale.export.companions import COMPANIONS, POOLING, PROCESSORS
+from ropescale.families.parts import place_of_text, text_of
 from ropescale.families.support import require_family
 from ropescale.heads import class_of
 from ropescale.patching import repatch
@@ -22,19 +22,18 @@ from ropescale.records import Record, saved_record
 INDEX = "model.safetensors.index.json"
 
 
-def require_text_model(config: Any) -> None:
-    """Refuse, by name, what is neither exported nor verified.
+def text_in(config: Any) -> Any:
+    """The config of the text decoder in that of a model, in one of a family that is patched.
 
     Raises:
-        UnsupportedModelError: a text decoder within another model, or a family that is not patched.
+        UnsupportedModelError: no such family, or a decoder that no entry states.
     """
-    if isinstance(config, PreTrainedConfig) and (text := text_of(config)).model_type != config.model_type:
-        raise UnsupportedModelError(
-            f"model type {config.model_type!r}: must be that of a text model to be exported or verified, got "
-            f"{type(config).__name__} with a text decoder of type {text.model_type!r}; for Transformers, ropescale "
-            f"rescale and save_pretrained of the patched model write it"
-        )
-    require_family(config)
+    if not isinstance(config, PreTrainedConfig):
+        require_family(config)
+    text = text_of(config)
+    require_family(text)
+    place_of_text(config)
+    return text
 
 
 def local_folder(name: str) -> Path:
@@ -53,7 +52,9 @@ def local_folder(name: str) -> Path:
     read_config(name)  # says in words what is wrong with a name that is neither
     try:
         return Path(
-            snapshot_download(name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS, *POOLING])
+            snapshot_download(
+                name, allow_patterns=["config.json", "*.safetensors", INDEX, *COMPANIONS, *POOLING, *PROCESSORS]
+            )
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -67,7 +68,7 @@ def loaded(folder: Path) -> nn.Module:
 
     Raises:
         CheckpointError: weights that are missing or broken.
-        UnsupportedModelError: no text model.
+        UnsupportedModelError: a family that is not patched.
     """
     checkpoint = _from_folder(folder)
     if checkpoint.missing:
@@ -80,9 +81,9 @@ def loaded(folder: Path) -> nn.Module:
 def _from_folder(folder: Path, adapter: str | Path | None = None) -> Loaded:
     """The same, with the head that an adapter was trained with, if one is given."""
     config = read_config(str(folder))
-    require_text_model(config)
-    if (done := saved_record(config)) is not None:
-        done.restore(config)
+    text = text_in(config)
+    if (done := saved_record(text)) is not None:
+        done.restore(text)
     loader = class_of(config) if adapter is None else adapters.loader_for(config, adapter)
     return from_weights(str(folder), config, loader, {"dtype": "auto"})
 
@@ -123,7 +124,7 @@ def adapted(folder: Path, adapter: str | Path) -> Any:
     if trained is None:
         wrapped: Any = adapters.put_on(base, adapter)
     else:
-        if (done := saved_record(read_config(str(folder)))) is not None:
+        if (done := saved_record(text_of(read_config(str(folder))))) is not None:
             repatch(base, done)  # load_adapter compares the two records
         wrapped = adapters.load_adapter(base, adapter)
     adapters.require_head(base, checkpoint.missing, adapter)

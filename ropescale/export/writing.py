@@ -1,5 +1,6 @@
 """One call: a source, extended by a method or as it is, written for one engine."""
 
+import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ from transformers import PreTrainedModel
 from ropescale import outside
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new
+from ropescale.errors import ExportError
 from ropescale.export.canonical import canonical
-from ropescale.export.engines.base import Engine, engine_of
+from ropescale.export.engines.base import Engine, able, engine_of
 from ropescale.export.exported import Exported, exported
 from ropescale.export.origin import origin_of
 from ropescale.export.source import AS_IT_IS, Source, requested, source_of
@@ -89,8 +91,11 @@ def export(
     source = source_of(model, request, as_it_is=method == AS_IT_IS, adapter=adapter, tokenizer=tokenizer)
     if not engine.every_head:
         _require_language_model(source)
-    rotation = canonical(source.config, lossy=lossy)
+    _require_read_within(engine, source)
+    rotation = canonical(source.text, lossy=lossy)
     stated = engine.write(path, source, rotation, outtype)
+    if source.place:
+        stated = dataclasses.replace(stated, overrides={source.place: stated.overrides})
     target, overrides, unmodified = rotation.main.target_length, "", ""
     if adapter is None:
         before, behind = engine.overrides(stated, target, source.tokenizer_limit())
@@ -106,7 +111,7 @@ def export(
         commands=(_served(engine, str(path), *stated.flags),) if engine.program else (),
         unmodified=unmodified,
         verifying=_verifying(engine, path, source),
-        lacking="" if source.has_tokenizer() else f"no tokenizer in {source.name}, and so none in the export",
+        lacking="; ".join(_lacking(source)),
     )
 
 
@@ -121,7 +126,22 @@ def held(model: str, request: Request | None, *, to: str) -> Stated:
     source = source_of(model, request, as_it_is=request is None)
     if not engine.every_head:
         _require_language_model(source)
-    return engine.held(source.config, canonical(source.config))
+    _require_read_within(engine, source)
+    return engine.held(source.text, canonical(source.text))
+
+
+def _require_read_within(engine: Engine, source: Source) -> None:
+    """Refuse a text decoder that the engine does not find within its model.
+
+    Raises:
+        ExportError: such a one.
+    """
+    family = source.config.model_type
+    if source.place and engine.wholes is not None and family not in engine.wholes:
+        raise ExportError(
+            f"{family}: a model must be a text decoder alone to be exported to {engine.title}, got a "
+            f"{source.text.model_type} with what sees or hears beside it; {engine.instead or f'export to {able()}'}"
+        )
 
 
 def _require_language_model(source: Source) -> None:
@@ -129,6 +149,14 @@ def _require_language_model(source: Source) -> None:
         require_language_model(source.config, source.name)
     elif isinstance(source.live, PreTrainedModel) and not source.live.can_generate():
         raise headless(source.name, type(source.live).__name__)
+
+
+def _lacking(source: Source) -> list[str]:
+    """What an engine will want that the export has not."""
+    lacking = [] if source.has_tokenizer() else [f"no tokenizer in {source.name}, and so none in the export"]
+    if source.without_sight:
+        lacking.append("nothing that sees or hears in the export, since the adapter is one of the text decoder alone")
+    return lacking
 
 
 def _served(engine: Engine, place: str, *flags: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 
 UNSCALED = "unscaled"  # the method that raises the limit alone
 LAYERS = ("all", "full", "global")
@@ -22,6 +22,24 @@ def text_of(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the text decoder: the config itself, or that part of a vision-language model's."""
     own: PreTrainedConfig = config.get_text_config()
     return own
+
+
+def place_of_text(config: PreTrainedConfig) -> str:
+    """The entry of a config that is its text decoder's; empty where the config is that itself.
+
+    Raises:
+        UnsupportedModelError: it is no entry of its own.
+    """
+    text = text_of(config)
+    if text is config:
+        return ""
+    for name in config.sub_configs:
+        if getattr(config, name, None) is text:
+            return str(name)
+    raise UnsupportedModelError(
+        f"model type {config.model_type!r}: the config of its text decoder must be an entry of its own, got that of a "
+        f"{text.model_type} within another; take the model that it was built from"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What no engine does is refused, with the nearest that it does; and so is what makes no sense."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,12 @@ from exports import (
 )
 from families import (
     LATE,
-    WHOLES,
-    config_of_whole,
-    model_of_whole,
 )
 
 import ropescale
 from ropescale.errors import (
     ExportError,
     InvalidArgumentError,
-    UnsupportedModelError,
 )
 from ropescale.export import ENGINES, export, verify
 
@@ -89,35 +84,6 @@ def test_an_architecture_that_is_not_patched_is_refused(tmp_path: Path) -> None:
         ropescale.RopescaleError, match=r"^model type 'gpt2': not a family that this version of ropescale"
     ):
         verify(tmp_path, engine="transformers")
-
-
-@pytest.mark.parametrize("name", WHOLES)
-def test_a_vision_language_model_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    model = model_of_whole(config_of_whole(name))
-    model.save_pretrained(tmp_path / "plain")
-    ropescale.patch(model, "yarn", factor=4).save_pretrained(tmp_path / "patched")
-    export("tiny", tmp_path / "text.gguf", to="gguf", method="none")
-    before = sorted(tmp_path.rglob("*"))
-    calls: list[Callable[[], Any]] = [
-        *(
-            lambda to=to: export(tmp_path / "plain", tmp_path / "out.gguf", to=to, method="yarn", factor=4)
-            for to in ("gguf", "mlx", "sglang", "transformers", "vllm")
-        ),
-        lambda: export(tmp_path / "patched", tmp_path / "out", to="transformers"),
-        lambda: export(model, tmp_path / "out", to="transformers"),
-        lambda: verify(tmp_path / "patched", engine="transformers"),
-        lambda: verify(tmp_path / "plain", engine="transformers"),
-        lambda: verify(tmp_path / "text.gguf", engine="llama.cpp", reference=tmp_path / "patched"),
-    ]
-    for call in calls:
-        with pytest.raises(UnsupportedModelError) as refusal:
-            call()
-        assert str(refusal.value) == (
-            f"model type {name!r}: must be that of a text model to be exported or verified, got "
-            f"{type(model.config).__name__} with a text decoder of type {WHOLES[name][0]!r}; for Transformers, "
-            f"ropescale rescale and save_pretrained of the patched model write it"
-        )
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

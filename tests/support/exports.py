@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from families import FIXED, config_of, model_of
+from families import FIXED, WHOLES, config_of, config_of_whole, model_of, model_of_whole
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
@@ -125,6 +125,26 @@ def checkpoint(folder: Path, name: str = "llama", **changes: Any) -> Path:
     random_model(name, **changes).save_pretrained(folder)
     for file in TOKENIZER:
         shutil.copy(Path(resolve("tiny"), file), folder / file)
+    return folder
+
+
+def whole_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
+    """The folder of a random model that sees images, with a tokenizer and a file that says how images are read."""
+    text = WHOLES[name][0]
+    each = {"vocab_size_per_layer_input": SIZES["vocab_size"]} if text.startswith("gemma4") else {}
+    config = config_of_whole(name, **{**SIZES, **each, **changes})
+    if text.startswith("qwen3_5"):
+        config.text_config.rope_parameters |= {"mrope_section": [3, 3, 2], "mrope_interleaved": True}
+    elif "_vl" in text:
+        config.text_config.rope_parameters |= {"mrope_section": [12, 10, 10]}
+    model = model_of_whole(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 0.1 / 0.15
+    model.save_pretrained(folder)
+    for file in TOKENIZER:
+        shutil.copy(Path(resolve("tiny"), file), folder / file)
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
     return folder
 
 

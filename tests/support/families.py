@@ -375,10 +375,14 @@ WHOLES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def config_of_whole(name: str) -> PreTrainedConfig:
-    """A tiny config of a vision-language model."""
+def config_of_whole(name: str, **changes: Any) -> PreTrainedConfig:
+    """A tiny config of a vision-language model, with these facts of its text."""
     text, rest = WHOLES[name]
-    return CONFIG_MAPPING[name](text_config=config_of(text).to_dict(), **copy.deepcopy(rest))
+    config = CONFIG_MAPPING[name](text_config=config_of(text, **changes).to_dict(), **copy.deepcopy(rest))
+    for entry in ("out_hidden_size", "hidden_size" if name == "qwen2_vl" else ""):  # what images become tokens of
+        if hasattr(config.vision_config, entry):
+            setattr(config.vision_config, entry, config.text_config.hidden_size)
+    return config
 
 
 def model_of_whole(config: PreTrainedConfig) -> PreTrainedModel:

@@ -52,6 +52,9 @@ class Engine:
     plain: ClassVar[bool] = False  # takes every folder that says of itself nothing else
     every_head: ClassVar[bool] = True  # serves classifiers and embedding models too
     every_part: ClassVar[bool] = True  # reads a rotation for each layer type
+    # families of models that see images within which it reads a text decoder; None for all that it has
+    wholes: ClassVar[frozenset[str] | None] = None
+    instead: ClassVar[str] = ""  # what to do with one that it does not read, if not another engine
     reads: ClassVar[Mapping[str, frozenset[str]]] = {}  # by family, the rope types that its class reads, if not all
 
     # The largest difference of any log-probability that is rounding of float32, which grows with length
@@ -72,12 +75,16 @@ class Engine:
         ENGINES[cls.name] = cls()
 
     def state(self, config: PreTrainedConfig, canonical: Canonical) -> Stated:
-        """What it is told, in the entries of config.json.
+        """What it is told, in the entries of config.json; those of the text decoder, whose config it is given.
 
         Raises:
             ExportError: a rotation that it cannot hold.
         """
         raise NotImplementedError(f"{type(self).__qualname__}: state must be defined")
+
+    def reads_of(self, family: str, rope: Mapping[str, Any]) -> frozenset[str] | None:
+        """The rope types that its class of a family reads beside these parameters; None for all."""
+        return self.reads.get(family)
 
     def leaves_out(self, family: str, rotation: Rotation, rope: Mapping[str, Any]) -> bool:
         """Whether its class of a family knows a rope type, but not all that these parameters say."""
@@ -116,7 +123,7 @@ class Engine:
             CheckpointError: a broken source, or a destination that cannot be written.
             ExportError: what the engine cannot hold.
         """
-        stated = self.held(source.config, canonical)
+        stated = self.held(source.text, canonical)
         folder.write(destination, source, stated, canonical, self.name)
         return stated
 

@@ -58,12 +58,14 @@ class LlamaCpp(Engine, name="gguf"):
     trial = "llama-cli -m {}"
     every_head = False
     every_part = False
+    wholes = frozenset()
+    instead = "write two files with llama.cpp's own converter, and then patch_gguf that of the text"
     tolerance = 2e-3
     merged = 2e-3
 
     def write(self, destination: Path, source: Source, canonical: Canonical, outtype: str | None) -> Stated:
         """One file, loaded and written."""
-        self.held(source.config, canonical)  # before weights load
+        self.held(source.text, canonical)  # before weights load
         from ropescale.export.gguf import weights, writing
 
         tokenizer, model = source.tokens(), source.model()

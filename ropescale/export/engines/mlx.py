@@ -1,5 +1,6 @@
 """MLX-LM. The rules were read in MLX-LM 0.32.2 and run with it on a CPU.
 
+- It reads the text decoder of a model that sees images, without what sees them.
 - It reads rope_theta and rope_scaling at the top level of config.json; only some of its models read rope_parameters.
 - yarn ignores attention_factor and truncate, and reads mscale and mscale_all_dim, of which zero is a value and the
   default of the second.
@@ -36,12 +37,18 @@ class MLX(Engine, name="mlx"):
     trial = "mlx_lm.chat --model {}"
     every_head = False
     every_part = False
+    wholes = frozenset(
+        {"gemma3", "gemma3n", "gemma4", "gemma4_unified", "llama4", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl"}
+        | {"qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
+    )
     reads: ClassVar = {
         **dict.fromkeys(("dbrx", "glm", "gpt_neox", "mimo_v2_flash"), NOTHING),
         **dict.fromkeys(("cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "glm4"), THETA),
         **dict.fromkeys(("glm4_moe", "granitemoehybrid", "helium", "lfm2", "lfm2_moe"), THETA),
         **dict.fromkeys(("llama4_text", "minimax", "minimax_m2", "mixtral", "nanochat", "olmo", "olmo_hybrid"), THETA),
-        **dict.fromkeys(("phi", "qwen2_moe", "qwen3_moe", "solar_open", "stablelm", "starcoder2"), THETA),
+        **dict.fromkeys(
+            ("phi", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "solar_open", "stablelm", "starcoder2"), THETA
+        ),
         **dict.fromkeys(("internlm3", "nemotron"), LINEAR),
         **dict.fromkeys(LATENT, WITHOUT_DIVISORS),
         **dict.fromkeys(("phi3", "phimoe"), LONGROPE),

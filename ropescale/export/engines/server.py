@@ -8,6 +8,8 @@ They share rules, which were read in vLLM 0.32.0 and run with it:
   not for Gemma 3.
 - Their longrope rotates halves only: families that rotate neighbours cannot have one divisor per pair.
 - Their latent attention of DeepSeek's kind reads mscale and mscale_all_dim, and not attention_factor.
+- Their rotation by an image's time, height and width (mrope_section) knows theta and yarn alone: of another type they
+  take that of text, and then give it three positions a token.
 - Where original_max_position_embeddings is an entry of its own (Phi-3), longrope serves that length unless told.
 """
 
@@ -18,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from ropescale.export.canonical import Canonical, Rotation
 from ropescale.export.engines.base import Engine
-from ropescale.export.reads import LATENT
+from ropescale.export.reads import LATENT, YARN
 from ropescale.export.stated import (
     Stated,
     as_argument,
@@ -54,6 +56,13 @@ class Server(Engine):
                 flags = (f"{self.length_flag} {main.target_length}",)
         overrides = {name: fields[name] for name in ("rope_parameters", "max_position_embeddings")}
         return Stated(fields=fields, form=form, serves=serves, flags=flags, overrides=overrides)
+
+    def reads_of(self, family: str, rope: Mapping[str, Any]) -> frozenset[str] | None:
+        """Theta and yarn where pairs go by an image's coordinates."""
+        held = super().reads_of(family, rope)
+        if "mrope_section" not in rope:
+            return held
+        return YARN if held is None else held & YARN
 
     def leaves_out(self, family: str, rotation: Rotation, rope: Mapping[str, Any]) -> bool:
         """Whether its class knows yarn without its knobs."""

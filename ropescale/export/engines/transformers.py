@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 
+from ropescale.contents import read_config
 from ropescale.errors import CheckpointError, first_line
 from ropescale.export.canonical import Canonical
 from ropescale.export.engines.base import Engine
@@ -33,8 +34,11 @@ class Transformers(Engine, name="transformers"):
 
     def run(self, path: Path, flags: Sequence[str], prompts: Sequence[Prompt], steps: int) -> list[Run]:
         """Token by token with its cache."""
+        config = read_config(str(path))
+        sees = type(config) in AutoModelForImageTextToText._model_mapping
+        loader = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         try:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted()).eval()
+            model = loader.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted()).eval()
         except Exception as error:  # model classes raise whatever their own code runs into
             raise CheckpointError(
                 f"{path}: must be a model that Transformers loads, got {type(error).__name__}: {first_line(error)}; "

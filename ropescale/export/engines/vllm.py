@@ -2,8 +2,11 @@
 
 - What its classes do not read of rope_parameters is in `READS`.
 - A tokenizer's model_max_length caps what it serves.
+- Where pairs go by an image's coordinates, some classes work out yarn's ramp for four times the original length, which
+  their table has positions for (`POSITIONS`): betas that are as many times larger give the ramp that was meant.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,16 +18,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from transformers import PreTrainedConfig
 
+from ropescale.contents import read_config
 from ropescale.errors import ExportError, InvalidArgumentError
-from ropescale.export.canonical import Rotation
+from ropescale.export.canonical import Canonical, Rotation
 from ropescale.export.engines.server import Server
 from ropescale.export.reads import LATENT, NEIGHBOURS, NOTHING, WITHOUT_DIVISORS, YARN, YARN_ALONE
 from ropescale.export.running import Prompt, Run
 from ropescale.export.stated import Stated
+from ropescale.families.parts import place_of_text
 from ropescale.methods import YaRN
 from ropescale.trust import trusted
 
+# Positions in the table of classes with mrope_section, in original lengths, where that is more than one
+POSITIONS = {"qwen2_5_vl_text": 4, "qwen2_vl_text": 4}
 PYTHON_VARIABLE = "ROPESCALE_VLLM_PYTHON"  # the environment variable that names the Python with vLLM
 
 
@@ -52,6 +60,21 @@ class VLLM(Server, name="vllm"):
         "gpt_oss": YARN_ALONE,
     }
 
+    def state(self, config: PreTrainedConfig, canonical: Canonical) -> Stated:
+        stated = super().state(config, canonical)
+        rope, times = stated.fields["rope_parameters"], POSITIONS.get(config.model_type)
+        if times is None or rope["rope_type"] != "yarn" or "mrope_section" not in rope:
+            return stated
+        own = YaRN(factor=rope["factor"])
+        betas = {name: times * rope.get(name, getattr(own, name)) for name in ("beta_fast", "beta_slow")}
+        told = {"rope_parameters": {**rope, **betas}}
+        return dataclasses.replace(
+            stated,
+            fields=stated.fields | told,
+            overrides=stated.overrides | told,
+            form=f"{stated.form}, with betas for a table of {times} times the original length",
+        )
+
     def leaves_out(self, family: str, rotation: Rotation, rope: Mapping[str, Any]) -> bool:
         if rope["rope_type"] != "yarn" or family != "gpt_oss":
             return super().leaves_out(family, rotation, rope)
@@ -65,7 +88,10 @@ class VLLM(Server, name="vllm"):
     def run(self, path: Path, flags: Sequence[str], prompts: Sequence[Prompt], steps: int) -> list[Run]:
         """In the Python that has it; an error ends with what it said."""
         given = [flag.removeprefix("--").split() for flag in flags]
-        return generated(path, prompts, steps, {name.replace("-", "_"): int(value) for name, value in given})
+        arguments: dict[str, Any] = {name.replace("-", "_"): int(value) for name, value in given}
+        if place_of_text(read_config(str(path))):  # prompts are text, and what reads images may not be there
+            arguments["language_model_only"] = True
+        return generated(path, prompts, steps, arguments)
 
 
 def generated(path: Path, prompts: Sequence[Prompt], steps: int, arguments: dict[str, Any]) -> list[Run]:
