@@ -101,8 +101,8 @@ def meaning_of(source: Source) -> Meaning:
     Raises:
         RopescaleError: a config that cannot be read.
     """
-    record, config, before = saved_record(source.config), source.config, source.config
-    label = getattr(config, EXPORT_FIELD, None) or {}
+    record, config, before = saved_record(source.text), source.text, source.text
+    label = getattr(source.config, EXPORT_FIELD, None) or {}
     if record is not None:  # which comes before what an export says in the words of its engine
         before, extension = extended_again(config, record)
         config = copy.deepcopy(before)

@@ -209,7 +209,7 @@ def _passage(length: int, tokenizer: Any, source: Source) -> Passage:
     """
     ends = tuple(range(max(1, length - PLACES + 1), length + 1))
     if tokenizer is None:
-        return Passage(ids=prompt_of(range(int(source.config.vocab_size)), length, 0), ends=ends)
+        return Passage(ids=prompt_of(range(int(source.text.vocab_size)), length, 0), ends=ends)
     ids: list[int] = []
     for document in texts.sample():
         text = document.text[: LETTERS * (length - len(ids))]

@@ -18,8 +18,13 @@ import ropescale
 from ropescale.errors import ExportError, UnsupportedModelError
 from ropescale.export import export, verify
 from ropescale.export.engines import vllm
+from ropescale.export.source import source_of
+from ropescale.export.weights import loaded
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.today import todays_spectrum
+from ropescale.methods import YaRN
+from ropescale.request import Request
+from ropescale.serving.readings import meaning_of, standing
 
 pytestmark = IGNORED
 ENGINES = ("mlx", "sglang", "transformers", "vllm")
@@ -243,6 +248,17 @@ def test_a_text_within_another_text_is_refused_by_name(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path / "source")
     with pytest.raises(UnsupportedModelError, match="'colpali': the config of its text decoder must be an entry of"):
         export(tmp_path / "source", tmp_path / "out", to="transformers", method="yarn", factor=4)
+
+
+def test_what_a_server_of_one_may_compute_is_told_apart(tmp_path: Path) -> None:
+    source = whole_checkpoint(tmp_path / "source", "qwen3_vl")
+    meaning = meaning_of(source_of(source, Request(method=YaRN(factor=4))))
+    model = loaded(source).float().eval()
+    patched = ropescale.patch(loaded(source).float().eval(), "yarn", factor=4)
+    for reading in meaning.readings:
+        with standing(model, meaning, reading) as read:
+            off = (logits(read, 300) - logits(patched, 300)).abs().max()
+        assert (off == 0) == (reading.name == "as meant"), reading.name
 
 
 # ---- in the engines

@@ -18,12 +18,14 @@ from training import run
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import ropescale
+from ropescale import cli
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.evals import bench
 from ropescale.evals.bench import Bench
 from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options
+from ropescale.evals.results import read
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import parts_of, text_of
 from ropescale.recipes import train, tuning
@@ -277,3 +279,15 @@ def test_a_patched_one_is_trained_on_with_the_scaling_that_it_has(tmp_path: Path
     assert train.schedule_of(read_recipe("lora", [f"--model={tmp_path}", "--factor=4"])).length == 256
     with pytest.raises(InvalidArgumentError, match=r"^model: must be trained on with the scaling that it has, yarn"):
         train.schedule_of(read_recipe("lora", [f"--model={tmp_path}", "--factor=8"]))
+
+
+def test_a_grid_of_one_on_disk_reads_text_patched_and_not(tmp_path: Path) -> None:
+    base = saved("qwen2_5_vl", tmp_path / "base")
+    chosen = ["--methods=yarn", "--factors=4", "--tasks=perplexity", "--lengths=64,128", "--windows=1"]
+    assert cli.main(["eval", str(base), *chosen, f"--output={tmp_path / 'results'}"]) == 0
+    found = read(tmp_path / "results")
+    whole = ropescale.patch(AutoModelForImageTextToText.from_pretrained(base), "yarn", factor=4)
+    arm = next(arm for arm in found.arms() if arm.method == "yarn")
+    assert found.cell(arm, "record").record == ropescale.record(whole).to_dict()
+    losses = {one.method: found.cell(one, "perplexity", 128).samples for one in found.arms()}
+    assert losses["yarn"] != losses["none"]
