@@ -61,7 +61,7 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if trainer.processing_class is None:
             raise InvalidArgumentError(
                 "trainer: must have the tokenizer, which writes passkeys, got processing_class None; give "
-                "processing_class=TOKENIZER to the trainer"
+                "`processing_class=TOKENIZER` to the trainer"
             )
         done = record(trainer.model)
         if not lengths and done is None:

@@ -173,7 +173,7 @@ class BatchReader:
         if "flash" in self._separation.attention:
             raise InvalidArgumentError(
                 f"model: must have an attention with masks for rows of several documents, got "
-                f"{self._separation.attention!r}; load it with attn_implementation='sdpa'"
+                f"{self._separation.attention!r}; load it with `attn_implementation='sdpa'`"
             )
         self._mixed = MixedRotation(model) if mixed else None
         self._force = ExitStack()

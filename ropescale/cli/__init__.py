@@ -41,6 +41,7 @@ examples:
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
   ropescale export SRC DST --to ENGINE    write a checkpoint for an engine; verify-export runs the engine and compares
   ropescale verify-server URL --reference SRC    ask a running server whether it computes what is meant
+  ropescale flags SRC --for FRAMEWORK     the settings of axolotl, verl ... that mean a scaling, and what each misreads
   ropescale memory tiny --length 512  what a length needs of a device's memory
   ropescale chat path/to/extended     talk with it
 """
@@ -62,6 +63,7 @@ VERBS = (
     "export",
     "verify-export",
     "verify-server",
+    "flags",
     "memory",
     "chat",
 )

@@ -157,6 +157,7 @@ VERBS = [
     "export",
     "verify-export",
     "verify-server",
+    "flags",
     "memory",
     "chat",
 ]

@@ -40,6 +40,7 @@ VERBS = {
     "export": ["tiny", "DST", "--to", "gguf", "--method", "none"],
     "verify-export": ["DST", "--engine", "vllm"],
     "verify-server": ["http://127.0.0.1:9", "--reference", "tiny"],
+    "flags": ["tiny", "--for", "verl", "--method", "yarn", "--factor", "4"],
     "memory": ["tiny", "--length", "64"],
     "chat": ["tiny"],
 }

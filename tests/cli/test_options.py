@@ -52,6 +52,7 @@ GGUF = "{plain} a.gguf --to gguf --method yarn --factor 4"
 TALK = "{talking} --prompt 'the river' --max-new-tokens 24"
 LONGER = f"{TALK} --method yarn --factor 4"
 SERVER = "{url} --reference {plain} --method yarn --factor 4"
+FLAGS = "{plain} --for axolotl --method yarn --factor 4"
 BASE = {
     "demo": "",
     "eval": EVAL,
@@ -69,6 +70,7 @@ BASE = {
     "export": EXPORT,
     "verify-export": "{exported} --engine transformers --lengths 40,200 --steps 3",
     "verify-server": SERVER,
+    "flags": FLAGS,
     "memory": "{scaled} --length 512",
     "chat": TALK,
 }
@@ -246,6 +248,18 @@ CASES: dict[str, dict[str, Case]] = {
         "timeout": Case("0", refused="--timeout: must be"),
         "lengths": Case("40"),
         "tolerance": Case("0", refused="--tolerance: must be"),
+        "json": Case(""),
+    },
+    "flags": {
+        "source": Case("{two}", FLAGS),
+        "framework": Case("verl", "{plain} --for unsloth --method yarn --factor 4"),
+        "method": Case("ntk"),
+        "factor": Case("8", "{plain} --for axolotl --method yarn"),
+        "target_length": Case("1024", "{plain} --for axolotl --method yarn"),
+        "original_length": Case("64"),
+        "knobs": Case("""'{"beta_fast": 16}'"""),
+        "existing": Case("compose", "{scaled} --for axolotl --method yarn --factor 2"),
+        "layers": Case("all", "{two} --for axolotl --method yarn --factor 2"),
         "json": Case(""),
     },
     "memory": {

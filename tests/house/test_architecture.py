@@ -72,7 +72,7 @@ FLOORS = [
     ["ropescale.explain"],
     ["ropescale.export"],
     ["evals"],
-    ["ropescale.serving"],
+    ["ropescale.frameworks", "ropescale.serving"],
     ["ropescale.search"],
     ["recipes"],
     ["ropescale.recommend"],
@@ -89,6 +89,7 @@ ROOMS = (
     "ropescale.explain",
     "ropescale.export",
     "ropescale.families",
+    "ropescale.frameworks",
     "ropescale.injection",
     "ropescale.pages",
     "ropescale.recommend",
@@ -276,6 +277,7 @@ OWN = {name for engine in ENGINES.values() for name in (engine.name, engine.call
 PACKAGES = {"gguf", "transformers", "Transformers"}  # of Python, which anybody may name
 # The harness's own class for an engine, which is a backend of evaluation
 BACKEND = ("evals.engine", "evals.bench", "evals.plan", "ropescale.cli.eval")
+ROLLOUTS = "ropescale.frameworks.verl"  # a training framework that is built on it
 
 
 def engines_named(text: str) -> set[str]:
@@ -304,7 +306,7 @@ def test_an_engine_is_named_in_its_own_file_alone(path: Path) -> None:
         named -= {name for engine in of_this for name in (engine.name, engine.called, engine.title)}
     elif module.startswith("ropescale.export.gguf"):  # whose format it is
         named -= {"gguf", "llama.cpp"}
-    elif module in BACKEND:
+    elif module in (*BACKEND, ROLLOUTS):
         named -= {"vllm", "vLLM"}
     if module != "ropescale.export.engines":  # the table of contents
         assert named == set()
@@ -506,6 +508,7 @@ MANY_PARAMETERS = {
     "evals/evaluate.py: evaluate",
     "ropescale/export/verification.py: verify",
     "ropescale/export/writing.py: export",
+    "ropescale/frameworks/telling.py: flags",
     "ropescale/patching.py: patch",
     "ropescale/rescaling.py: rescale_checkpoint",
     "ropescale/serving/verification.py: verify_server",

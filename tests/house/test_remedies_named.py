@@ -18,9 +18,10 @@ from remedies import code, options_of, remedy, verbs
 from transformers import TrainingArguments
 
 import ropescale
-from ropescale import adapters, cli, export, list_methods
+from ropescale import adapters, cli, export, list_methods, recipes
 from ropescale.evals import plan
 from ropescale.evals.engine import RopescaleLM
+from ropescale.frameworks import flags
 from ropescale.recipes import reading as recipe
 from ropescale.recipes.data.options import DataOptions
 from ropescale.recipes.options import RecipeOptions
@@ -51,6 +52,7 @@ def public_arguments() -> frozenset[str]:
     """Every argument that some public function takes, knobs of methods and options of recipes among them."""
     doors = [getattr(ropescale, name) for name in ropescale.__all__ if name not in ("RopescaleError", "__version__")]
     doors += [export.export, export.patch_gguf, export.verify, adapters.merge, adapters.save_adapter, RopescaleLM]
+    doors += [flags, *(getattr(recipes, name) for name in recipes.__all__)]
     doors += [verify_server, peft.get_peft_model, ropescale.get_method("longrope")]
     found = {name for door in doors for name in inspect.signature(door).parameters}
     kinds = [plan.Options, searching.Options, RecipeOptions, DataOptions, TrainingArguments]

@@ -189,7 +189,7 @@ def test_what_the_collators_refuse() -> None:
 def test_what_the_callback_refuses(tmp_path: Path) -> None:
     model: Any = ropescale.load("tiny")
     arguments = TrainingArguments(str(tmp_path), report_to="none")
-    with pytest.raises(InvalidArgumentError, match=r"^trainer: must have the tokenizer.*processing_class=TOKENIZER"):
+    with pytest.raises(InvalidArgumentError, match=r"^trainer: must have the tokenizer.*`processing_class=TOKENIZER`"):
         EvaluationCallback(Trainer(model, arguments), lengths=[128])
     tokenizer = AutoTokenizer.from_pretrained(resolve("tiny"))
     with pytest.raises(InvalidArgumentError, match=r"^lengths: must be given for a model that is not patched"):

@@ -39,6 +39,7 @@ VERBS = {
     "train": "train lora --model {} --factor 2 --data passkey --max-documents 4 --output {}/a",
     "verify-export": "verify-export {} --engine transformers",
     "verify-server": "verify-server http://127.0.0.1:9 --reference {} --method yarn --factor 2",
+    "flags": "flags {} --for axolotl --method yarn --factor 2",
     "merge": "merge {1}/adapter {1}/a --base {0}",
     "memory": "memory {} --length 64",
     "chat": "chat {} --prompt hello",
