@@ -111,7 +111,7 @@ def config_of(source: Source, stated: Stated, canonical: Canonical, engine: str)
             entries.pop(name, None)
     # old configs of models that see images state their text's lengths beside it too
     config |= {name: value for name, value in stated.fields.items() if name in config}
-    text |= stated.fields
+    text |= {name: config[name] for name in stated.of_whole if name in config} | stated.fields
     label: dict[str, Any] = {"engine": engine, "version": __version__}
     if stated.flags:
         label["flags"] = list(stated.flags)

@@ -20,6 +20,7 @@ class Stated:
     fields: dict[str, Any]  # by their names in config.json
     form: str  # in words
     serves: int  # tokens, without further flags
+    of_whole: tuple[str, ...] = ()  # entries that it reads among the text decoder's where they stand beside those
     flags: tuple[str, ...] = ()  # of the engine's command, which it needs to serve the target length
     overrides: dict[str, Any] = field(default_factory=dict)  # of an unmodified checkpoint
 

@@ -135,6 +135,7 @@ def whole_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
     config = config_of_whole(name, **{**SIZES, **each, **changes})
     if text.startswith("qwen3_5"):
         config.text_config.rope_parameters |= {"mrope_section": [3, 3, 2], "mrope_interleaved": True}
+        config.text_config.full_attention_interval = 2  # by which MLX-LM tells its layers apart
     elif "_vl" in text:
         config.text_config.rope_parameters |= {"mrope_section": [12, 10, 10]}
     model = model_of_whole(config)

@@ -1,6 +1,7 @@
 """MLX-LM. The rules were read in MLX-LM 0.32.2 and run with it on a CPU.
 
-- It reads the text decoder of a model that sees images, without what sees them.
+- It reads the text decoder of a model that sees images, without what sees them, and looks among that decoder's entries
+  for what says whether the head is the embedding.
 - It reads rope_theta and rope_scaling at the top level of config.json; only some of its models read rope_parameters.
 - yarn ignores attention_factor and truncate, and reads mscale and mscale_all_dim, of which zero is a value and the
   default of the second.
@@ -74,7 +75,7 @@ class MLX(Engine, name="mlx"):
             fields["rope_scaling"] = fields["rope_parameters"] = {**parameters, "type": parameters["rope_type"]}
         if parameters["rope_type"] == "longrope":
             form = "one divisor per pair (longrope)"
-        return Stated(fields=fields, form=form, serves=main.target_length)
+        return Stated(fields=fields, form=form, serves=main.target_length, of_whole=("tie_word_embeddings",))
 
     def run(self, path: Path, flags: Sequence[str], prompts: Sequence[Prompt], steps: int) -> list[Run]:
         """Token by token with its cache."""
