@@ -4,8 +4,8 @@ length that was taken from the extended maximum, a prompt that was cut.
 
 The server says which token comes next after prompts below the original length L, just beyond it and of twice that
 length, by /v1/completions with log-probabilities. The reference is run here, on the CPU, as it is meant and as each of
-these misreadings; what the server computes is the nearest, if every other is three times as far off and what is left
-is rounding. A prompt of the target length is sent besides, and has to be taken. The exit code is 0 for as meant, 1 for
+these misreadings; what the server computes is the nearest, if every other is clearly farther off and what is left is
+rounding. A prompt of the target length is sent besides, and has to be taken. The exit code is 0 for as meant, 1 for
 anything else that the server computes or that cannot be told, and 2 where it could not be asked.
 
 SRC is what the server is meant to serve: a folder that was saved patched or exported, or the unmodified checkpoint
@@ -17,6 +17,7 @@ import argparse
 import json
 
 from ropescale.cli.arguments import add_extension, add_knobs, add_original_length, add_trust, list_of
+from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_transformers
 
 HELP = "ask a running server what it computes, and compare it with models"
@@ -49,7 +50,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model", dest="served", metavar="NAME", help="as the server calls it (default: the one that it has)")
     add("--api-key", metavar="VARIABLE", help="the environment variable that holds the key, which is never printed")
     add("--timeout", type=float, metavar="SECONDS", help="for one answer (default: 60)")
-    add("--lengths", "--length", type=list_of(int), metavar="N,N", help="of the prompts (default: L/2, beyond L, 2 L)")
+    add(
+        "--lengths",
+        "--length",
+        type=list_of(int),
+        metavar="N,N",
+        help="of the prompts (default: 16, L/2, beyond L, 2 L)",
+    )
     add("--tolerance", type=float, metavar="X", help="divergence in nats that is rounding (default: 0.1)")
     add("--json", action="store_true", help="print the verdict, with the distance of every reading, as JSON")
     add_trust(parser)
@@ -73,4 +80,4 @@ def run(arguments: argparse.Namespace) -> int:
         lengths = ", ".join(f"{value:.1e} at {length:,}" for length, value in distance.by_length.items())
         print(f"{distance.mean:9.1e} nats  {distance.name}: {distance.says} ({lengths} tokens)")
     print(verdict)
-    return 0 if verdict.as_meant else 1
+    return say_next("memory", arguments.reference, "--length", verdict.lengths[-1]) if verdict.as_meant else 1

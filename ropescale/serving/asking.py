@@ -18,6 +18,8 @@ from ropescale.serving.endpoint import Endpoint, RefusalError
 COMPLETIONS, MODELS = "/v1/completions", "/v1/models"
 MOST, FEW = 20, 5  # log-probabilities: as many as vLLM gives unless told otherwise, and as OpenAI gives at all
 TOO_LONG = (400, 413, 422)  # statuses by which servers refuse a prompt
+# Of sampling, which a server may have other defaults for, and some count into log-probabilities
+NEUTRAL = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 REACH = -1  # the place of a passage that is only sent
 BY_ID = "token_id:"  # what stands before an id in the place of a token's text
 
@@ -108,7 +110,7 @@ class Vocabulary:
         if self.tokenizer is None:
             return None
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text if self.tokenizer(text).input_ids == list(ids) else None
+        return text if self.tokenizer.encode(text, verbose=False) == list(ids) else None
 
 
 def served_name(endpoint: Endpoint, asked: str | None) -> str:
@@ -248,9 +250,10 @@ def _said(endpoint: Endpoint, served: str, form: Form, passage: Passage, vocabul
         "max_tokens": 1,
         "temperature": 0,
         "logprobs": form.count,
+        **NEUTRAL,
     }
     if form.extras:
-        question["return_tokens_as_token_ids"] = True
+        question |= {"repetition_penalty": 1.0, "return_tokens_as_token_ids": True}
     answer = endpoint.asked(COMPLETIONS, question, after=f"a prompt of {len(ids):,} tokens")
     usage, choices = answer.get("usage"), answer.get("choices")
     read = usage.get("prompt_tokens") if isinstance(usage, dict) else None

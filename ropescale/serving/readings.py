@@ -134,7 +134,7 @@ def meaning_of(source: Source) -> Meaning:
     if rotations is not None:
         others += _misread(rotations, geometry)
     if static is not None:
-        others.append(_frozen("the frequencies of one length", static.main.spectrum))
+        others.append(_frozen(static.approximation, static.main.spectrum))
     if record is None and depends_on_length(part.config):
         others += _of_lists(part)
     return Meaning(
@@ -234,10 +234,10 @@ def _of_lists(part: Part) -> list[Reading]:
 
 def _frozen(says: str, spectrum: Spectrum) -> Reading:
     return Reading(
-        name="frequencies of one length",
+        name="fixed frequencies in its place",
         says=says,
-        remedy="engines choose one set of frequencies when they start: serve short and long prompts apart, or take a "
-        "method of fixed frequencies",
+        remedy="no engine does what depends on length or acts in attention: take a method of fixed frequencies, or "
+        "load it in Transformers with ropescale.load",
         spectrum=spectrum,
     )
 

@@ -34,7 +34,8 @@ from ropescale.serving.readings import CUT, MEANT, Cut, Meaning, Reading, meanin
 from ropescale.trust import takes_trust
 
 LETTERS = 16  # of one token, at most, in the mean
-PLACES = 8  # prompts of each length: the last so many beginnings of one passage
+PLACES = 16  # prompts of each length: the last so many beginnings of one passage
+SHORTEST = 16  # tokens of a passage within which readings hardly differ, so that what is seen is rounding
 NONE, OPEN = "none of the readings", "cannot tell"
 
 
@@ -50,6 +51,7 @@ class ServerVerdict:
     says: str  # the same in a sentence
     remedy: str  # what to do; empty where nothing is
     places: int  # prompts that were compared
+    original_length: int  # tokens
     lengths: tuple[int, ...]  # of the passages that they are the beginnings of, in tokens
     refused: int | None  # tokens of a prompt that the server refused
     read: dict[int, int]  # tokens that the server says it read of prompts that are longer, by their length
@@ -104,8 +106,9 @@ def verify_server(
         served: the name that the server has for the model; left out where it serves one.
         api_key: the name of an environment variable that holds the key.
         timeout: seconds for one answer.
-        lengths: of the prompts in tokens; by default half the original length, just beyond it, and twice as much, and
-            the server has to take one of the target length besides.
+        lengths: of the prompts in tokens; by default 16, half the original length, just beyond it and twice as much,
+            and the server has to take one of the target length besides. Within 16 tokens readings hardly differ, so
+            that rounding is seen alone; they are added to longer lengths.
         tolerance: the largest divergence, in nats over all prompts, that counts as rounding.
         trust_remote_code: run Python code that lies in the reference.
         **knobs: of the method.
@@ -148,7 +151,12 @@ def verify_server(
         status.update(f"{len(readings)} readings of {reference}")
         model = loaded(source.folder).float().eval()
         rows = [_computed(model, meaning, reading, passages, heard.said) for reading in readings]
-    distances = [_distance(reading, row, passages, heard.said) for reading, row in zip(readings, rows, strict=True)]
+    every = [
+        [divergence(one.logprobs, row) for one, row in zip(heard.said, of_reading, strict=True)] for of_reading in rows
+    ]
+    distances = [
+        _distance(reading, values, passages, heard.said) for reading, values in zip(readings, every, strict=True)
+    ]
     return _verdict(
         ServerVerdict(
             url=endpoint.url,
@@ -159,6 +167,7 @@ def verify_server(
             says="",
             remedy="",
             places=len(heard.said),
+            original_length=meaning.original_length,
             lengths=tuple(passage.length for passage in passages),
             refused=None if heard.refused is None else heard.refused.length,
             read=heard.read,
@@ -166,7 +175,7 @@ def verify_server(
             distances=tuple(distances),
         ),
         readings,
-        nearest(distances, rows, tolerance),
+        nearest(distances, every, rows, tolerance),
         heard,
     )
 
@@ -189,7 +198,7 @@ def _lengths(given: Sequence[int] | None, meaning: Meaning) -> list[int]:
     original, longest = meaning.original_length, meaning.target_length - 1
     if not given:
         wanted = (original // 2, original + PLACES // 2, 2 * original)
-        return sorted({max(1, min(length, longest)) for length in wanted})
+        return sorted({max(1, min(length, longest)) for length in (SHORTEST, *wanted)})
     for length in given:
         require_whole(
             "lengths:",
@@ -199,7 +208,7 @@ def _lengths(given: Sequence[int] | None, meaning: Meaning) -> list[int]:
             rule=f"whole numbers of tokens, each from 1 to {longest}, which leaves room for one more",
             remedy="give other lengths, or leave them out",
         )
-    return sorted(set(given))
+    return sorted({*given, *([SHORTEST] if min(given) > 4 * SHORTEST else [])})
 
 
 def _passage(length: int, tokenizer: Any, source: Source) -> Passage:
@@ -213,13 +222,16 @@ def _passage(length: int, tokenizer: Any, source: Source) -> Passage:
     ids: list[int] = []
     for document in texts.sample():
         text = document.text[: LETTERS * (length - len(ids))]
-        ids += prompt_ids(tokenizer, text) if not ids else tokenizer.encode(text, add_special_tokens=False)
+        ids += (
+            prompt_ids(tokenizer, text) if not ids else tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        )
         if len(ids) >= length:
             break
     ids = (ids * (length // max(1, len(ids)) + 1))[:length]
     start, repeated = length // 8, min(32, length // 4)
     ids[length - repeated :] = ids[start : start + repeated]
-    return Passage(ids=ids, ends=ends)
+    again: list[int] = tokenizer.encode(tokenizer.decode(ids, skip_special_tokens=True), verbose=False)
+    return Passage(ids=again if len(again) == length else ids, ends=ends)  # as the text comes back, if it is as long
 
 
 def _computed(
@@ -240,12 +252,11 @@ def _computed(
     return rows
 
 
-def _distance(reading: Reading, rows: Sequence[Row], passages: Sequence[Passage], said: Sequence[Said]) -> Distance:
-    """How far what the server says is from what a reading computes."""
+def _distance(reading: Reading, every: Sequence[float], passages: Sequence[Passage], said: Sequence[Said]) -> Distance:
+    """How far what the server says is from what a reading computes, in the mean."""
     found: dict[int, list[float]] = {}
-    for one, row in zip(said, rows, strict=True):
-        found.setdefault(passages[one.passage].length, []).append(divergence(one.logprobs, row))
-    every = [value for values in found.values() for value in values]
+    for one, value in zip(said, every, strict=True):
+        found.setdefault(passages[one.passage].length, []).append(value)
     return Distance(
         name=reading.name,
         says=reading.says,
@@ -264,12 +275,13 @@ def _expected(
         ids = torch.tensor([passage.ids[: ends[-1]]])
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[0]
         return [torch.log_softmax(logits[end - ends[-1] - 1].float(), dim=-1) for end in ends]
-    prompts = [passage.ids[:end] if cut is None else cut.of(passage.ids[:end]) for end in ends]
-    rows: list[torch.Tensor] = []
-    for _, alike in itertools.groupby(prompts, key=len):
-        logits = model(input_ids=torch.tensor([*alike]), use_cache=False, logits_to_keep=1).logits[:, -1]
-        rows += torch.log_softmax(logits.float(), dim=-1)
-    return rows
+    prompts = [tuple(passage.ids[:end] if cut is None else cut.of(passage.ids[:end])) for end in ends]
+    rows: dict[tuple[int, ...], torch.Tensor] = {}
+    for _, alike in itertools.groupby(sorted({*prompts}, key=len), key=len):
+        batch = [*alike]
+        logits = model(input_ids=torch.tensor(batch), use_cache=False, logits_to_keep=1).logits[:, -1]
+        rows |= zip(batch, torch.log_softmax(logits.float(), dim=-1), strict=True)
+    return [rows[prompt] for prompt in prompts]
 
 
 def _verdict(blank: ServerVerdict, readings: Sequence[Reading], near: Nearest, heard: Heard) -> ServerVerdict:
@@ -285,20 +297,22 @@ def _verdict(blank: ServerVerdict, readings: Sequence[Reading], near: Nearest, h
     if other:
         measured += f", the nearest other {min(other):.1e}"
     found, says, remedy = first.name, f"{first.says}, {measured}", first.remedy
+    beyond = max(distances[near.first].by_length) > blank.original_length  # or what differs there was not asked
     if not near.within:
         found, says = NONE, f"the nearest is {first.says}, {mean:.1e} nats off over {blank.places} prompts"
         lengths = ", ".join(f"{value:.1e} at {length:,}" for length, value in distances[near.first].by_length.items())
         says += f" ({lengths} tokens), which is more than rounding"
         remedy = "see that the server has the weights of the reference, and with which flags it was started"
-    elif near.rivals or (alike and any(one.cut for one in (first, *alike))):
+    elif near.rivals or (alike and (not beyond or any(one.cut for one in (first, *alike)))):
         found = OPEN
         others = ", ".join(readings[place].says for place in (*near.alike, *near.rivals))
         says = (
             f"the nearest is {first.says}, {mean:.1e} nats off over {blank.places} prompts, but not by far: {others}"
         )
+        longer = "longer prompts" if beyond else f"prompts of more than {blank.original_length:,} tokens"
         remedy = (
-            "its weights are rounded by as much as these differ, or it computes none of them: ask other prompts with "
-            "lengths=[N], or a server with weights in more bits"
+            f"its weights are rounded by as much as these differ, or it computes none of them: ask {longer} too, with "
+            f"lengths=[N], or a server with weights in more bits"
         )
     else:
         if first.also:
@@ -307,7 +321,7 @@ def _verdict(blank: ServerVerdict, readings: Sequence[Reading], near: Nearest, h
             says += f"; less apart than rounding: {', '.join(one.says for one in alike)}"
     short = _short(blank, heard)
     meant = any(one.name == MEANT for one in (first, *alike, *(readings[place] for place in near.rivals)))
-    if short and (found in (MEANT, NONE, CUT) or (found == OPEN and meant)):
+    if short and (found in (MEANT, CUT) or (found == OPEN and meant) or (found == NONE and blank.read)):
         shorter = "shorter ones are read as meant" if found == MEANT else says
         found, says = CUT, f"{short}; {shorter}"
         remedy = f"give the server room for {heard.longest:,} tokens, and see that nothing before it cuts"

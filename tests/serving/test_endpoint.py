@@ -75,8 +75,8 @@ WRONG: dict[str, tuple[Answer, str]] = {
     "half an answer": (cut_short, "must answer with a JSON object, got '{'"),
     "no completion": (completing({"choices": []}), "must answer with a completion, got {'choices': []}"),
     "log-probabilities hidden": (
-        completing({"choices": [{"text": "a", "logprobs": None}], "usage": {"prompt_tokens": 64}}),
-        "must give log-probabilities, got a completion of 64 tokens without any",
+        completing({"choices": [{"text": "a", "logprobs": None}], "usage": {"prompt_tokens": 16}}),
+        "must give log-probabilities, got a completion of 16 tokens without any",
     ),
     "log-probabilities that are none": (
         completing({"choices": [{"logprobs": {"top_logprobs": [{"token_id:5": "x", "token_id:6": float("nan")}]}}]}),
@@ -84,7 +84,7 @@ WRONG: dict[str, tuple[Answer, str]] = {
     ),
     "another tokenizer": (
         completing({"choices": [TOKEN], "usage": {"prompt_tokens": 99}}),
-        "must read prompts as the tokenizer of the reference splits them, got 99 tokens for one of 64",
+        "must read prompts as the tokenizer of the reference splits them, got 99 tokens for one of 16",
     ),
     "slow": (slow, "must answer within 0.3 seconds, got no whole answer to a prompt of"),
     "a byte now and then": (dripping, "must answer within 0.3 seconds, got no whole answer to a prompt of"),

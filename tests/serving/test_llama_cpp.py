@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xllamacpp
 from exports import TINY
-from servers import llama_server
+from servers import Answer, forwarded, llama_server, send, stand_in
 
 from ropescale import cli
 from ropescale.export import export
@@ -52,6 +52,7 @@ class Start:
 
 
 PLAIN = {"method": "none"}
+DYNAMIC = {"method": "dynamic_ntk", "factor": 4}
 BY_PARTS = {"method": "by_parts", "factor": 4}
 LISTED = {"method": "longrope", "factor": 4, "long_factor": [1.0 + place / 4 for place in range(16)]}
 RIGHT = {
@@ -110,7 +111,7 @@ WRONG = {
     ),
     "a small context": (Start(file=YARN, flags={"n_ctx": 256}, meant=YARN), "a prompt cut"),
 }
-OFTEN_WRONG = ("flags missing", "attention factor ignored")
+OFTEN_WRONG = ("attention factor ignored",)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,83 @@ def test_what_is_none_of_the_readings_is_not_named(file: dict[str, Any], tmp_pat
     assert strict.verdict(again, tolerance=1e-3).found == "none of the readings"
 
 
+SHORT, LONG = [1.0 + place / 16 for place in range(16)], [1.0 + place / 4 for place in range(16)]
+TWO_LISTS = {"method": "longrope", "factor": 4, "long_factor": LONG, "short_factor": SHORT}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "meant", "named"),
+    [
+        (PLAIN, {"method": "rerope", "factor": 4}, "the unpatched model"),
+        ({"method": "dynamic_ntk", "factor": 4, "lossy": True}, DYNAMIC, "fixed frequencies in its place"),
+        ({**TWO_LISTS, "short_factor": LONG}, TWO_LISTS, "fixed frequencies in its place"),
+    ],
+    ids=["a method that acts in attention", "a method that depends on length", "two lists"],
+)
+def test_what_no_engine_does_is_not_said_to_be_done(
+    file: dict[str, Any], meant: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    verdict = Start(file=file, meant=meant).verdict(tmp_path)
+    assert verdict.found == named, str(verdict)
+
+
+@pytest.mark.slow
+def test_two_lists_that_were_published_are_one_list_in_the_engine(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "model.gguf", to="gguf", method="longrope", factor=4, long_factor=LONG)
+    published = shutil.copytree(TINY, tmp_path / "published")
+    config = json.loads((published / "config.json").read_text())
+    lists = {"long_factor": LONG, "short_factor": SHORT, "factor": 4.0, "original_max_position_embeddings": 128}
+    config["rope_parameters"] = {"rope_type": "longrope", "rope_theta": 10_000.0, **lists}
+    config["max_position_embeddings"] = 512
+    (published / "config.json").write_text(json.dumps(config))
+    server = llama_server(tmp_path / "model.gguf")
+    verdict = verify_server(server.listening_address, reference=published)
+    assert verdict.found == "fixed frequencies in its place", str(verdict)
+    assert "its long_factor at every length" in verdict.says
+
+
+@pytest.mark.slow
+def test_a_label_that_says_approximation_is_what_is_meant(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "model.gguf", to="gguf", **DYNAMIC, lossy=True)
+    export("tiny", tmp_path / "meant", to="transformers", **DYNAMIC, lossy=True)
+    server = llama_server(tmp_path / "model.gguf")
+    verdict = verify_server(server.listening_address, reference=tmp_path / "meant")
+    assert verdict.as_meant, str(verdict)
+
+
+def by_text(url: str) -> Answer:
+    """A gateway that takes text alone, and names tokens by their texts alone."""
+
+    def answer(connection: Any, question: dict[str, Any]) -> None:
+        if isinstance(question.get("prompt"), list):
+            send(connection, {"error": "prompt: invalid type, expected a string"}, 422)
+            return
+        status, content = forwarded(url + connection.path, question)
+        for choice in content.get("choices", ()):
+            (step,) = choice["logprobs"]["content"]
+            choice["logprobs"] = {"top_logprobs": [{one["token"]: one["logprob"] for one in step["top_logprobs"]}]}
+        send(connection, content, status)
+
+    return answer
+
+
+def test_a_server_that_takes_text_alone_is_asked_in_text(tmp_path: Path) -> None:
+    export("tiny", tmp_path / "model.gguf", to="gguf", **YARN)
+    server = llama_server(tmp_path / "model.gguf")
+    with stand_in(by_text(server.listening_address)) as url:
+        verdict = verify_server(url, reference="tiny", lengths=[40, 200], **YARN)
+    assert verdict.as_meant, str(verdict)
+    assert verdict.places >= 8
+
+
 def test_the_command_says_what_the_function_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of an exported folder, which says by itself what is meant."""
     export("tiny", tmp_path / "model.gguf", to="gguf", **YARN)
     export("tiny", tmp_path / "meant", to="transformers", **YARN)
     server = llama_server(tmp_path / "model.gguf")
     asked = ["verify-server", f"{server.listening_address}/v1", "--reference", str(tmp_path / "meant")]
-    assert cli.main([*asked, "--lengths", "40", "--json"]) == 0
+    assert cli.main([*asked, "--lengths", "40,200", "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert (verdict["found"], verdict["method"], verdict["lengths"]) == ("as meant", "yarn x4", [40])
+    assert (verdict["found"], verdict["method"], verdict["lengths"]) == ("as meant", "yarn x4", [40, 200])
     assert verdict["distances"][0]["mean"] < 1e-5 < verdict["distances"][-1]["mean"]
