@@ -259,6 +259,9 @@ def test_documents_of_a_packed_row_are_read_as_alone(tmp_path: Path) -> None:
 def test_generation_across_the_switch_takes_what_one_pass_would(tmp_path: Path) -> None:
     """Transformers reads a text again there, which changes nothing."""
     model, ids = model_of(published("Phi-3", tmp_path)), prompts(rows=2, length=SWITCH - 6)
+    over = model.generate(ids[:1], max_new_tokens=10, do_sample=False, eos_token_id=None)
+    if not torch.equal(model(over).logits[0, SWITCH:-1].argmax(-1), over[0, SWITCH + 1 :]):
+        pytest.skip("this Transformers forgets the text at the switch, of the unpatched model too")
     ropescale.patch(model, "dynamic_yarn", existing="compose")
     mask = torch.ones_like(ids)
     mask[1, :9] = 0
