@@ -85,6 +85,23 @@ def test_a_second_process_takes_what_the_first_has_not_and_says_what_it_waits_fo
     assert len(json.loads((out / "run.json").read_text())["sessions"]) == 2
 
 
+def test_a_cell_that_was_finished_between_a_look_and_the_lease_is_not_run_again(
+    asked, whole, ran, tmp_path, monkeypatch
+):
+    out, real, within = tmp_path / "out", Leases.take, []
+
+    def taking(self, name):
+        if name != workers.WRITING and not within:
+            within.append(name)
+            run(asked, out)  # another process, which has all to itself
+        return real(self, name)
+
+    monkeypatch.setattr(Leases, "take", taking)
+    run(asked, out)
+    assert len(ran) == len({*ran}) == 8
+    assert content(out) == whole
+
+
 def digest(task: str, length: int | None) -> str:
     return workers._digest((task, "yarn", 2.0, length))
 
