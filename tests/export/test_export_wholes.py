@@ -267,7 +267,7 @@ def test_what_a_server_of_one_may_compute_is_told_apart(tmp_path: Path) -> None:
 # ---- in the engines
 
 IN_MLX = [pytest.param(name, marks=in_mlx) for name in ("llava", "qwen2_vl", "qwen3_5", "qwen3_vl")]
-IN_VLLM = [pytest.param(name, marks=in_vllm) for name in ("gemma3", "llava", "qwen2_5_vl", "qwen3_vl")]
+IN_VLLM = [pytest.param(name, marks=in_vllm) for name in ("gemma3", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")]
 
 
 @pytest.mark.parametrize("folder", IN_MLX, indirect=True)
@@ -281,6 +281,14 @@ def test_mlx_computes_what_the_patched_model_computes(folder: Path, method: str,
 def test_vllm_computes_what_the_patched_model_computes(folder: Path, tmp_path: Path) -> None:
     export(folder, tmp_path / "out", to="vllm", method="yarn", factor=4)
     require_exact(tmp_path / "out", "vllm", str(folder), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", [pytest.param("gemma4", marks=in_vllm)])
+def test_vllm_computes_that_of_one_without_experts(name: str, tmp_path: Path) -> None:
+    """With heads of one size: vLLM takes any mention of experts for a mixture."""
+    source = whole_checkpoint(tmp_path / name, name, num_experts=None, top_k_experts=None, global_head_dim=64)
+    export(source, tmp_path / "out", to="vllm", method="yarn", factor=4)
+    require_exact(tmp_path / "out", "vllm", str(source), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("folder", [pytest.param("qwen2_5_vl", marks=in_vllm)], indirect=True)
