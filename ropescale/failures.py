@@ -20,7 +20,7 @@ UNFORESEEN, USAGE, STOPPED = 1, 2, 130
 # What each extra of the package brings, as Python imports it
 EXTRAS = {
     "train": ("accelerate", "peft", "datasets"),
-    "eval": ("lm_eval", "datasets", "accelerate", "matplotlib", "wonderwords"),
+    "eval": ("lm_eval", "datasets", "accelerate", "matplotlib", "wonderwords", "psutil"),
     "export": ("gguf", "xllamacpp"),
     "search": ("cmaes", "accelerate"),
     "qlora": ("bitsandbytes",),

@@ -10,8 +10,6 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.geometry import Geometry
 from ropescale.methods.interpolation import LocalInterpolation
 
-POINTS = (1.2, 1.8)  # a straight line over the span of Ms-PoE (arXiv:2403.04797): of LPES none holds for all models
-
 
 @dataclass(frozen=True, kw_only=True)
 class LPES(LocalInterpolation, name="lpes"):
@@ -23,7 +21,9 @@ class LPES(LocalInterpolation, name="lpes"):
     `ropescale search --space knobs --method lpes` finds one. `factors` gives each layer its own instead.
     """
 
-    points: tuple[float, ...] = POINTS  # factors at the control points, from the first layer to the last
+    # Factors at the control points, from the first layer to the last; by default a straight line over the span of
+    # Ms-PoE (arXiv:2403.04797): of LPES none holds for all models
+    points: tuple[float, ...] = (1.2, 1.8)
     factors: tuple[float, ...] | None = None  # or one for each layer of the model
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class LPES(LocalInterpolation, name="lpes"):
         self.require_factors("points", at_least=1, what="a list of factors at control points")
         if self.factors is not None:
             self.require_factors("factors", at_least=1, what="a list of factors, one for each layer")
-            if self.points != POINTS:
+            if self.points != type(self).points:
                 raise InvalidArgumentError(
                     f"lpes: points and factors must not be given together, got {list(self.points)} and "
                     f"{list(self.factors)}; give one"
