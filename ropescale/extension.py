@@ -13,13 +13,20 @@ import transformers
 from transformers import PreTrainedConfig
 
 from ropescale.errors import InvalidArgumentError
+from ropescale.families.catalogue import family_of
 from ropescale.families.entries import as_it_is, as_reloaded, late_spelling, limit_fields, spelling
 from ropescale.families.late_type import LATE_TYPE
 from ropescale.families.layers import kept_layers, layers_meant, require_effect
 from ropescale.families.parts import UNSCALED, rescaled_parts
 from ropescale.families.reading import part_geometry, read_original_length, require_fixed
 from ropescale.families.support import require_supported
-from ropescale.families.today import depends_on_length, length_of_switch, rope_type_of, todays_spectrum
+from ropescale.families.today import (
+    depends_on_length,
+    length_of_switch,
+    rope_type_of,
+    softmax_factor,
+    todays_spectrum,
+)
 from ropescale.geometry import Geometry
 from ropescale.injection.forward_pass import Late
 from ropescale.injection.rotation import Rotation
@@ -94,7 +101,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
     switch = length_of_switch(parts[0]) if existing == "compose" else 0
     geometry = start(beyond=switch > 0)
     chosen, target = request.resolved(geometry)
-    warning = require_effect(config, chosen.name, geometry.original_length, layers)
+    warning = require_effect(config, chosen.name, geometry.original_length, layers, temperature)
     factor = target / geometry.original_length
     if temperature is not None and temperature.by_factor and not (request.target_length or chosen.knobs()["factor"]):
         raise InvalidArgumentError(
@@ -111,6 +118,9 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         near_length=switch,
         heads=config.num_attention_heads,
     )
+    divided = family_of(config.model_type).divides_factor(config)
+    if late is not None and divided:
+        late = _unfactored(late)
     if late is not None and late.kept and parts[0].label:
         raise InvalidArgumentError(
             f"{chosen.name}: must act in every layer of a {config.model_type}, whose layer types have rotations of "
@@ -145,6 +155,9 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         fields |= {**stated, "rope_parameters": parameters}
     if late is None and all(rotation.as_it_is or _unchanged(rotation) for rotation in rotations):
         warning = ""  # at factor 1, say: nothing is rescaled
+    if isinstance(chosen, FixedMethod) and (late is None or isinstance(late.method, Fixed)):
+        said = _unsharpened(parts[0].config, chosen, geometry, existing, divided)
+        warning = "; ".join(filter(None, (warning, *said)))
     done = Record(
         method=chosen.name,
         knobs=chosen.knobs(),
@@ -169,6 +182,26 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         },
     )
     return Extension(rotations, fields, done, warning, late)
+
+
+def _unsharpened(
+    config: PreTrainedConfig, method: FixedMethod, geometry: Geometry, existing: str, divided: bool
+) -> Iterator[str]:
+    """Where a method sharpens attention less than it says, in words."""
+    factor = method.spectrum(geometry).attention_factor / geometry.attention_factor
+    if divided and factor != 1:
+        yield (
+            f"{config.model_type}: layers normalise queries and keys after they rotate them, so the attention factor "
+            f"of {method.name} ({factor:.4g}) has no effect"
+        )
+    before = softmax_factor(config)
+    if existing == "replace" and before != 1 and factor != 1 and hasattr(method, "mscale_all_dim"):
+        scale = config.rope_parameters["mscale_all_dim"]
+        yield (
+            f"{config.model_type}: the scale of the softmax that mscale_all_dim={scale:g} gave ({before:.4g}) is "
+            f"replaced by an attention factor of {factor:.4g} on the part of each head that rotates; give "
+            f"mscale={scale:g} and mscale_all_dim={scale:g} to have it in the softmax, as the checkpoint had"
+        )
 
 
 def _unchanged(rotation: Rotation) -> bool:
@@ -249,6 +282,15 @@ def _acting(method: Method, geometry: Geometry) -> tuple[LateMethod, Geometry]:
         return acting, geometry
     assert isinstance(method, FixedMethod)
     return Fixed(), with_spectrum(geometry, method.spectrum(geometry))
+
+
+def _unfactored(late: Late) -> Late:
+    """What acts in attention where layers divide out what multiplies cos and sin.
+
+    Neither a base nor fixed frequencies have an attention factor then, whether a module rotates by them or attention.
+    """
+    near = None if late.near is None else _unfactored(late.near)
+    return replace(late, geometry=replace(late.geometry, attention_factor=1.0), near=near)
 
 
 def leaves_rotation(method: Method) -> bool:

@@ -22,8 +22,16 @@ from ropescale.errors import (
     shortened,
 )
 from ropescale.extension import Extension, extended, extended_again, on_the_cpu, stated_for
+from ropescale.families.catalogue import family_of
 from ropescale.families.layers import layers_meant, rotating_window
-from ropescale.families.modules import Rotary, find_rotaries, find_softmax, live_spectrum, require_matching
+from ropescale.families.modules import (
+    Rotary,
+    effective,
+    find_rotaries,
+    find_softmax,
+    live_spectrum,
+    require_matching,
+)
 from ropescale.families.parts import text_of
 from ropescale.families.support import require_supported
 from ropescale.injection.alone import alone, in_turn, settled
@@ -308,7 +316,8 @@ def plan_of(model: nn.Module, request: Request) -> PatchPlan:
     for rotary in rotaries:
         for part in parts:
             require_matching(rotary, part)
-    if extension.late is not None and (len(rotaries) > 1 or text is not config):
+    within = text is not config and not family_of(text.model_type).reads_images_as_text
+    if extension.late is not None and (len(rotaries) > 1 or within):
         kind = f"{len(rotaries)} rotary modules" if len(rotaries) > 1 else f"the text decoder of a {config.model_type}"
         raise UnsupportedModelError(
             f"{text.model_type}: {extension.late.name} needs a text model with one rotary module, got {kind}; "
@@ -360,8 +369,9 @@ def commit(plan: PatchPlan, start: Snapshot) -> None:
     say(plan, standing, extension)  # PhiMoE reads its config whenever it rotates
     if probe is not None:  # first, since its readings before and after have one softmax scale
         standing.late = probe.put()
-    if plan.sharpened:
-        layers, scalings = map(list, zip(*plan.sharpened, strict=True))
+    # a layer that keeps its rotation keeps the scale that belongs to it
+    if sharpened := [(layer, scaling) for layer, scaling in plan.sharpened if KEPT not in layer.__dict__]:
+        layers, scalings = map(list, zip(*sharpened, strict=True))
         standing.sharpening = Sharpening(layers, scalings)
     for rotary, substitution in zip(plan.rotaries, standing.substitutions, strict=True):
         verify(rotary, extension, text, substitution.device)
@@ -417,7 +427,8 @@ def claimed(plan: PatchPlan, last: int) -> Claim:
         for rotary in plan.rotaries if not rotation.as_it_is else ():
             before = live_spectrum(rotary.module, rotation.part.prefix, last)
             late = extension.late
-            own = change_when_read(before, late, last) if late else change_of_spectrum(before, rotation.spectrum, last)
+            after = effective(rotation.spectrum, rotation.part.config)
+            own = change_when_read(before, late, last) if late else change_of_spectrum(before, after, last)
             change = max(change, own)
     if plan.sharpened:
         change = math.inf

@@ -38,6 +38,21 @@ def never(config: Any, number: int) -> bool:
     return False
 
 
+def rotated_last(config: Any) -> bool:
+    """Nothing is done to queries and keys between their rotation and their product."""
+    return False
+
+
+def normalised_last(config: Any) -> bool:
+    """Both are normalised after they were rotated."""
+    return True
+
+
+def normalised_by_choice(config: Any) -> bool:
+    """Both are, where the config says so."""
+    return bool(config.use_qk_norm)
+
+
 def without_window(config: Any, number: int) -> bool:
     """They rotate in models that have no window at all."""
     return getattr(config, "sliding_window", None) is None
@@ -65,6 +80,13 @@ class Family:
     # frequencies are worked out at every call, and the attention factor is taken from two entries of its own
     recomputing: bool = False
     alone: bool = True  # Transformers has a language model of this text decoder without the vision beside it
+    # whether queries and keys are normalised after their rotation, which divides out what multiplies cos and sin
+    divides_factor: Callable[[Any], bool] = rotated_last
+    # the entry that says whether layers without rotation multiply queries by position, and those that say by what
+    own_temperature: tuple[str, ...] = ()
+    # within a vision-language model it reads what stands for an image as it reads text: a token after another, each
+    # at one position, and never what comes later
+    reads_images_as_text: bool = False
     # the vision-language model that holds it, which Transformers lists among causal language models, though the text
     # decoder alone does not find its weights among those of the whole
     whole: str = ""
@@ -85,7 +107,7 @@ PLAIN = (
     "glm_moe_dsa", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "helium", "hrm_text", "hy_v3", "hy_v4", "hyperclovax",
     "internlm3", "iquestcoder", "jais2", "jetmoe", "laguna", "lfm2", "lfm2_moe", "lfm3", "llama", "longcat_flash",
     "mellum", "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3",
-    "mistral", "mixtral", "mllama_text_model", "modernbert-decoder", "moshi", "nanochat", "nemotron", "olmo", "olmo2",
+    "mistral", "mixtral", "mllama_text_model", "modernbert-decoder", "moshi", "nemotron", "olmo", "olmo2",
     "olmo3", "olmoe", "persimmon", "phi", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text",
     "qwen3_moe", "qwen3_next", "qwen4_exp_text", "seed_oss", "solar_open", "stablelm", "starcoder2", "vaultgemma",
     "youtu", "zamba2", "zaya",
@@ -110,11 +132,18 @@ ROWS = (
     Family("granitemoe_swa", refused=THETAS),
     Family("granitemoehybrid", names_positions=True),
     Family("granitemoeshared", names_positions=True),
-    Family("hunyuan_v1_dense", by_alpha=True),
-    Family("hunyuan_v1_moe", by_alpha=True),
+    Family("hunyuan_v1_dense", by_alpha=True, divides_factor=normalised_last),
+    Family("hunyuan_v1_moe", by_alpha=True, divides_factor=normalised_last),
     Family("kolibri1", far_layers_rotate=without_window),
-    Family("llama4_text", built_anyway=True),
+    Family(
+        "llama4_text",
+        built_anyway=True,
+        divides_factor=normalised_by_choice,
+        own_temperature=("attn_temperature_tuning", "attn_scale", "floor_scale"),
+        reads_images_as_text=True,
+    ),
     Family("mistral4", refused=WHOLE_HEAD),
+    Family("nanochat", divides_factor=normalised_last),
     Family("olmo_hybrid", published_without=True),
     Family("phi3", longrope_only=True),
     Family("phi4_multimodal", longrope_only=True),

@@ -9,6 +9,7 @@ from ropescale.errors import InvalidArgumentError, UnsupportedModelError
 from ropescale.families.catalogue import family_of
 from ropescale.families.parts import GLOBAL, UNSCALED, parts_of
 from ropescale.records import Record
+from ropescale.temperature import Temperature
 
 # The entry that limits what layers of a type see; layers of RECURRENT types see no context by attention
 WINDOWS = {
@@ -106,7 +107,9 @@ def layers_meant(saved: Record, config: PreTrainedConfig) -> str:
     return "all" if saved.layers == "global" and not parts_of(config)[0].label else saved.layers
 
 
-def require_effect(config: PreTrainedConfig, method: str, length: int, layers: str) -> str:
+def require_effect(
+    config: PreTrainedConfig, method: str, length: int, layers: str, temperature: Temperature | None = None
+) -> str:
     """What a rescaled rotation changes that was not meant, in words; empty where there is nothing to say.
 
     A layer of a window within the original length sees no distance that
@@ -132,6 +135,9 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
         raise UnsupportedModelError(
             f"{config.model_type}: layers must rotate for {method} to act, got {reason}; {remedy}"
         )
+    window = rotating_window(config, length)
+    if temperature is not None and window:
+        return _of_temperature(config, method if scales else "", temperature, window, layers)
     if not scales:
         return ""
     if label := parts_of(config)[0].label:
@@ -161,14 +167,46 @@ def require_effect(config: PreTrainedConfig, method: str, length: int, layers: s
             f"length of {length}: {method} rescales them, and no distance in them grows with the context; method "
             f"{UNSCALED!r} raises the limit alone"
         )
-    window = rotating_window(config, length)
+    _require_windows_meant(config, method, window, layers)
+    return (
+        f"{config.model_type}: only layers of a window of {window} tokens rotate, so {method} rescales those, and the "
+        f"layers that read the whole context stay as they are"
+    )
+
+
+def _require_windows_meant(config: PreTrainedConfig, method: str, window: int, layers: str) -> None:
+    """Refuse to rescale layers of a window alone unless all were meant."""
     if layers != "all":
         raise InvalidArgumentError(
             f"layers: must be 'all' to rescale a {config.model_type} by {method}, whose layers that read the whole "
             f"context do not rotate, got {layers!r}, which leaves those of a window of {window} tokens, where no "
             f'distance grows; scale nothing and raise the limit alone: method "{UNSCALED}"'
         )
+
+
+def _of_temperature(config: PreTrainedConfig, method: str, temperature: Temperature, window: int, layers: str) -> str:
+    """Where a temperature acts in a model of which only layers of a window rotate, in words.
+
+    `method` is empty where it rescales nothing.
+
+    Raises:
+        InvalidArgumentError: not all layers were meant.
+    """
+    if method:
+        _require_windows_meant(config, method, window, layers)
+    entry, *by = family_of(config.model_type).own_temperature or ("",)
+    own = entry and getattr(config, entry, False)
+    those = f"{entry} ({', '.join(f'{name} {getattr(config, name):g}' for name in by)})" if own else ""
+    if layers != "all":
+        remedy = f"leave it out: those that read the whole context have one of their own, {those}" if own else ""
+        raise InvalidArgumentError(
+            f"temperature: must go with layers='all' in a {config.model_type}, where it multiplies queries of the "
+            f"layers that rotate, which see {window} tokens at most, got '{temperature}' and layers {layers!r}; "
+            f"{remedy or 'leave it out, for in those no attention is divided among more keys'}"
+        )
+    what = f"{method} rescales those, {temperature}" if method else str(temperature)
+    rest = f"go on with {those}" if own else "stay as they are"
     return (
-        f"{config.model_type}: only layers of a window of {window} tokens rotate, so {method} rescales those, and the "
-        f"layers that read the whole context stay as they are"
+        f"{config.model_type}: only layers of a window of {window} tokens rotate, so {what} multiplies their queries, "
+        f"and the layers that read the whole context {rest}"
     )

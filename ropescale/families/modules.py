@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from ropescale.errors import UnsupportedModelError
@@ -73,37 +74,62 @@ def live_spectrum(rotary: Any, prefix: str, last: int) -> Spectrum:
             factor = rope["long_mscale" if last >= rope["original_max_position_embeddings"] else "short_mscale"]
     else:
         inv_freq, factor = getattr(rotary, f"{prefix}inv_freq"), getattr(rotary, f"{prefix}attention_scaling")
-    return Spectrum(inv_freq.detach().float().cpu().clone(), float(factor))
+    return effective(Spectrum(inv_freq.detach().float().cpu().clone(), float(factor)), rotary.config)
+
+
+def effective(spectrum: Spectrum, config: Any) -> Spectrum:
+    """What layers are turned by where cos and sin are those of a spectrum: its factor may be divided out again."""
+    return Spectrum(spectrum.inv_freq, 1.0) if family_of(config.model_type).divides_factor(config) else spectrum
 
 
 def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> list[tuple[nn.Module, float]]:
     """The attention layers whose softmax scale is another with these `rope_parameters`, and that scale.
 
     Raises:
-        UnsupportedModelError: layers whose scale is not what their config says.
+        UnsupportedModelError: layers whose scale is not what their config says, or of a class that takes none from it.
     """
     config = part.config
     before, after = softmax_factor(config), softmax_factor(stating(config, parameters))
     if before == after:
         return []
     scalings = []
+    unread = None
     for name, module in model.named_modules():
         if not (hasattr(module, "qk_head_dim") and isinstance(getattr(module, "scaling", None), float)):
             continue
         plain = module.qk_head_dim ** (-0.5)
         if abs(module.scaling - plain * before) > 1e-6 * plain:
+            if _as_built(module, config):
+                unread = module
+                continue
             raise UnsupportedModelError(
                 f"{config.model_type}: {name}.scaling must be what its config says ({plain * before:g}), got "
                 f"{module.scaling:g}; load the model from this config"
             )
         root = math.sqrt(after)
         scalings.append((module, plain * root * root if after != 1 else plain))  # in the order of Transformers
-    if not scalings:
+    if unread is not None and after != 1:
+        raise UnsupportedModelError(
+            f"{config.model_type}: mscale_all_dim needs layers that multiply their softmax by it, got "
+            f"{type(unread).__name__} of transformers {transformers.__version__}, which does not; take a newer "
+            f"transformers, or leave mscale_all_dim out"
+        )
+    if not scalings and unread is None:
         raise UnsupportedModelError(
             f"{config.model_type}: mscale_all_dim needs layers with a softmax scale of their own, got none; leave "
             f"mscale_all_dim out"
         )
     return scalings
+
+
+def _as_built(layer: Any, config: Any) -> bool:
+    """Whether this Transformers gives a layer of this class and config the softmax scale that this one has.
+
+    Early versions read no `mscale_all_dim` for some families.
+    """
+    with torch.device("meta"):
+        built: bool = type(layer)(config, layer.layer_idx).scaling == layer.scaling
+    return built
 
 
 def require_matching(rotary: Rotary, part: Part) -> None:

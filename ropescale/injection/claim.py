@@ -40,11 +40,11 @@ def change_of_spectrum(before: Spectrum, after: Spectrum, last: int) -> float:
 
 
 def change_when_read(before: Spectrum, late: Late, last: int) -> float:
-    """The same where a method acts when attention reads; infinite where it does more to scores than rotate."""
+    """The same where a method acts when attention reads; infinite where it does more than rotate or scale scores."""
     method, geometry = late.method, late.geometry
     query, key = torch.tensor([[last]]), torch.arange(TOKENS - 1)[None, None]
     scale = late.query_scale(query)
-    if method.embeds or not method.scores_are_products or (scale is not None and bool((scale != 1).any())):
+    if method.embeds or not method.scores_are_products:
         return math.inf
     distance, visible = method.distance(geometry, query[..., None], key)
     if not bool(visible.all()):
@@ -53,7 +53,10 @@ def change_when_read(before: Spectrum, late: Late, last: int) -> float:
     angles = late.angles(query[..., None], key, distance, inv_freq)
     plain = (query[..., None] - key)[..., None].float() * before.inv_freq
     factors = [1.0] if late.factors is None else torch.unique(late.factors).tolist()
-    return max(_difference(angles / one, float(factor), plain, before.attention_factor) for one in factors)
+    turned = max(_difference(angles / one, float(factor), plain, before.attention_factor) for one in factors)
+    # of a context of millions the first step of a logarithm is smaller than what float32 tells apart
+    scaled = 0.0 if scale is None else float((scale - 1).abs().max())
+    return max(scaled, turned)
 
 
 def _difference(angles: torch.Tensor, factor: float, before: torch.Tensor, factor_before: float) -> float:

@@ -97,7 +97,7 @@ class Probe:
                 "the same answers of attention whether keys are rotated before or after the cache",
                 f"a difference of {apart:.3g} of the largest element",
             )
-        config: Any = self._model.config
+        config: Any = self._decoder.config
         sizes = Sizes(
             heads=config.num_attention_heads,
             head_dim=self._native.calls[0][1].shape[-1],
@@ -196,7 +196,7 @@ class Probe:
         return True
 
     def _refused(self, needed: str, got: str) -> UnsupportedModelError:
-        config: Any = self._model.config
+        config: Any = self._decoder.config
         return UnsupportedModelError(
             f"{config.model_type}: {self._late.name} needs {needed}, got {got}; {self._late.remedy}"
         )
