@@ -116,7 +116,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
         kept=kept_layers(config, layers),
         near=start(beyond=False) if switch else None,
         near_length=switch,
-        heads=config.num_attention_heads,
+        heads=parts[0].config.num_attention_heads,  # of those layers, where they differ in more than rotation
     )
     divided = family_of(config.model_type).divides_factor(config)
     if late is not None and divided:
