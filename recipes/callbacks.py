@@ -31,10 +31,11 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]  # transformers
 
     Example:
         >>> import ropescale
+        >>> from ropescale.checkpoints import resolve
         >>> from ropescale.recipes import EvaluationCallback
         >>> from transformers import AutoTokenizer, Trainer, TrainingArguments
         >>> model = ropescale.patch(ropescale.load("tiny"), "yarn", factor=2)
-        >>> tokenizer = AutoTokenizer.from_pretrained(model.config.name_or_path)
+        >>> tokenizer = AutoTokenizer.from_pretrained(resolve("tiny"))
         >>> trainer = Trainer(model, TrainingArguments("run", report_to="none"), processing_class=tokenizer)
         >>> callback = EvaluationCallback(trainer, windows=2, passkeys=1)
         >>> trainer.add_callback(callback)

@@ -61,7 +61,6 @@ class Probe:
                 raise self._refused(
                     f"a decoder that reads text from position {FIRST} on", f"{type(error).__name__}: {error}"
                 ) from error
-            self._require_backwards(others)
             with _followed(self._decoder, rotary) as takers:
                 self._native = self._noted()
         # after the passes: Transformers' length-dependent types have then what these rotated by
@@ -70,6 +69,7 @@ class Probe:
         factor = self._spectrum.attention_factor
         self._cos, self._sin = angles.cos() * factor, angles.sin() * factor
         self._require_no_rotation_elsewhere(takers)
+        self._require_backwards(others)
 
     def put(self) -> LateRotation:
         """The method put in, once it is known that rotating late changes nothing by itself.
