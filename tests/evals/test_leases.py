@@ -121,7 +121,7 @@ def test_what_the_dead_left_is_swept_by_the_last_one_alone(tmp_path):
             assert one.who("a") is not None
             assert not one.take("mine")
         one.sweep()
-        assert not [*tmp_path.glob("b*")]
+        assert not [*tmp_path.glob("b.*")]
         assert one.who("a") is not None  # its own stays, and is found
         one.release("a")
         one.sweep()
