@@ -30,6 +30,8 @@ VERBS = [
     ["doctor", "tiny"],
     ["plot", "tiny", "--methods", "yarn,ntk", "--factor", "4", "--output", "plot.svg"],
     ["explain", "tiny", "--methods", "yarn,rerope", "--factor", "4", "--output", "explain.html"],
+    ["memory", "tiny", "--length", "512"],
+    ["flags", "tiny", "--for", "axolotl", "--method", "yarn", "--factor", "4"],
     ["rescale", "tiny", "longer", "--factor", "4"],
     ["doctor", "longer"],
     ["eval", "tiny", "--methods", "none,yarn,self_extend", "--factors", "4", "--tasks", "position,passkey",
