@@ -24,12 +24,17 @@ from ropescale.checkpoints import note_on
 from ropescale.contents import read_config
 from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 from ropescale.evals import results
-from ropescale.evals.cells import answer, nats_of, window_of
+from ropescale.evals.cells import answer, digest_of, nats_of, window_of
 from ropescale.evals.chat import PLAIN, chat_frame
 from ropescale.evals.engine import RopescaleLM, vllm_model
 from ropescale.evals.forward import place_of
 from ropescale.evals.plan import Options, Plan, PlannedCell, Round, original_length_of, scaling_text
-from ropescale.evals.provenance import fingerprint, fingerprint_of_files, fingerprint_of_parameters
+from ropescale.evals.provenance import (
+    fingerprint,
+    fingerprint_of_files,
+    fingerprint_of_parameters,
+    fingerprint_of_tokenizer,
+)
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
 from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Foreign, Loss, Retrieval, Task
@@ -189,6 +194,7 @@ class Bench:
             tasks=plan.knobs,
             lengths=plan.lengths,
             seed=options.seed,
+            tokenizer=fingerprint_of_tokenizer(named_tokenizer(self.path)),
             texts=fingerprint([document.text.encode() for document in documents(options.source)]),
             versions={name: version(name) for name in PACKAGES},
             knobs={name: dict(given) for name, given in options.knobs.items()},
@@ -333,7 +339,10 @@ class Bench:
         answered = sorted(outcome["samples"][name], key=lambda sample: int(sample["doc_id"]))
         if isinstance(task, Loss):
             stated = task.stated(self.options, planned.length or 0)
-            return made(stated=stated, samples=[task.sample(sample["doc"], nats_of(sample)) for sample in answered])
+            windows = [
+                {**task.sample(sample["doc"], nats_of(sample)), "digest": digest_of(sample)} for sample in answered
+            ]
+            return made(stated=stated, samples=windows)
         scores = {
             key.partition(",")[0]: value
             for key, value in outcome["results"][name].items()

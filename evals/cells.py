@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from ropescale.evals.results import Cell
+
+
+def digest_of(sample: Mapping[str, Any]) -> str:
+    """What a row asks of a model, and for which answer: 16 hex digits that are the same wherever these are.
+
+    Rows of other seeds, tokenizers, texts or chat templates have others, so that samples of two folders are known to
+    be the same without their places.
+    """
+    asked = [piece for arguments in sample["arguments"] for piece in arguments if isinstance(piece, str)]
+    seen = hashlib.sha256()
+    for piece in (*asked, str(sample.get("target"))):
+        seen.update(piece.encode("utf-8", "surrogatepass") + b"\0")
+    return seen.hexdigest()[:16]
 
 
 def nats_of(sample: dict[str, Any]) -> list[float]:
@@ -18,7 +32,8 @@ def answer(number: int, sample: dict[str, Any], main: str) -> dict[str, Any]:
     """One row of any other task: its score, and for what was generated also the reply."""
     row, reply = sample["doc"], sample["filtered_resps"][0]
     score = sample.get(main)
-    kept: dict[str, Any] = {"id": number, "score": float(score) if isinstance(score, (int, float)) else None}
+    kept: dict[str, Any] = {"id": number, "digest": digest_of(sample)}
+    kept["score"] = float(score) if isinstance(score, (int, float)) else None
     if isinstance(reply, str):
         kept |= {"reply": reply, "target": sample["target"]}
     if "exact" in sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ropescale.digest import bytes_of
 from ropescale.evals.plan import Options
@@ -53,6 +54,11 @@ def _content(module: nn.Module, name: str) -> Iterator[memoryview]:
 def fingerprint_of_files(folder: Path) -> str:
     """The same of a checkpoint's weights, where they are not loaded here."""
     return fingerprint(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
+
+
+def fingerprint_of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same of a tokenizer's vocabulary, by which tokenizers differ whatever files they come from."""
+    return fingerprint([json.dumps(sorted(tokenizer.get_vocab().items())).encode()])
 
 
 def session(command: str, options: Options) -> Session:

@@ -191,6 +191,7 @@ class Settings:
     layers: str = "global"  # which layers methods rescaled, where these have rotations of their own
     adapters: Mapping[str, str] = field(default_factory=dict)  # arm's method -> digest of the adapter's weights
     loading: Mapping[str, str] = field(default_factory=dict)  # quantization, revision, attention, where asked for
+    tokenizer: str = ""  # first 16 hex digits of the SHA-256 over its vocabulary; empty in earlier results
     target_length: int | None = None  # tokens: the length that the model is wanted for, which changes no figure
 
     @property
@@ -208,7 +209,7 @@ class Settings:
             if item.name in ("tasks", "lengths", "adapters", "base", "notes", "target_length"):
                 continue
             ours, theirs = getattr(self, item.name), getattr(earlier, item.name)
-            if ours != theirs:
+            if ours != theirs and not (item.name == "tokenizer" and "" in (ours, theirs)):
                 raise _differs(folder, item.name, theirs, ours)
         for name in self.tasks.keys() & earlier.tasks.keys():
             theirs, ours = dict(earlier.tasks[name]), dict(self.tasks[name])
@@ -512,6 +513,7 @@ MOST = 2**53  # what a float holds exactly
 # What an evaluation writes, by name
 SETTINGS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("model", "weights", "dtype", "backend", "texts", "existing", "layers", "base"), _is_text),
+    "tokenizer": _is_text,
     "original_length": _is_count,
     "notes": lambda value: _are(_is_text, value),
     "target_length": lambda value: value is None or _is_count(value),
@@ -529,7 +531,7 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
     "place": lambda value: value == 0 or _is_count(value),
     **dict.fromkeys(("window", "of"), _is_number),
-    "document": _is_text,
+    **dict.fromkeys(("document", "digest"), _is_text),
     "reply": lambda value: isinstance(value, str),  # half of a pair of surrogates too: the report replaces it
     "target": _one_or_more(_is_text),
     "left_out": _is_count,

@@ -25,7 +25,7 @@ CHOICES = (
     "tuning",
 )
 # Verbs, whose name may stand before the argument, as in: eval: factors must be ...
-VERBS = ("demo", "eval", "recommend", "search", "train")
+VERBS = ("demo", "eval", "recommend", "report", "search", "train")
 # What only Python has, and what stands for it on the command line
 IDIOMS = {
     "a registry name or a Method instance": "a registry name",

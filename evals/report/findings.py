@@ -194,8 +194,7 @@ def read_findings(results: Results) -> Findings:
         InvalidArgumentError: the unpatched model, which all others are compared with, is not finished, or a cell is
             not as an evaluation writes it.
     """
-    for cell in results.cells.values():
-        _check(results, cell)
+    require_sound(results)
     _check_unpatched(results)
     tasks = tasks_of(results)
     patched = [arm for arm in results.arms() if arm != UNPATCHED]
@@ -221,6 +220,16 @@ def read_findings(results: Results) -> Findings:
         groups=groups,
         decision=decide(results),
     )
+
+
+def require_sound(results: Results) -> None:
+    """Refuse results with a cell that is not as an evaluation writes it.
+
+    Raises:
+        InvalidArgumentError: names what is wrong with it.
+    """
+    for cell in results.cells.values():
+        _check(results, cell)
 
 
 def share(cell: Cell, rule: str = "score", depth: float | None = None) -> Share:

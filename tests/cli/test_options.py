@@ -52,6 +52,7 @@ GGUF = "{plain} a.gguf --to gguf --method yarn --factor 4"
 TALK = "{talking} --prompt 'the river' --max-new-tokens 24"
 LONGER = f"{TALK} --method yarn --factor 4"
 SERVER = "{url} --reference {plain} --method yarn --factor 4"
+TWO_FOLDERS = "{results} {other_results}"
 FLAGS = "{plain} --for axolotl --method yarn --factor 4"
 BASE = {
     "demo": "",
@@ -204,7 +205,13 @@ CASES: dict[str, dict[str, Case]] = {
         "base": Case("{plain}", "{moved_adapter} DST"),
         "dtype": Case("bfloat16"),
     },
-    "report": {"folder": Case("{other_results}"), "target_length": Case("64")},
+    "report": {
+        "folder": Case("{other_results}"),
+        "other": Case("{more_results}", TWO_FOLDERS),
+        "target_length": Case("64"),
+        "arms": Case("none=linearx2", TWO_FOLDERS),
+        "output": Case("elsewhere", TWO_FOLDERS),
+    },
     "export": {
         "source": Case("{other}"),
         "destination": Case("ELSEWHERE"),
@@ -364,7 +371,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         made[name] = given.split()[1]
     server = llama_server(Path(made["exported_gguf"]))
     made["url"] = server.listening_address
-    for name, lengths in (("results", (64, 128)), ("other_results", (64, 128, 256))):
+    for name, lengths in (("results", (64, 128)), ("other_results", (64, 128, 256)), ("more_results", (128, 256))):
         made[name] = str(write_evaluation(place / name, lengths=lengths))
     yield made
     del server
