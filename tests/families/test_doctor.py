@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import config_of, family, knobs_for, model_of
+from families import NAMES, config_of, family, knobs_for, model_of
 from faults import FORM, YARN, checks, edited, patched, scaled, without_value
 from safetensors.torch import load_file, save_file
 
@@ -316,7 +316,10 @@ CLEAN: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CLEAN)
+NEEDS = {"StableLM, a part of the head": "stablelm", "Qwen3.5, mRoPE": "qwen3_5_text"}  # what early versions lack
+
+
+@pytest.mark.parametrize("name", [name for name in CLEAN if NEEDS.get(name, "llama") in NAMES])
 def test_a_clean_checkpoint_is_left_in_peace(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()

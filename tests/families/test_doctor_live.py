@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import config_of, family, logits
+from families import NAMES, config_of, family, logits
 from faults import FORM, YARN, checks
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -69,7 +69,7 @@ def test_a_model_without_weights_is_uninitialised() -> None:
 
 
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "power", "rerope", "dynamic_ntk"])
-@pytest.mark.parametrize("name", ["llama", "olmo3"])
+@pytest.mark.parametrize("name", [name for name in ("llama", "olmo3") if name in NAMES])
 def test_a_patched_model_is_clean(method: str, name: str) -> None:
     model = family(name)
     before = logits(model)
