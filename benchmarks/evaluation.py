@@ -37,6 +37,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # the harness has a bar that cannot 
 import lm_eval
 import torch
 import transformers
+from circumstances import circumstances
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -269,6 +270,7 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"--sections: must be of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
     figures: dict[str, Any] = {
+        "measured": circumstances(),
         "versions": {
             "ropescale": ropescale.__version__,
             "torch": torch.__version__,

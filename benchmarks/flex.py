@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers
+from circumstances import circumstances
 from late_rotation import METHODS, decode, model_of, prefill
 from transformers import LlamaForCausalLM
 
@@ -81,6 +82,7 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     rows: list[dict[str, Any]] = []
     about = {
+        "measured": circumstances(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

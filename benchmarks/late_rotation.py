@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import transformers
+from circumstances import circumstances
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import ropescale
@@ -167,6 +168,7 @@ def main() -> int:
     lengths = (1024,) if arguments.quick else (4096, 8192)
     caches = (256,) if arguments.quick else (1024, 8192)
     figures: dict[str, Any] = {
+        "measured": circumstances(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "threads": arguments.threads,
         "rows": [],

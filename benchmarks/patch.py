@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from circumstances import circumstances
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ropescale
@@ -142,6 +143,7 @@ def main() -> int:
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
     figures = {
+        "measured": circumstances(),
         "versions": {
             "ropescale": ropescale.__version__,
             "torch": torch.__version__,

@@ -18,10 +18,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import circumstances
 
 import ropescale
 from ropescale.checkpoints import resolve
@@ -32,6 +34,8 @@ from ropescale.request import Request
 from ropescale.search import Found, search
 from ropescale.search.objective import Samples, samples
 from ropescale.search.trial import Put, trials
+
+PACKAGES = ("ropescale", "torch", "transformers", "cmaes")
 
 
 def parsed() -> argparse.Namespace:
@@ -125,6 +129,7 @@ def main() -> None:
     arguments = parsed()
     torch.set_num_threads(1)
     stated = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.exists() else {}
+    stated |= {"measured": circumstances(), "versions": {name: version(name) for name in PACKAGES}}
 
     def keep() -> None:
         if arguments.output:

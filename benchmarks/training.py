@@ -45,6 +45,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # TRL looks for a model card
 import datasets
 import torch
 import transformers
+from circumstances import circumstances
 from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
@@ -373,6 +374,7 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"--sections: must be of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
     figures: dict[str, Any] = {
+        "measured": circumstances(),
         "versions": {"ropescale": ropescale.__version__, **{name: version(name) for name in PACKAGES}},
         "model": sizes.model,
         "threads": arguments.threads,
