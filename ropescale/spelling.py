@@ -117,6 +117,7 @@ def spelled(text: str, names: Names) -> str:
     pattern = re.compile(
         rf"""
           `[^`]*` | ropescale\.\w+\([^)]*\) | \w+\(\w+=[^)]*\)                  # code
+        | (?<=must\ be\ one\ of\ ).+?(?=,\ got\ )                             # values to choose from
         | \A(?P<first>(?:{own})(?:,\ (?:{own}))*)(?=:)                      # argument: rule
         | \A(?P<owner>\w+:\ )(?P<owned>{own})(?=\ (?:must|is\ required|or)\b) # verb: argument rule
         | (?<![\w.'"-])(?P<assigned>{known})=(?:

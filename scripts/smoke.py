@@ -30,6 +30,7 @@ VERBS = [
     ["doctor", "tiny"],
     ["plot", "tiny", "--methods", "yarn,ntk", "--factor", "4", "--output", "plot.svg"],
     ["explain", "tiny", "--methods", "yarn,rerope", "--factor", "4", "--output", "explain.html"],
+    ["fit", "tiny", "--factor", "2", "--windows", "1"],
     ["memory", "tiny", "--length", "512"],
     ["flags", "tiny", "--for", "axolotl", "--method", "yarn", "--factor", "4"],
     ["rescale", "tiny", "longer", "--factor", "4"],

@@ -36,6 +36,7 @@ examples:
   ropescale plot tiny                 wavelengths of every pair under several methods
   ropescale explain tiny              what positions do to a score, in pictures and numbers
   ropescale search tiny --factor 8    factors of each pair that are found on the model itself, no training
+  ropescale fit tiny --factor 4       the coefficient of a temperature, fitted on the model itself
   ropescale report out/eval-tiny      write the report again from finished results
   ropescale train pose --model tiny   a brief fine-tune that makes an extension hold; `train --list` names the recipes
   ropescale merge ADAPTER DST         add a trained adapter into its base: a full checkpoint with the right config
@@ -57,6 +58,7 @@ VERBS = (
     "explain",
     "plot",
     "search",
+    "fit",
     "train",
     "merge",
     "report",

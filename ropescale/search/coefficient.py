@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ropescale.checks import require_choice
+from ropescale.checks import require_choice, require_whole
 from ropescale.errors import InvalidArgumentError
 from ropescale.evals.forward import resting
 from ropescale.evals.texts import Document
@@ -60,11 +60,13 @@ def fit_temperature(
         256
 
     Raises:
-        InvalidArgumentError: no such rule or objective, neither factor nor target length, texts that are too short.
+        InvalidArgumentError: no such rule or objective, neither factor nor target length, no window, texts that
+            are too short.
         RopescaleError: whatever `patch` raises.
     """
     require_choice("rule:", rule, RULES, remedy="leave it out for 'log_n'")
     require_choice("objective:", objective, OBJECTIVES, remedy="leave it out for 'sum'")
+    require_whole("windows:", windows, 1, rule="a whole number of at least 1", remedy="leave it out for 8")
     with patched(model, method, temperature=rule, **arguments):
         standing = patch_of(model)
     assert standing is not None

@@ -151,6 +151,7 @@ VERBS = [
     "explain",
     "plot",
     "search",
+    "fit",
     "train",
     "merge",
     "report",

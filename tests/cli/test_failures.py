@@ -34,6 +34,7 @@ VERBS = {
     "explain": ["tiny"],
     "plot": ["tiny"],
     "search": ["tiny", "--factor", "2"],
+    "fit": ["tiny", "--factor", "2"],
     "train": ["lora", "--model", "tiny"],
     "merge": ["adapter", "DST"],
     "report": ["folder"],

@@ -65,6 +65,7 @@ BASE = {
     "explain": "{scaled} --original-length 128 --methods yarn --factor 4 --output a.html",
     "plot": PICTURE,
     "search": "{scaled} --existing replace --original-length 128 --factor 4",
+    "fit": "{scaled} --existing replace --original-length 128 --factor 2 --windows 1",
     "train": "pose --model tiny --data passkey --max-documents 40",
     "merge": "{adapter} DST",
     "report": "{results}",
@@ -192,6 +193,22 @@ CASES: dict[str, dict[str, Case]] = {
         "dtype": Case("bfloat16"),
         "device": Case("meta", refused="--device: must be one that torch"),
         "output": Case("elsewhere"),
+    },
+    "fit": {
+        "model": Case("{plain}"),
+        "method": Case("self_extend"),
+        "factor": Case("4"),
+        "target_length": Case("512", "{plain}"),
+        "original_length": Case("64"),
+        "existing": Case("compose"),
+        "layers": Case("full"),
+        "knobs": Case("""'{"beta_fast": 16}'"""),
+        "rule": Case("llama4"),
+        "objective": Case("needle"),
+        "data": Case("sample"),
+        "windows": Case("2"),
+        "dtype": Case("bfloat16"),
+        "device": Case("meta", refused="--device: must be one that torch"),
     },
     "train": {
         "recipe": Case("lora"),
@@ -389,8 +406,8 @@ class Walk:
     def outcome(self, verb: str, command: str) -> Outcome:
         """The code, what is said, and every file with its content and its number of links.
 
-        Of `eval`, `recommend`, `demo` and `train` what reaches the piece that evaluates or trains; of `chat` also the
-        model.
+        Of `eval`, `recommend`, `demo`, `search`, `fit` and `train` what reaches the piece that evaluates or trains; of
+        `chat` also the model.
         """
         folder = self.place / str(len(list(self.place.iterdir())))
         folder.mkdir()
@@ -433,6 +450,12 @@ class Walk:
             stop()
 
         patched("ropescale.search.search", sought)
+
+        def fitted(model: Any, tokenizer: Any, rule: str, **asked: Any) -> None:
+            seen.append((model.name_or_path, model.dtype, rule, asked))
+            stop()
+
+        patched("ropescale.search.fit_temperature", fitted)
 
         def noted(self: Any, *given: Any, **more: Any) -> None:
             BEGIN(self, *given, **more)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from typing import Any
 
 import pytest
 import torch
 
 import ropescale
+from ropescale import cli
 from ropescale.checkpoints import resolve
 from ropescale.contents import read_tokenizer
 from ropescale.errors import InvalidArgumentError
@@ -51,6 +54,32 @@ def test_a_fitted_coefficient_costs_less_than_none_and_than_the_published_one() 
                 return read.figures(model).total(Weights.of("needle", {}), plain)
 
         assert cost(found) < min(cost(None), cost("log_n"))
+
+
+@pytest.mark.slow
+def test_the_verb_prints_a_coefficient_and_a_command_that_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "fit",
+        "tiny",
+        "--factor",
+        "2",
+        "--windows",
+        "1",
+        "--temperature",
+        "llama4",
+        "--knobs",
+        '{"beta_fast": 16}',
+    ]
+    assert cli.main(given) == 0
+    found, following = capsys.readouterr().out.splitlines()
+    tokenizer = read_tokenizer(resolve("tiny"))
+    named = fit_temperature(
+        ropescale.load("tiny"), tokenizer, "llama4", method="yarn", factor=2, windows=1, beta_fast=16
+    )
+    assert found.startswith(f"llama4:{named.coefficient:g}")
+    command = shlex.split(following.removeprefix("next: ropescale "))
+    assert json.loads(command[-1]) == {"yarn": {"beta_fast": 16, "temperature": str(named)}}
+    assert cli.main([*command, "--tasks", "position", "--windows", "1", "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(

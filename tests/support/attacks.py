@@ -35,6 +35,7 @@ VERBS = {
     "eval": "eval {} --methods none --tasks passkey --lengths 128 --output {}/a",
     "recommend": "recommend {} --target-length 512 --output {}/a",
     "search": "search {} --factor 2 --candidates 4 --output {}/a",
+    "fit": "fit {} --factor 2 --windows 1",
     "demo": "demo --model {} --output {}/a",
     "train": "train lora --model {} --factor 2 --data passkey --max-documents 4 --output {}/a",
     "verify-export": "verify-export {} --engine transformers",

@@ -1,0 +1,94 @@
+"""Fit the coefficient of a temperature on the model itself: what queries are multiplied by under a method, so that
+texts of the target length, the answers of needles far away and short texts together cost least. Nothing is trained; a
+dozen coefficients read the same samples. What is found goes into --temperature or --knobs of other verbs.
+"""
+
+import argparse
+import json
+
+from ropescale.cli.arguments import (
+    MODEL,
+    add_extension,
+    add_knobs,
+    add_layers,
+    add_start,
+    add_trust,
+)
+from ropescale.cli.next_line import say_next
+from ropescale.cli.quiet import quieten_libraries
+
+HELP = "the coefficient of a temperature, fitted on the model itself"
+DOING = "fitting a temperature on {model}"
+EXTRAS = ("search",)
+EXAMPLES = """\
+examples:
+  ropescale fit tiny --method self_extend --factor 4
+  ropescale fit path/to/model --method yarn --target-length 32768 --temperature llama4 --data path/to/texts --windows 4
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=f"{MODEL}; unpatched")
+    add_extension(parser, method="yarn", summary="what the model is patched with beside it (default: yarn)")
+    add_start(parser, existing="error (default), replace, compose")
+    add_layers(parser)
+    add_knobs(parser)
+    add(
+        "--temperature",
+        dest="rule",
+        default="log_n",
+        metavar="RULE",
+        help="whose coefficient: log_n (default), llama4, yarn, scalable or drope",
+    )
+    add("--objective", default="sum", metavar="NAME", help="as of `ropescale search` (default: sum)")
+    add("--data", "--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path")
+    add("--windows", type=int, default=8, metavar="N", help="texts of the target length, at most (default: 8)")
+    add("--dtype", default="auto", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32 ...")
+    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator)")
+    add_trust(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; returns the exit code."""
+    quieten_libraries()
+    from ropescale.contents import read_tokenizer
+    from ropescale.loading import Loading
+    from ropescale.patching import patched, record
+    from ropescale.search import fit_temperature
+    from ropescale.temperature import RULES
+
+    names = ("factor", "target_length", "original_length", "existing", "layers")
+    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None} | arguments.knobs
+    loading = Loading(dtype=arguments.dtype, device=arguments.device)
+    model = loading.model(arguments.model)
+    found = fit_temperature(
+        model,
+        read_tokenizer(loading.path(arguments.model)),
+        arguments.rule,
+        method=arguments.method,
+        data=arguments.data or ("sample" if arguments.model == "tiny" else "speeches"),
+        objective=arguments.objective,
+        windows=arguments.windows,
+        **asked,
+    )
+    rule = RULES[found.rule]
+    print(
+        f"{found}: of the coefficients from 0, which is no temperature, to {rule.highest:g} this one costs least; as "
+        f"published the rule has {rule.coefficient:g}"
+    )
+    with patched(model, arguments.method, **asked):
+        done = record(model)
+    assert done is not None
+    knobs = {arguments.method: {**arguments.knobs, "temperature": str(found)}}
+    more = ["--existing", arguments.existing] if arguments.existing != "error" else []
+    at = [
+        "--methods",
+        arguments.method,
+        "--factors",
+        f"{done.target_length / done.original_length:g}",
+        "--knobs",
+        json.dumps(knobs),
+    ]
+    return say_next("eval", arguments.model, *at, *more)
