@@ -11,6 +11,7 @@ from ropescale.files import object_of
 DRY = "--dry-run"
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
 MODEL = "tiny (embedded), smollm2, a path or a hub id"
+EXTENDING = ("method", "factor", "target_length", "original_length", "existing", "layers")  # what `patch` takes too
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 

@@ -7,6 +7,7 @@ import argparse
 import json
 
 from ropescale.cli.arguments import (
+    EXTENDING,
     MODEL,
     add_extension,
     add_knobs,
@@ -59,15 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ropescale.search import fit_temperature
     from ropescale.temperature import RULES
 
-    names = ("factor", "target_length", "original_length", "existing", "layers")
-    asked = {name: value for name in names if (value := getattr(arguments, name)) is not None} | arguments.knobs
+    given = {name: getattr(arguments, name) for name in EXTENDING if getattr(arguments, name) is not None}
+    asked = given | arguments.knobs
     loading = Loading(dtype=arguments.dtype, device=arguments.device)
     model = loading.model(arguments.model)
     found = fit_temperature(
         model,
         read_tokenizer(loading.path(arguments.model)),
         arguments.rule,
-        method=arguments.method,
         data=arguments.data or ("sample" if arguments.model == "tiny" else "speeches"),
         objective=arguments.objective,
         windows=arguments.windows,
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{found}: of the coefficients from 0, which is no temperature, to {rule.highest:g} this one costs least; as "
         f"published the rule has {rule.coefficient:g}"
     )
-    with patched(model, arguments.method, **asked):
+    with patched(model, **asked):
         done = record(model)
     assert done is not None
     knobs = {arguments.method: {**arguments.knobs, "temperature": str(found)}}

@@ -8,7 +8,7 @@ is written. What is said of a framework was read in its source, at the commit th
 import argparse
 import json
 
-from ropescale.cli.arguments import add_extension, add_knobs, add_layers, add_original_length, add_trust
+from ropescale.cli.arguments import EXTENDING, add_extension, add_knobs, add_layers, add_original_length, add_trust
 from ropescale.cli.quiet import quieten_transformers
 
 HELP = "the settings of a training framework that mean a scaling, and what it misreads"
@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.method not in (None, "none"):
         require_knobs(arguments.method, arguments.knobs)  # which may not name the other arguments
-    names = ("framework", "method", "factor", "target_length", "original_length", "existing", "layers")
-    told = flags(arguments.source, **{name: getattr(arguments, name) for name in names}, **arguments.knobs)
+    told = flags(
+        arguments.source, **{name: getattr(arguments, name) for name in ("framework", *EXTENDING)}, **arguments.knobs
+    )
     print(json.dumps(told.to_dict(), indent=2) if arguments.json else told)
     return 0

@@ -16,13 +16,12 @@ with --method, as for `ropescale export`. Some ten models read every prompt in t
 import argparse
 import json
 
-from ropescale.cli.arguments import add_extension, add_knobs, add_original_length, add_trust, list_of
+from ropescale.cli.arguments import EXTENDING, add_extension, add_knobs, add_original_length, add_trust, list_of
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_transformers
 
 HELP = "ask a running server what it computes, and compare it with models"
 DOING = "asking {url}"
-EXTENDING = ("method", "factor", "target_length", "original_length", "existing", "layers")
 EXAMPLES = """\
 examples:
   ropescale verify-server http://127.0.0.1:8000 --reference out/served

@@ -50,13 +50,13 @@ def standing_text(arm: Arm, decision: Decision, taken: Arm) -> str:
     if out.arm == arm:
         return f"out: no more than the margin better than {arm_text(out.against)}"
     return (
-        f"out: {arm_text(out.arm)} {gain_text(out)} more"
+        f"out: {arm_text(out.arm)} {found_text(out)} more"
         if out.measure == FIND
         else f"out: {arm_text(out.arm)} reads better"
     )
 
 
-def gain_text(one: Difference) -> str:
+def found_text(one: Difference) -> str:
     """By how much more is found, in points."""
     value, low, high = (100 * part for part in one.estimate)
     return f"finds {value:.0f} ({low:.0f} to {high:.0f}) points"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from families import family
-from late import ORIGINAL, TOLERANCE, apart, compiled, llama, prompts, unpatched
+from late import ORIGINAL, TOLERANCE, apart, compiled, llama, padded, prompts, unpatched
 from late import no_grad as no_grad
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -175,12 +175,7 @@ def test_blocks_pairs_and_flex_attention_agree_in_every_layer(way: str) -> None:
 @pytest.mark.parametrize("given", [False, True], ids=["without positions", "with positions"])
 def test_a_padded_row_reads_as_the_row_alone(way: str, given: bool) -> None:
     model, ids = patched(way), prompts(length=50)
-    rows = torch.cat((torch.zeros(1, 20, dtype=torch.long), ids), dim=1)
-    mask = torch.cat((torch.zeros(1, 20, dtype=torch.long), torch.ones_like(ids)), dim=1)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    told = {"position_ids": positions} if given else {}
-    found = model(rows, attention_mask=mask, **told).logits[:, 20:]
-    assert apart(found, model(ids).logits) < TOLERANCE
+    assert apart(padded(model, ids, positions=given), model(ids).logits) < TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import family
-from late import LENGTH, TOLERANCE, apart, compiled, llama, prompts, read
+from late import LENGTH, TOLERANCE, apart, compiled, llama, padded, prompts, read
 from late import no_grad as no_grad
 from torch import nn
 from transformers import DynamicCache, LlamaForCausalLM, StaticCache
@@ -84,12 +84,7 @@ def test_decoding_over_every_cache_gives_what_one_pass_gives(way: str) -> None:
 @pytest.mark.parametrize("given", [False, True], ids=["without positions", "with positions"])
 def test_a_padded_row_reads_as_the_row_alone(way: str, given: bool) -> None:
     model, ids = patched(way), prompts(length=50)
-    rows = torch.cat((torch.zeros(1, 20, dtype=torch.long), ids), dim=1)
-    mask = torch.cat((torch.zeros(1, 20, dtype=torch.long), torch.ones_like(ids)), dim=1)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    told = {"position_ids": positions} if given else {}
-    found = model(rows, attention_mask=mask, **told).logits[:, 20:]
-    assert apart(found, model(ids).logits) < TOLERANCE
+    assert apart(padded(model, ids, positions=given), model(ids).logits) < TOLERANCE
 
 
 def test_the_scale_of_logits_is_for_the_layers_without_position_alone() -> None:

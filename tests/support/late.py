@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import LATE
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -146,3 +146,12 @@ def apart(one: Tensor, other: Tensor) -> float:
 def no_grad(request: pytest.FixtureRequest) -> Any:
     with torch.set_grad_enabled("gradient" in request.node.name):
         yield
+
+
+def padded(model: nn.Module, ids: Tensor, *, positions: bool) -> Tensor:
+    """Logits of a row behind twenty tokens of padding, told where its tokens stand or not."""
+    rows, mask = (
+        torch.cat((torch.zeros(1, 20, dtype=torch.long), real), dim=1) for real in (ids, torch.ones_like(ids))
+    )
+    told = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if positions else {}
+    return model(rows, attention_mask=mask, **told).logits[:, 20:]
