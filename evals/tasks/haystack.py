@@ -22,7 +22,7 @@ class Haystack:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
-        self._sentences = _sentences()
+        self._sentences = sentences()
         # the first sentence stands at the beginning of a line, where it may take other tokens than after a space
         begun, spaced = token_counts(tokenizer, ["x\n", "x"])
         first, *others = self._sentences
@@ -68,10 +68,11 @@ def haystack(tokenizer: PreTrainedTokenizerBase) -> Haystack:
 
 
 @cache
-def _sentences() -> list[str]:
-    return [
-        sentence
-        for document in texts.sample()
-        for sentence in _BOUNDARY.split(" ".join(document.text.split()))
-        if sentence
-    ]
+def sentences() -> list[str]:
+    """The sentences of all speeches that are embedded, in order."""
+    return [sentence for document in texts.sample() for sentence in sentences_of(document.text)]
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text, each on one line."""
+    return [sentence for sentence in _BOUNDARY.split(" ".join(text.split())) if sentence]

@@ -136,7 +136,7 @@ def test_the_yaml_asks_for_ruler_s_reply_and_names_a_version(name: str, data: di
     tokens = {"vt": 30, "cwe": 120, "fwe": 50, "qa_1": 32, "qa_2": 32}.get(name, 128)
     assert config.generation_kwargs["max_gen_toks"] == tokens
     assert name.startswith("qa") or OFFLINE[name].reply_tokens == tokens
-    assert config.metadata["version"] == (2 if name in ("vt", "cwe", "fwe") else 1)
+    assert config.metadata["version"] == (3 if name in ("vt", "cwe", "fwe") else 1 if name.startswith("qa") else 2)
 
 
 def test_the_full_group_is_the_thirteen_tasks(data: dict[str, str]) -> None:
@@ -249,7 +249,7 @@ def test_common_words_do_not_run_out() -> None:
         rest = row["prompt"].rsplit("Below is a", 1)[0].rsplit("\n", 2)[1]
         assert rest.count("The grass is green.") <= 2  # what fills is less than an entry's three
         answer = " ".join(f"{number}. {word}" for number, word in enumerate(row["target"], 1))
-        assert len(tokenizer(answer)["input_ids"]) < COMMON_WORDS.reply_tokens
+        assert len(tokenizer(answer)["input_ids"]) <= COMMON_WORDS.reply_tokens
     assert all(re.fullmatch(r"\w+-\w+", word) for word in counts[270_000])
     assert sum("-" in word for word in counts[245_000]) < len(counts[245_000]) / 10
 

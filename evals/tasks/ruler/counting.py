@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tasks.ruler.niah import noise
-from ropescale.evals.tasks.ruler.words import all_words, pairs
+from ropescale.evals.tasks.ruler.words import SEED, all_words, listed_words, pairs
 from ropescale.evals.tokens import Cuts, token_counts
 
 COMMON_TEXT = (
@@ -23,6 +23,7 @@ COMMON_TEXT = (
 )
 COMMON_ANSWER = "Answer: The top 10 words that appear most often in the list are:"
 COMMON = 10  # words asked for
+ONE_BY_ONE = 1365  # words up to which Python's `random.sample` draws from RULER's list one by one
 LEAST_ENTRY = 3  # tokens that an entry of the list takes at least: number, full stop, word
 
 FREQUENT_TEXT = (
@@ -54,17 +55,14 @@ class CommonWords(PromptSampler):
         """Draws the words of example and list; units are uncommon words."""
         often, seldom = (6, 1) if wanted.short else (30, 3)
         shown, shown_often, shown_seldom = (20, 3, 1) if wanted.short else (40, 10, 3)
-        example_words = rng.sample(all_words(), shown)
+        example_words = _drawn_words(rng, shown)
+        # As many as the list could ever hold, so that more words begin with the same ones
+        most = COMMON + wanted.length // (LEAST_ENTRY * seldom)
+        runs_out = _runs_out(wanted.tokenizer, wanted.length, seldom)
+        drawn = pairs(rng, most) if runs_out else _drawn_words(rng, min(most, len(all_words())))
         example = (
             COMMON_TEXT.format(context=_numbered(_shuffled(rng, example_words, shown_often, shown_seldom)))
             + f" {COMMON_ANSWER} {_numbered(example_words[:COMMON])}"
-        )
-        # As many as the list could ever hold, so that more words begin with the same ones
-        most = max(wanted.length, COMMON)
-        drawn = (
-            pairs(rng, most)
-            if _runs_out(wanted.tokenizer, wanted.length, seldom)
-            else rng.sample(all_words(), min(most, len(all_words())))
         )
         order = rng.getrandbits(64)
         filler = noise(wanted.tokenizer, "\n")
@@ -93,11 +91,13 @@ class FrequentWords(PromptSampler):
 
     def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
         """Draws the coded words; units are ten words before rounding, the filling is further dots."""
-        coded: dict[str, None] = {DOTS: None}
-        # RULER's size, the dots included
+        coded: set[str] = set()
+        # RULER's size and order; the dots take the place of the first
         while len(coded) < max((wanted.length - self.reply_tokens) // 50, LEAST_VOCABULARY):
-            coded["".join(rng.choices(string.ascii_lowercase, k=LETTERS))] = None
-        vocabulary = list(coded)
+            coded.add("".join(rng.choices(string.ascii_lowercase, k=LETTERS)))
+        vocabulary = sorted(coded)
+        random.Random(SEED).shuffle(vocabulary)
+        vocabulary[0] = DOTS
         order = rng.getrandbits(64)
         dots = _dots(wanted.tokenizer)
 
@@ -128,6 +128,16 @@ def _every_word(tokenizer: PreTrainedTokenizerBase, seldom: int) -> int:
     entries = [*all_words()] * seldom
     random.Random(0).shuffle(entries)
     return token_counts(tokenizer, [_numbered(entries)])[0]
+
+
+def _drawn_words(rng: random.Random, count: int) -> list[str]:
+    """So many different words, drawn as RULER draws them: one by one, anew where one was drawn before."""
+    words = listed_words()
+    drawn: dict[str, None] = {}
+    while len(drawn) < min(count, ONE_BY_ONE):
+        drawn[words[rng.randrange(len(words))]] = None
+    rest = [word for word in words if word not in drawn] if count > ONE_BY_ONE else []
+    return [*drawn, *rng.sample(rest, count - len(drawn))]
 
 
 def _shuffled(rng: random.Random, chosen: Sequence[str], often: int, seldom: int) -> list[str]:

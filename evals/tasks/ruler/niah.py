@@ -16,7 +16,7 @@ from ropescale.evals.passkey import FILLER
 from ropescale.evals.tasks.haystack import haystack
 from ropescale.evals.tasks.needle.samples import listed
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
-from ropescale.evals.tasks.ruler.words import words
+from ropescale.evals.tasks.ruler.words import drawn_pair
 from ropescale.evals.tokens import Cuts
 
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
@@ -51,74 +51,93 @@ class NeedleTask(PromptSampler):
     samples: int = 500
 
     def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
-        """Draws keys, values, their places and the keys asked for."""
-        keys = _distinct(self.keys, lambda: _drawn(rng, self.key))
-        values = _distinct(self.keys * self.values, lambda: _drawn(rng, self.value))
-        pairs = [(key, values[i * self.values + j]) for i, key in enumerate(keys) for j in range(self.values)]
-        asked = rng.sample(range(self.keys), self.queries)
+        """Draws keys, values, their places and the keys asked for, in the order in which RULER draws them."""
+        keys, values = self._needles(rng)
+        hidden = [
+            NEEDLE.format(kind=f"{self.value}s", key=key, value=value)
+            for key, own in zip(keys, values, strict=True)
+            for value in own
+        ]
         single = self.queries * self.values == 1
         text, prefix = ONE if single else SEVERAL
         kind = self.value if single else f"{self.value}s"
+        filling: Callable[[int], Cuts]
+        size: Callable[[int], float] | None
+        if self.stack == "essay":
+            stack = haystack(wanted.tokenizer)
+            shares = sorted(rng.sample(DEPTHS, len(hidden)))
+            asked = rng.sample(range(self.keys), self.queries)
+            random.Random(rng.getrandbits(64)).shuffle(hidden)
+
+            def context(units: int, rest: str) -> str:
+                """Sentences, with a needle before that of its place."""
+                places = [(int(units * share), needle) for share, needle in zip(shares, hidden, strict=True)]
+                return stack.with_needles(units, rest, places)
+
+            def depth(units: int) -> float:
+                """Share of the sentences before the first needle."""
+                return shares[0]
+
+            filling, size = stack.filling, stack.size
+        else:
+            lines = _Lines(self, rng.getstate(), {*keys, *(value for own in values for value in own)})
+            asked, filler = [0], noise(wanted.tokenizer, "\n")
+
+            def context(units: int, rest: str) -> str:
+                """Lines of noise or of needles with other keys, and the needle before one of them."""
+                others, place = lines.drawn(units)
+                return "\n".join([*others[:place], *hidden, *others[place:]]) + rest
+
+            def depth(units: int) -> float:
+                """Share of the lines before the needle."""
+                return lines.drawn(units)[1] / max(units, 1)
+
+            filling, size = (lambda units: filler), None
         wording = {"kind": kind, "asked": listed([keys[i] for i in asked])}
-        hidden = [NEEDLE.format(kind=f"{self.value}s", key=key, value=value) for key, value in pairs]
-        rng.shuffle(hidden)
-        place, context, filling, size = self._placed(rng, wanted.tokenizer, hidden, keys, values)
-
-        def prompt(units: int, rest: str) -> str:
-            """The task around its haystack."""
-            return text.format(context=context(units, rest), **wording)
-
         return Sample(
-            prompt=prompt,
+            prompt=lambda units, rest: text.format(context=context(units, rest), **wording),
             gen_prefix=prefix.format(**wording),
-            target=[value for i in asked for value in values[i * self.values : (i + 1) * self.values]],
+            target=[value for i in asked for value in values[i]],
             filling=filling,
             size=size,
-            depth=(lambda units: place(units)) if len(hidden) == 1 else (lambda units: None),
+            depth=depth if len(hidden) == 1 else (lambda units: None),
         )
 
-    def _placed(
-        self,
-        rng: random.Random,
-        tokenizer: PreTrainedTokenizerBase,
-        hidden: list[str],
-        keys: list[str],
-        values: list[str],
-    ) -> tuple[
-        Callable[[int], float], Callable[[int, str], str], Callable[[int], Cuts], Callable[[int], float] | None
-    ]:
-        """The haystack with the needles in it: place of the first, text, filling, and size of its units."""
-        if self.stack == "essay":
-            stack = haystack(tokenizer)
-            places = sorted(rng.sample(DEPTHS, len(hidden)))
+    def _needles(self, rng: random.Random) -> tuple[list[str], list[list[str]]]:
+        """Keys, and the values of each; no two alike, which would leave no right answer."""
+        taken: set[str] = set()
+        keys: list[str] = []
+        values: list[list[str]] = []
+        for _ in range(self.keys):
+            keys.append(_new(rng, self.key, taken))
+            values.append([_new(rng, self.value, taken) for _ in range(self.values)])
+        return keys, values
 
-            def essay(units: int, rest: str) -> str:
-                """Sentences, with a needle before that of its place."""
-                return stack.with_needles(
-                    units, rest, [(int(units * at), text) for at, text in zip(places, hidden, strict=True)]
-                )
 
-            return (lambda units: places[0]), essay, stack.filling, stack.size
+class _Lines:
+    """What stands around the needle in a haystack of lines, by their number, drawn anew from one state each time.
 
-        at = rng.random()
-        filler = noise(tokenizer, "\n")
-        distractors: list[str] = []
-        taken = {*keys, *values}
-        stream = random.Random(rng.getrandbits(64))  # so that more lines begin with the same ones
+    RULER draws a haystack of each number of lines from the start, and the place of the needle after it.
+    """
 
-        def lines(units: int, rest: str) -> str:
-            """Lines of noise or of needles with other keys, and the needle between two of them."""
-            while self.stack == "needles" and len(distractors) < units:
-                key, value = _drawn(stream, self.key), _drawn(stream, self.value)
-                if not taken & {key, value}:
-                    taken.update({key, value})
-                    distractors.append(NEEDLE.format(kind=f"{self.value}s", key=key, value=value))
-            before = int(at * units)
-            stack = distractors[:units] if self.stack == "needles" else [FILLER] * units
-            parts = [*stack[:before], *hidden, *stack[before:]]
-            return "\n".join(parts) + rest
+    def __init__(self, task: NeedleTask, state: tuple[Any, ...], taken: set[str]):
+        self._task, self._state, self._taken = task, state, taken
 
-        return (lambda units: int(at * units) / units if units else 0.0), lines, (lambda units: filler), None
+    def drawn(self, units: int) -> tuple[list[str], int]:
+        """So many lines, and before which of them the needle stands."""
+        stream = random.Random()
+        stream.setstate(self._state)
+        if self._task.stack == "needles":
+            taken = {*self._taken}
+            lines = [self._distractor(stream, taken) for _ in range(units)]
+        else:
+            lines = [FILLER] * units
+        return lines, stream.sample(range(units), 1)[0] if units else 0
+
+    def _distractor(self, stream: random.Random, taken: set[str]) -> str:
+        """A needle of another key and value."""
+        key, value = _new(stream, self._task.key, taken), _new(stream, self._task.value, taken)
+        return NEEDLE.format(kind=f"{self._task.value}s", key=key, value=value)
 
 
 @cache
@@ -132,16 +151,16 @@ def _drawn(rng: random.Random, kind: str) -> str:
     if kind == "number":
         return str(rng.randint(1_000_000, 9_999_999))
     if kind == "word":
-        return f"{rng.choice(words('adjective'))}-{rng.choice(words('noun'))}"
+        return drawn_pair(rng)
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _distinct(count: int, draw: Callable[[], str]) -> list[str]:
-    """So many draws without a repetition; two needles of one key or value would leave no right answer."""
-    drawn: dict[str, None] = {}
-    while len(drawn) < count:
-        drawn[draw()] = None
-    return list(drawn)
+def _new(rng: random.Random, kind: str, taken: set[str]) -> str:
+    """One that was not drawn before, and is now."""
+    while (value := _drawn(rng, kind)) in taken:
+        pass
+    taken.add(value)
+    return value
 
 
 TASKS = {

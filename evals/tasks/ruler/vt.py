@@ -36,10 +36,10 @@ class VariableTracking(PromptSampler):
     full_from = 1024
 
     def sample(self, rng: random.Random, wanted: Wanted) -> Sample:
-        """Draws example and chain, and the places of the assignments."""
+        """Draws the chain and its places as RULER does, then the example."""
         example_lines = SHORT_EXAMPLE_LINES if wanted.short else EXAMPLE_LINES
-        shown = _Chain(rng, 3)
-        chain = _Chain(rng, 5, apart_from=shown.names)
+        chain = _Chain(rng, 5)
+        shown = _Chain(random.Random(rng.getrandbits(64)), 3, within=chain.names)
         example = (
             f"{TEXT.format(context=shown.context(example_lines, ''), value=shown.value)} "
             f"{ANSWER.format(value=shown.value)} {' '.join(shown.names)}\n\n"
@@ -62,25 +62,28 @@ class VariableTracking(PromptSampler):
 class _Chain:
     """Five variables, each assigned the one before it, the first a number."""
 
-    def __init__(self, rng: random.Random, letters: int, apart_from: Sequence[str] = ()):
+    def __init__(self, rng: random.Random, letters: int, within: Sequence[str] = ()):
         names: dict[str, None] = {}
         while len(names) <= HOPS:
             name = "".join(rng.choices(string.ascii_uppercase, k=letters))
             # RULER scores substrings: a name that contains one of the example would count for it
-            if not any(other in name for other in apart_from):
+            if not any(name in other for other in within):
                 names[name] = None
         self.names = list(names)
-        self.value = str(rng.randint(10_000, 99_999))
+        self._places = rng.getstate()
+        # by a generator of its own, as RULER draws it by numpy's
+        self.value = str(random.Random(rng.getrandbits(64)).randint(10_000, 99_999))
         sources = [self.value, *(f"VAR {name} " for name in self.names[:-1])]  # the space is RULER's
         self._assignments = [f"VAR {name} = {source}" for name, source in zip(self.names, sources, strict=True)]
-        self._places = rng.getrandbits(64)
 
     def context(self, lines: int, filling: str) -> str:
         """So many lines of noise, each assignment before another one of them, in order, and the filling.
 
         So there is a line between any two assignments, and one after the last.
         """
-        before = sorted(random.Random(self._places).sample(range(lines), len(self.names)))
+        stream = random.Random()
+        stream.setstate(self._places)
+        before = sorted(stream.sample(range(lines), len(self.names)))
         parts = [FILLER] * lines
         for at, assignment in reversed([*zip(before, self._assignments, strict=True)]):
             parts.insert(at, assignment)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from functools import cache
 from importlib.resources import files
 
 from ropescale.errors import RopescaleError
+
+SEED = 42  # RULER's default, by which its lists of words are put in order
 
 
 @cache
@@ -30,6 +33,44 @@ def words(kind: str) -> tuple[str, ...]:
 def all_words() -> tuple[str, ...]:
     """Every word of the three kinds once, sorted."""
     return tuple(sorted({*words("noun"), *words("verb"), *words("adjective")}))
+
+
+@cache
+def listed_words() -> tuple[str, ...]:
+    """Every word of the three kinds once, in RULER's order: shuffled by the seed that it has by default."""
+    order = [*all_words()]
+    random.Random(SEED).shuffle(order)
+    return tuple(order)
+
+
+def drawn_pair(rng: random.Random) -> str:
+    """One of all pairs of an adjective and a noun, the one that RULER draws from the sorted list of six million."""
+    nouns = words("noun")
+    groups, starts = _by_beginning()
+    number = rng.randrange(sum(map(len, groups)) * len(nouns))
+    at = bisect_right(starts, number) - 1
+    return _pairs_of(groups[at])[number - starts[at]]
+
+
+@cache
+def _by_beginning() -> tuple[list[tuple[str, ...]], list[int]]:
+    """Adjectives in groups whose pairs stand together in the sorted list, and the number of each group's first pair.
+
+    Those of "blue-eyed" stand among those of "blue".
+    """
+    groups: list[tuple[str, ...]] = []
+    for adjective in sorted(words("adjective"), key=lambda word: f"{word}-"):
+        if groups and f"{adjective}-".startswith(f"{groups[-1][0]}-"):
+            groups[-1] = (*groups[-1], adjective)
+        else:
+            groups.append((adjective,))
+    sizes = [len(group) * len(words("noun")) for group in groups]
+    return groups, [sum(sizes[:at]) for at in range(len(groups))]
+
+
+@cache
+def _pairs_of(group: tuple[str, ...]) -> list[str]:
+    return sorted(f"{adjective}-{noun}" for adjective in group for noun in words("noun"))
 
 
 def pairs(rng: random.Random, count: int) -> list[str]:
