@@ -35,9 +35,13 @@ def outside_code(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The ids of a page's headings, as GitHub and the site's Markdown both make them of these titles."""
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
-    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
+    """The ids of a page: of its headings, as GitHub and the site's Markdown both make them of these titles, and others."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles, named = (
+        re.findall(r"^#+ (.*)$", prose, re.MULTILINE),
+        re.findall(r'^<a id="([\w-]+)"></a>$', prose, re.MULTILINE),
+    )
+    return {*named} | {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
 
 
 def dead_links(page: Path, text: str) -> list[str]:
