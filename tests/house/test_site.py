@@ -35,7 +35,7 @@ def outside_code(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The ids of a page: of its headings, as GitHub and the site's Markdown both make them of these titles, and others."""
+    """The ids of a page: of headings, as GitHub and the site's Markdown both make them, and those that it names."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     titles, named = (
         re.findall(r"^#+ (.*)$", prose, re.MULTILINE),
