@@ -1,7 +1,8 @@
-"""README pasted block by block: every command and every line of Python does what the page says, in its order."""
+"""README and the first pages pasted block by block: every command and every line of Python does what they say."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -22,8 +23,9 @@ LANGUAGES = {"bash", "python", "text", "json", "yaml", "jsonl"}
 
 def test_every_block_says_what_it_is() -> None:
     assert {block.language for block in readme.blocks()} <= LANGUAGES
-    assert sum(block.language == "python" for block in readme.blocks()) >= 4
-    assert sum(block.language == "bash" for block in readme.blocks()) >= 6
+    pasted = [block.language for page in readme.PASTED for block in readme.blocks(page)]
+    assert pasted.count("python") >= 8
+    assert pasted.count("bash") >= 16
 
 
 def test_what_is_installed_and_made_is_there() -> None:
@@ -36,24 +38,31 @@ def test_what_is_installed_and_made_is_there() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_readme_pasted_in_its_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem == "tutorial" else page for page in readme.PASTED],
+    ids=lambda page: page.stem,
+)
+def test_a_page_pasted_in_its_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROPESCALE_CACHE", str(tmp_path / "cache"))
     known = dict(registry._METHODS)
-    names: dict[str, object] = {"__name__": "readme"}
+    names: dict[str, object] = {"__name__": page.stem}
     try:
-        for block in readme.blocks():
+        for block in readme.blocks(page, port=readme.free_port()):
             if block.language == "python":
-                exec(compile(block.text, f"README.md, line {block.line}", "exec"), names)
+                exec(compile(block.text, f"{page.name}, line {block.line}", "exec"), names)
             elif block.language == "bash":
                 for command in readme.commands(block):
                     words = shlex.split(command)
                     if words[0] != "ropescale":
                         assert words[:2] == ["pip", "install"], command
                         continue
-                    assert cli.main(words[1:]) == 0, f"line {block.line}: {command}\n{capsys.readouterr().err}"
+                    assert cli.main(words[1:]) == 0, (
+                        f"{page.name}, line {block.line}: {command}\n{capsys.readouterr().err}"
+                    )
     finally:
         registry._METHODS.clear()
         registry._METHODS.update(known)
@@ -85,6 +94,23 @@ def read_alone(arguments: object) -> int:
 
         read_recipe(recipe, [one for one in options if one != "--dry-run"])
     return 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_prints_what_it_shows(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        capsys.readouterr()
+        exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
+        shown = ["".join(one["text"]) for one in cell["outputs"]]
+        printed = capsys.readouterr().out
+        assert bool(shown) == bool(printed), f"cell {number}"
+        assert set("".join(shown).splitlines()) <= set(printed.splitlines()), f"cell {number}"
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""The blocks of README as a reader would paste them: `bash` and `python` ones, in order, in one folder.
+"""The blocks of README and of the first pages as a reader would paste them: `bash` and `python` ones, in order, in one
+folder a page.
 
 python tests/support/readme.py BIN        # with the `ropescale` and `python` of BIN, in a new folder
 """
@@ -6,13 +7,17 @@ python tests/support/readme.py BIN        # with the `ropescale` and `python` of
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PASTED = (README, *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "tour", "tutorial")))  # read in this order
+PORT = "8080"  # as the pages have it, of which another may be in use
 
 
 class Block(NamedTuple):
@@ -23,9 +28,15 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks(path: Path = README) -> list[Block]:
-    """Every fenced block of a page."""
-    text = path.read_text(encoding="utf-8")
+def free_port() -> str:
+    """One that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
+def blocks(path: Path = README, *, port: str = PORT) -> list[Block]:
+    """Every fenced block of a page, with a port in the place of its own."""
+    text = path.read_text(encoding="utf-8").replace(PORT, port)
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [Block(text.count("\n", 0, one.start()) + 1, one[1], one[2]) for one in found]
 
@@ -75,9 +86,14 @@ def main() -> int:
     """Run all that needs no installation of its own; the first that fails ends it."""
     place = Path(sys.argv[1]).absolute()
     environment = {**os.environ, "PATH": f"{place}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    return next((code for page in PASTED if (code := followed(page, place, environment))), 0)
+
+
+def followed(page: Path, place: Path, environment: dict[str, str]) -> int:
+    """The exit code of the first block of a page that fails, else 0."""
     with tempfile.TemporaryDirectory() as folder:
         python = Python(place / "python", folder, environment)
-        for block in blocks():
+        for block in blocks(page, port=free_port()):
             if block.language == "python":
                 code = python.paste(block.text)
             elif block.language == "bash" and not block.text.startswith("pip "):
@@ -86,7 +102,7 @@ def main() -> int:
                 ).returncode
             else:
                 continue
-            print(f"README line {block.line}: {code}", flush=True)
+            print(f"{page.name} line {block.line}: {code}", flush=True)
             if code:
                 return code
     return 0
