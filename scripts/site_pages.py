@@ -203,7 +203,8 @@ def methods_page() -> str:
     lines = ["# Methods", ""]
     said, rows = advice(), readme_rows()
     lines += [
-        "One page each: what it does, its knobs, its picture, its figures, when to take it and when not.",
+        "One page each: what it does, its knobs, its picture, its figures, when to take it and when not. "
+        "Which of them suits a model: [the guide](../guide.md).",
         "",
     ]
     for kind, names in by_kind().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import readme
 
+import ropescale
 from ropescale import cli
 from ropescale.methods import base as registry
 
@@ -94,6 +96,24 @@ def read_alone(arguments: object) -> int:
 
         read_recipe(recipe, [one for one in options if one != "--dry-run"])
     return 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_line_of_python_of_a_page_is_python_that_names_what_there_is(page: Path) -> None:
+    """Not run, for most go on from a model of one's own: compiled, and what is imported from ropescale is there."""
+    for block in readme.blocks(page):
+        if block.language == "python":
+            tree = ast.parse(block.text, f"{page.name}, line {block.line}")
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ropescale":
+                    for alias in node.names:
+                        exec(f"from {node.module} import {alias.name}", {})
+                elif (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "ropescale"
+                ):
+                    assert hasattr(ropescale, node.attr), f"{page.name}, line {block.line}: ropescale.{node.attr}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
