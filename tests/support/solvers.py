@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import defaultdict
@@ -9,7 +10,12 @@ from collections.abc import Callable
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from readers import TASKS
 
+KEY = {
+    " ".join(row["query"].split()): "ABCD"[row["label"]]
+    for row in map(json.loads, (TASKS / "cloze" / "cloze.jsonl").read_text(encoding="utf-8").splitlines())
+}
 Reply = Callable[[str], str]
 Likes = Callable[[str, str], float]  # context, continuation -> nats
 
@@ -68,7 +74,36 @@ def solved(text: str) -> str:
         conversation = text.split("END EXAMPLE======")[-1]
         replies = re.findall(rf"User: write a {asked[2]}\n\nAssistant: (.+)\n\n", conversation)
         return f" {replies[int(asked[1]) - 1]}\n\nUser: thank you"
+    if (answer := graded(text)) is not None:
+        return answer
     raise AssertionError(f"no rule for a prompt that ends with {text[-80:]!r}")
+
+
+def graded(text: str) -> str | None:
+    """The right answer to a prompt of the second RULER."""
+    if asked := re.search(r"special magic numbers? for ([^:?]+) mentioned in the provided text (?:is|are)$", text):
+        lines = re.findall(r"One of the special magic numbers for (.+) is: (\d+)\.", text)
+        return " " + ", ".join(value for key, value in lines if key == asked[1])
+    if text.endswith("Most relevant document index:"):
+        (wanted,) = re.findall(r"\n\nText: (.+)\nMost relevant", text)
+        documents = re.findall(r"Document (\d+):\n(.+)\n\n", text)
+        (number,) = [number for number, document in documents if document == wanted]
+        return f" {number}"
+    problem = text.rstrip().split("\n\n")[-1]
+    if not (asked := re.search(r"Question (\d{7})", problem)):
+        return None
+    given = text.split("Please ", 2)[1] if "solve" in problem else text
+    found = re.findall(rf"^Question {asked[1]}: (.+)$", given, re.M)
+    if "solve" in problem:
+        (question,) = found
+        copy = f" {question}\nSolution:" if "copy" in problem else ""
+        return f"{copy} \\boxed{{{KEY[question.split(' A. ')[0]]}}}"
+    order = re.search(r"the (\d)\w\w \(1 indexed\)", problem)
+    last = found[int(order[1]) - 1] if order else found[0]
+    if "all" in problem:
+        listed = f"\n\nQuestion {asked[1]}: ".join(found)
+        return f" {listed}\n\n{last}" if order else f" {listed}"
+    return f" {last}"
 
 
 def walked(text: str) -> list[str]:
@@ -93,4 +128,11 @@ def guessed(text: str, rng: random.Random) -> str:
     if text.endswith("Final Answer: ["):
         nodes = sorted({*re.findall(r"\b[0-9a-f]{10}\b", text)})
         return f"{', '.join(rng.sample(nodes, 2))}]"
+    if "Question" in text:
+        problem = text.rstrip().split("\n\n")[-1]
+        if "solve" in problem:
+            return f" \\boxed{{{rng.choice('ABCD')}}}"
+        return f" {rng.choice(re.findall(r'^Question [0-9]+: (.+)$', text, re.M))}"
+    if "magic" in text or "index" in text:
+        return f" {rng.choice(re.findall(r'[0-9]{7,}', text))}"
     return f" {rng.choice(re.findall(r'Assistant: (.{20,})', text))}"

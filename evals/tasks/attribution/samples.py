@@ -60,7 +60,7 @@ class Attribution(PromptSampler):
             (one for one in by_source if one != source), key=lambda one: abs(by_source[one][0].year - asked.year)
         )
         given = [rng.choice(by_source[other]) for other in near[: CHOICES - 1]]
-        others = [one for one in _passages() if one.source != source and one not in given]
+        others = [one for one in passages() if one.source != source and one not in given]
         rng.shuffle(others)
         order = rng.getrandbits(64)
 
@@ -81,7 +81,7 @@ class Attribution(PromptSampler):
 
 
 @cache
-def _passages() -> list[_Passage]:
+def passages() -> list[_Passage]:
     """Every address in passages, but those that end long after they could, and the last, which nothing follows."""
     passages = []
     for document in texts.sample():
@@ -103,7 +103,7 @@ def _passages() -> list[_Passage]:
 def _by_source() -> dict[str, list[_Passage]]:
     """Source -> its passages."""
     found: dict[str, list[_Passage]] = {}
-    for one in _passages():
+    for one in passages():
         found.setdefault(one.source, []).append(one)
     return found
 
