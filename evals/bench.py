@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
 import torch
 from lm_eval import evaluator
-from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel
 
@@ -26,7 +27,8 @@ from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 from ropescale.evals import results
 from ropescale.evals.cells import answer, digest_of, nats_of, window_of
 from ropescale.evals.chat import PLAIN, chat_frame
-from ropescale.evals.engine import RopescaleLM, vllm_model
+from ropescale.evals.engine import RopescaleLM, require_vllm
+from ropescale.evals.exact import ExactLM
 from ropescale.evals.forward import place_of
 from ropescale.evals.plan import Options, Plan, PlannedCell, Round, original_length_of, scaling_text
 from ropescale.evals.provenance import (
@@ -36,6 +38,7 @@ from ropescale.evals.provenance import (
     fingerprint_of_tokenizer,
 )
 from ropescale.evals.results import UNPATCHED, Arm, Cell, Results, Settings
+from ropescale.evals.served import Served
 from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Foreign, Loss, Retrieval, Task
 from ropescale.evals.texts import documents
@@ -60,33 +63,58 @@ class Bench:
         self.path = options.loading.path(options.model)
         self.model: PreTrainedModel | None = None
         self.frame = chat_frame(named_tokenizer(self.path)) if options.chat else PLAIN
-        if options.backend == "vllm":
+        self._thought: dict[str, Any] = {}  # what a language model's class has to know of thinking
+        if options.chat:
+            self._thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
+        self.served: Served | None = None
+        self._lm: ExactLM | None = None
+        if options.served:
             config = read_config(self.path)
             require_language_model(config, options.model)
-            self.lm: LM = vllm_model(self.path, dtype=options.dtype_name)
             self._saved = saved_record(text_of(config))
+            self._require_unpatched()
+            self._require_tokenizers()
             self.plan = self._planned(config)
+            self.served = Served(options, self.path, self.plan)
+            _require_one_process()
+            require_vllm(options.engine_args)
         else:
             self.model = options.loading.model(options.model)
             self._saved = ropescale.record(self.model)
-            extended = [arm.method for arm in options.arms if not arm.unextended]
-            if self._saved is not None and extended:
-                raise InvalidArgumentError(
-                    f"eval: a model that was saved patched is evaluated as it is, got {options.model!r} with methods "
-                    f"{', '.join(dict.fromkeys(extended))}; give methods=['none'], or the checkpoint that it was made "
-                    f"from"
-                )
+            self._require_unpatched()
             self._require_tokenizers()
             self.plan = self._planned(self.model.config)
             # the unpatched model is read beyond its length on purpose, so the longest length is every arm's limit
             longest = self.plan.lengths[-1]
-            thought: dict[str, Any] = {}
-            if options.chat:
-                thought = {"enable_thinking": False, "think_end_token": self.frame.end_of_thought}
-            self.lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **thought)
+            self._lm = RopescaleLM(pretrained=self.model, tokenizer=self.path, max_length=longest, **self._thought)
         # everything at once, until a round asks for less
         self.round = Round(arms=tuple(options.arms), samples=options.samples, windows=options.windows)
         self._rows: dict[tuple[str, int | None, int, int], Any] = {}
+
+    @property
+    def lm(self) -> Any:
+        """The language model as the harness knows it: of one that is served, that of the arm whose turn it is."""
+        assert self._lm is not None
+        return self._lm
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first process of a launch, or the only one."""
+        return self._lm is None or self._lm.rank == 0
+
+    def _require_unpatched(self) -> None:
+        """Refuse methods on a model that has one.
+
+        Raises:
+            InvalidArgumentError: such a one.
+        """
+        extended = [arm.method for arm in self.options.arms if not arm.unextended]
+        if self._saved is not None and extended:
+            raise InvalidArgumentError(
+                f"eval: a model that was saved patched is evaluated as it is, got {self.options.model!r} with methods "
+                f"{', '.join(dict.fromkeys(extended))}; give methods=['none'], or the checkpoint that it was made "
+                f"from"
+            )
 
     def _planned(self, config: Any) -> Plan:
         """The plan for the lengths of the checkpoint, which may be extended; then `base` says what it is called."""
@@ -100,13 +128,24 @@ class Bench:
         return Plan.of(self.options, original_length_of(self.options, config))
 
     def patched(self, arm: Arm) -> AbstractContextManager[Any]:
-        """A context in which the model is this arm."""
+        """A context in which the model is this arm; one that is served is loaded for it."""
+        if self.served is not None:
+            return self._served_as(arm)
         if arm == UNPATCHED:
             return nullcontext()
         assert self.model is not None
         if arm.adapter:
             return self._with_adapter(arm)
         return self._extended(arm)
+
+    @contextmanager
+    def _served_as(self, arm: Arm) -> Iterator[None]:
+        assert self.served is not None
+        with self.served.serving(arm, self._thought) as self._lm:
+            try:
+                yield
+            finally:
+                self._lm = None
 
     @contextmanager
     def _extended(self, arm: Arm) -> Iterator[None]:
@@ -164,14 +203,18 @@ class Bench:
     def agreed(self, told: T) -> T:
         """What the first process of a launch says, in all of them."""
         said = [told]
-        if self.lm.world_size > 1:
+        if self._lm is not None and self.lm.world_size > 1:
             torch.distributed.broadcast_object_list(said, src=0)
         return said[0]
 
     def record(self, arm: Arm) -> Cell:
         """The cell that says what patch did for an arm."""
-        with self.patched(arm):
-            record = self._saved if self.model is None else ropescale.record(self.model)
+        if self.served is not None:
+            record = self.served.record(arm)
+        else:
+            assert self.model is not None
+            with self.patched(arm):
+                record = ropescale.record(self.model)
         return Cell(task=results.RECORD, arm=arm, record=None if record is None else record.to_dict())
 
     def settings(self) -> Settings:
@@ -190,19 +233,29 @@ class Bench:
             base=self.base,
             notes=tuple(filter(None, [note_on(options.model)])),
             backend=options.backend,
-            loading=options.loading.stated,
+            loading={**options.loading.stated, **self._engine_args()},
             tasks=plan.knobs,
             lengths=plan.lengths,
             seed=options.seed,
             tokenizer=fingerprint_of_tokenizer(named_tokenizer(self.path)),
             texts=fingerprint([document.text.encode() for document in documents(options.source)]),
-            versions={name: version(name) for name in PACKAGES},
+            versions={name: version(name) for name in PACKAGES} | self._engine_version(),
             knobs={name: dict(given) for name, given in options.knobs.items()},
             adapters={
                 arm.method: fingerprint(path.read_bytes() for path in files_of(folder))
                 for arm, folder in options.trained.items()
             },
         )
+
+    def _engine_args(self) -> dict[str, str]:
+        given = dict(self.options.engine_args)
+        return {"engine_args": json.dumps(given, sort_keys=True)} if given else {}
+
+    def _engine_version(self) -> dict[str, str]:
+        if self.served is None:
+            return {}
+        (package, *_) = packages_distributions()["vllm"]  # builds for CPUs are named otherwise
+        return {"vllm": version(package)}
 
     def depths(self, task: Task) -> int:
         """In how many depths a task has its samples."""
@@ -357,22 +410,13 @@ class Bench:
         return made(stated={"limit": reach}, scores=scores, samples=[row for _, row in sorted(answers.items())])
 
     def _limited_to(self, arm: Arm) -> int:
-        """Tokens that the model reads as this arm, which the harness is told.
-
-        The model as it is, with an adapter or without, is read beyond its length on purpose: as far as any arm.
-        """
-        reaches = {one: int(one.factor * self.plan.original_length) for one in self.options.arms}
-        reach = max(
-            *self.plan.lengths, self.plan.own_length or 0, max(reaches.values()) if arm.unextended else reaches[arm]
-        )
-        if isinstance(self.lm, RopescaleLM):
-            self.lm.limit(reach)
+        """Tokens that the model reads as this arm, which the harness is told."""
+        reach = self.plan.reach(arm) if self.served is None else self.served.reach(arm)
+        self.lm.limit(reach)
         return reach
 
     def _measured(self, built: Any, limit: int | None, reach: int) -> tuple[dict[int, int], list[int]]:
         """Rows of a task of the harness: those too long for the arm, by number, with their tokens; and the others."""
-        if not isinstance(self.lm, RopescaleLM):
-            return {}, []
         built.build_all_requests(
             limit=limit,
             rank=0,
@@ -386,6 +430,11 @@ class Bench:
             sizes[request.doc_id] = max(sizes.get(request.doc_id, 0), self.lm.tokens_of(request))
         left_out = {number: size for number, size in sizes.items() if size > reach}
         return left_out, [number for number in sizes if number not in left_out]
+
+    @property
+    def timed(self) -> bool:
+        """Whether its speed is known before anything is run."""
+        return self.model is not None
 
     def seconds(self, plan: Plan, rate: float) -> float:
         """How long a plan takes on this model at so many operations per second, roughly."""
@@ -417,3 +466,16 @@ class Bench:
             self.model(input_ids=probe, use_cache=False)
             seconds.append(time.perf_counter() - began)
         return self._operations_per_token(PROBE_LENGTH) * PROBE_LENGTH / min(seconds)
+
+
+def _require_one_process() -> None:
+    """Refuse a launch of several processes: an engine that serves has its own.
+
+    Raises:
+        InvalidArgumentError: such a launch.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidArgumentError(
+            f"eval: backend vllm must be started as one process, got WORLD_SIZE {os.environ['WORLD_SIZE']}; leave the "
+            f"launcher out: tensor_parallel_size among the engine_args is for several devices"
+        )

@@ -10,25 +10,19 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from lm_eval import utils
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
@@ -39,13 +33,13 @@ from transformers import (
 
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
-from ropescale.errors import InvalidArgumentError, RopescaleError, shortened
-from ropescale.evals.batching import Sheaf, Span, batches, bounds, common_start, padded, sheaves_of
+from ropescale.errors import InvalidArgumentError, RopescaleError
+from ropescale.evals.batching import Sheaf, Span, batches, common_start, padded, sheaves_of
+from ropescale.evals.exact import Asked, ExactLM
 from ropescale.evals.forward import (
     depends_on_length,
     dtype_of,
     forget_lengths,
-    not_a_number,
     pads_exactly,
     place_of,
     prefill,
@@ -56,12 +50,15 @@ from ropescale.evals.forward import (
     token_losses,
 )
 from ropescale.evals.generation import Finite, NotFiniteError, StopStrings, before_end, ends_of
-from ropescale.evals.tokens import named_tokenizer, prompt_ids
+from ropescale.evals.tokens import named_tokenizer
 from ropescale.heads import headless
 from ropescale.injection.places import cache_keyword
 from ropescale.patching import put_in
 from ropescale.request import Request
 from ropescale.wrappers import bare
+
+if TYPE_CHECKING:
+    from ropescale.evals.served_engine import ServedLM
 
 PADDING_SHARE = 0.125  # of the longest sequence of a batch, at most
 REUSE_LENGTH = 256  # tokens: shorter prompts gain more from batches than from shared keys
@@ -72,7 +69,7 @@ __all__ = ["RopescaleLM", "token_losses", "vllm_model"]
 
 
 @register_model("ropescale")
-class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
+class RopescaleLM(ExactLM, HFLM):  # type: ignore[misc] # lm_eval ships no types
     """A causal language model as the harness sees it; where it differs from `HFLM` it is exact.
 
     Arguments:
@@ -174,30 +171,14 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         self.window, self.stride, self.batch_tokens = window, stride, batch_tokens
         self.on_progress = on_progress
 
-    # What tokenizers do
+    # What the model says
 
-    def tok_encode(
-        self,
-        string: str,
-        add_special_tokens: bool | None = None,
-        left_truncate_len: int | None = None,
-        **_: Any,
-    ) -> list[int]:
-        """Token ids of a text, never truncated; a beginning-of-sequence token leads once or not at all.
-
-        What the tokenizer appends by itself is left out: after an end of sequence there is nothing to go on with.
-        `add_special_tokens` overrules the class's `add_bos_token`. `left_truncate_len` is the harness's and ignored.
-        """
-        wanted = self.add_bos_token if add_special_tokens is None else add_special_tokens
-        bos_id = self.tokenizer.bos_token_id
-        if wanted is False:
-            bare: list[int] = self.tokenizer.encode(string, add_special_tokens=False, verbose=False)
-            return bare
-        ids = prompt_ids(self.tokenizer, string)
-        if wanted and add_special_tokens is None and bos_id is not None and ids[:1] != [bos_id]:
-            ids = [bos_id, *ids]  # a tokenizer that does not add it by itself
+    def _require_embedded(self, ids: Sequence[int]) -> None:
         require_embedded(ids, self.model)
-        return ids
+
+    @property
+    def _weights(self) -> torch.dtype:
+        return dtype_of(self.model)
 
     def tok_batch_encode(self, strings: Sequence[str], padding_side: str = "left", **_: Any) -> tuple[Tensor, Tensor]:
         """[batch, longest] int64 ids and mask of texts that are encoded one by one, padded and never truncated."""
@@ -214,109 +195,10 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
     def _embeddings(self) -> int:
         return int(self.model.get_input_embeddings().num_embeddings)
 
-    def _prefix(self) -> int:
-        """The token before a text without context."""
-        if self.prefix_token_id is None:
-            raise InvalidArgumentError(
-                "tokenizer: the first token of a text can only be scored after another one, got neither a "
-                "beginning-of-sequence nor an end-of-sequence token; give prefix_token_id"
-            )
-        return int(self.prefix_token_id)
-
     # Log-likelihoods
 
-    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats of each continuation, and whether greedy decoding would have written it.
-
-        Raises:
-            InvalidArgumentError: a request that is longer than the model, or has nothing to score; before any is run.
-            RopescaleError: the model returned something that is not a number.
-        """
-        asked = [request.args for request in requests]
-        encoded = [((context, continuation), *self._pair(context, continuation)) for context, continuation in asked]
-        return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
-
-    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if context:
-            before, scored = self._encode_pair(context, continuation)
-            if not before:  # a context of white space, which moved to the continuation
-                before = [self._prefix()]
-        else:
-            scored = self.tok_encode(continuation, add_special_tokens=False)
-            # the text may begin with the very token that would be put before it
-            before = [] if scored[:1] == [self._prefix()] else [self._prefix()]
-            before, scored = (before, scored) if before else (scored[:1], scored[1:])
-        return before, scored
-
-    def _loglikelihood_tokens(
-        self,
-        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
-        disable_tqdm: bool = False,
-        **_: Any,
-    ) -> list[tuple[float, bool]]:
-        """The same for encoded requests: (text or None, context ids, continuation ids)."""
-        spans = [
-            Span(ids=(*before, *scored), scored=len(scored), text="".join(text or ()))
-            for text, before, scored in requests
-        ]
-        answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        with self._bar(len(requests), "loglikelihood", disable_tqdm) as advance:
-            for number, logprob, greedy, tokens in self._answered(spans):
-                answers[number] = (logprob, greedy)
-                text = requests[number][0]
-                if text is not None:
-                    self.cache_hook.add_partial("loglikelihood", text, answers[number])
-                advance(1, tokens)
-        return answers
-
-    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood in nats of each whole text, read in windows of `window` tokens that move by `stride`.
-
-        Every token is scored once, the first one after the prefix token. A beginning-of-sequence token that the
-        tokenizer adds, or with which the text begins, is that prefix and not scored.
-
-        Raises:
-            InvalidArgumentError: a window that is longer than the model; before any is run.
-            RopescaleError: the model returned something that is not a number.
-        """
-        window = self.window or self.max_length
-        stride = min(self.stride or window, window)
-        spans, owners = [], []
-        for owner, request in enumerate(requests):
-            (text,) = request.args
-            ids = self.tok_encode(text, add_special_tokens=False)
-            if ids and ids[0] in (self._prefix(), self.tokenizer.bos_token_id):
-                ids = ids[1:]
-            pieces = utils.get_rolling_token_windows(
-                token_list=ids, prefix_token=self._prefix(), max_seq_len=window, context_len=window - stride + 1
-            )
-            for before, scored in map(utils.make_disjoint_window, pieces):
-                spans.append(Span(ids=(*before, *scored), scored=len(scored), text=text))
-                owners.append(owner)
-        totals = [0.0] * len(requests)
-        logprobs: dict[int, float] = {}
-        missing = Counter(owners)
-        with self._bar(len(spans), "loglikelihood_rolling", disable_tqdm) as advance:
-            for number, logprob, _, tokens in self._answered(spans):
-                owner = owners[number]
-                logprobs[number] = logprob
-                missing[owner] -= 1
-                if not missing[owner]:
-                    # in the order of the text, so that a sum does not depend on how windows were batched
-                    totals[owner] = sum(logprobs[i] for i in range(*bounds(owners, owner)))
-                    self.cache_hook.add_partial("loglikelihood_rolling", requests[owner].args, totals[owner])
-                advance(1, tokens)
-        return totals
-
-    def _answered(self, spans: Sequence[Span]) -> Iterator[tuple[int, float, bool, int]]:
+    def _scored(self, spans: Sequence[Span]) -> Iterator[tuple[int, float, bool, int]]:
         """(number of the span, log-likelihood, greedy, tokens that were read for it) as they are finished."""
-        for span in spans:
-            if not span.scored:
-                raise InvalidArgumentError(
-                    f"request: a continuation must have at least one token, got none in {shortened(span.text[-40:])}; "
-                    f"leave the request out"
-                )
-            self._require_room(len(span.ids) - 1, 0)
         dynamic = depends_on_length(self.model.config)
         sheaves = sheaves_of(spans, shared=not dynamic)
         lengths = [len(sheaf.ids) for sheaf in sheaves]
@@ -346,44 +228,10 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
                 span = spans[number]
                 last = first + span.scored
                 logprob = float(scored.logprobs[first:last].double().sum())
-                if not torch.tensor(logprob).isfinite():
-                    raise RopescaleError(self._worded_nan(len(span.ids), span.text))
                 yield number, logprob, bool(scored.greedy[first:last].all()), sheaf.cost(number)
                 first = last
 
     # Generation
-
-    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each prompt, up to a stop string, the end of sequence or `max_gen_toks`.
-
-        Greedy replies are those of one `model.generate` per prompt. Sampling and beams are left to `HFLM`.
-
-        Raises:
-            InvalidArgumentError: a prompt that is too long with what it may be answered; before any is run.
-            RopescaleError: the model returned logits that are not numbers.
-        """
-        asked = [_asked(self, number, request) for number, request in enumerate(requests)]
-        for prompt in asked:
-            self._require_room(len(prompt.ids), prompt.room)
-        replies = [""] * len(requests)
-        with self._bar(len(requests), "generate_until", disable_tqdm) as advance:
-            kinds: dict[str, list[Asked]] = defaultdict(list)
-            for prompt in asked:
-                kinds[repr((sorted(prompt.stops), prompt.room)) if prompt.greedy else "left to the harness"].append(
-                    prompt
-                )
-            others = kinds.pop("left to the harness", [])
-            for kind in kinds.values():
-                for prompt, reply in self._written(kind):
-                    replies[prompt.number] = reply
-                    self.cache_hook.add_partial("generate_until", requests[prompt.number].args, reply)
-                    advance(1, len(prompt.ids) + prompt.room)
-            if others:
-                theirs = super().generate_until([requests[prompt.number] for prompt in others], disable_tqdm=True)
-                for prompt, reply in zip(others, theirs, strict=True):
-                    replies[prompt.number] = reply
-                    advance(1, len(prompt.ids) + prompt.room)
-        return replies
 
     def _written(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, str]]:
         """Greedy replies to prompts that share their stops and room."""
@@ -417,6 +265,10 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
             (reply,) = self._generated([prompt], inputs, torch.ones_like(inputs), cache)
             yield prompt, reply
 
+    def _sampled(self, requests: Sequence[Instance]) -> list[str]:
+        replies: list[str] = HFLM.generate_until(self, requests, disable_tqdm=True)
+        return replies
+
     def _generated(self, rows: Sequence[Asked], inputs: Tensor, mask: Tensor, cache: DynamicCache | None) -> list[str]:
         length = inputs.shape[1]
         first = rows[0]
@@ -446,33 +298,6 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
             for prompt, reply in zip(rows, generated[:, length:].tolist(), strict=True)
         ]
 
-    def _cleaned(self, ids: Sequence[int], stops: Sequence[str]) -> str:
-        """A reply as the harness would hand it on."""
-        thought = self.think_end_token
-        if isinstance(thought, int) and thought in ids:
-            ids = ids[len(ids) - list(ids)[::-1].index(thought) :]
-        text = self.tok_decode(ids)
-        if isinstance(thought, int):
-            text = text.lstrip()
-        cleaned: str = postprocess_generated_text(
-            generation=text, stop=list(stops), think_end_token=thought if isinstance(thought, str) else None
-        )
-        return cleaned
-
-    def limit(self, tokens: int) -> None:
-        """From now on the model reads so many tokens."""
-        self._max_length = tokens
-
-    def tokens_of(self, request: Instance) -> int:
-        """Tokens that a request takes of what the model reads, its reply included."""
-        if request.request_type == "generate_until":
-            asked = _asked(self, 0, request)
-            return len(asked.ids) + asked.room
-        if request.request_type == "loglikelihood":
-            before, scored = self._pair(*request.args)
-            return len(before) + len(scored) - 1
-        return 0  # read in windows
-
     # What all requests share
 
     @property
@@ -481,85 +306,35 @@ class RopescaleLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         size = self.batch_size_per_gpu
         return size if isinstance(size, int) and size > 1 else None
 
-    def _require_room(self, prompt: int, room: int) -> None:
-        if prompt + room > self.max_length:
-            reply = f" and {room:,} to generate" if room else ""
-            raise InvalidArgumentError(
-                f"request: it must fit into the {self.max_length:,} tokens that the model reads, got {prompt:,} "
-                f"tokens{reply}; nothing is truncated here: shorten it, or patch the model with a larger factor"
-            )
 
-    def _worded_nan(self, tokens: int, text: str) -> str:
-        return not_a_number(f"the request of {tokens:,} tokens that begins {text[:40]!r}", dtype_of(self.model))
-
-    @contextmanager
-    def _bar(self, total: int, what: str, off: bool) -> Iterator[Callable[[int, int], None]]:
-        """A progress bar, or the caller's own; what it gives takes the finished requests and their tokens."""
-        mine = self.on_progress
-        with tqdm(
-            total=total, desc=f"Running {what} requests", disable=off or mine is not None or self.rank != 0
-        ) as bar:
-
-            def advance(finished: int, tokens: int) -> None:
-                bar.update(finished)
-                if mine is not None and tokens:
-                    mine(tokens)
-
-            yield advance
-
-
-def vllm_model(path: str, **arguments: Any) -> LM:
-    """The harness's own vLLM class on a checkpoint that was saved or exported; further arguments go to it.
-
-    `tensor_parallel_size`, `max_model_len`, `dtype`, `gpu_memory_utilization` and the like are vLLM's. It truncates
-    as the harness does: give a `max_model_len` that holds every request.
+def vllm_model(path: str, **arguments: Any) -> ServedLM:
+    """The same for a checkpoint that was saved or exported, in vLLM: `ServedLM`, which takes the further arguments.
 
     Raises:
-        InvalidArgumentError: vllm is not installed.
-        CheckpointError: no checkpoint of that name.
+        InvalidArgumentError: vllm is not installed, or an argument that it does not take.
+        CheckpointError: no checkpoint of that name, or one that vLLM does not load.
+    """
+    require_vllm({})
+    from ropescale.evals.served_engine import ServedLM  # imports vllm
+
+    return ServedLM(resolve(path), **arguments)
+
+
+def require_vllm(arguments: Mapping[str, Any]) -> None:
+    """Refuse to go on without vLLM, or with arguments that it does not have.
+
+    Raises:
+        InvalidArgumentError: it is not installed, or names an argument.
     """
     if find_spec("vllm") is None:
         raise InvalidArgumentError(
             "backend: vllm must be installed for this backend, got no such package; "
             "run `pip install vllm`, or use the backend transformers"
         )
-    from lm_eval.models.vllm_causallms import VLLM  # imports vllm
+    if arguments:
+        from ropescale.evals.served_engine import require_arguments
 
-    model: LM = VLLM(pretrained=resolve(path), **arguments)
-    return model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A prompt to be continued."""
-
-    number: int  # among the requests
-    text: str
-    ids: tuple[int, ...]
-    stops: tuple[str, ...]
-    room: int  # tokens to generate at most
-    greedy: bool  # plainly: no sampling, no beams, nothing that only generate knows
-
-
-def _asked(lm: RopescaleLM, number: int, request: Instance) -> Asked:
-    text, given = request.args
-    kwargs = dict(normalize_gen_kwargs(given, lm.max_gen_toks))
-    end = lm.eot_token_id
-    eos = None if end is None else lm.tok_decode([end], skip_special_tokens=False)
-    stops = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
-    room = int(kwargs.pop("max_gen_toks"))
-    greedy = not kwargs.pop("do_sample", False) and not kwargs.pop("temperature", 0.0) and not kwargs
-    ids = lm.tok_encode(text)
-    if not ids:
-        ids = [lm._prefix()]
-    return Asked(
-        number=number,
-        text=text,
-        ids=tuple(ids),
-        stops=tuple(stop for stop in stops if stop),
-        room=room,
-        greedy=greedy,
-    )
+        require_arguments(arguments)
 
 
 @contextmanager

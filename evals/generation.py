@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 
 class NotFiniteError(Exception):
@@ -47,7 +47,12 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # as above
 
 def ends_of(model: PreTrainedModel) -> set[int]:
     """Ids at which generate ends a sequence."""
-    given = model.generation_config.eos_token_id
+    return ends_given(model.generation_config)
+
+
+def ends_given(settings: GenerationConfig) -> set[int]:
+    """Ids at which settings of generation have it ended."""
+    given = settings.eos_token_id
     return set() if given is None else {given} if isinstance(given, int) else set(given)
 
 

@@ -26,7 +26,6 @@ from ropescale.errors import InvalidArgumentError
 from ropescale.evals import budget, race, results
 from ropescale.evals.bench import Bench
 from ropescale.evals.cells import topped_up
-from ropescale.evals.engine import RopescaleLM
 from ropescale.evals.plan import Options, PlannedCell, Round
 from ropescale.evals.provenance import session
 from ropescale.evals.results import Key, Results
@@ -50,7 +49,7 @@ def run(options: Options, folder: Path, command: str) -> Results:
     with _quiet_harness():
         bench = Bench(options)
         bench.round = race.opening(options)
-        first = bench.lm.rank == 0
+        first = bench.first
         # Patching is cheap, so every arm is tried before the first costly cell: a method that this model refuses
         # ends the run at once, and nothing is written.
         records = [bench.record(arm) for arm in options.arms]
@@ -102,9 +101,12 @@ def print_cost(options: Options, console: Console, folder: Path) -> None:
             cell.task.name,
             "" if cell.length is None else f"{cell.length:,}",
             f"{cell.tokens:,.0f}" if cell.tokens else "?",
-            _duration(seconds) if cell.tokens else "?",
+            _duration(seconds) if cell.tokens and bench.timed else "?",
         )
     console.print(table)
+    if not bench.timed:
+        console.print("how long it takes is known when it runs; nothing was run", highlight=False)
+        return
     most = "at most" if options.until == "decided" else "about"
     console.print(
         f"{most} {_duration(total)} in all, if nothing can be shared between prompts; nothing was run", highlight=False
@@ -124,6 +126,11 @@ def fitted(options: Options, minutes: float, folder: Path) -> tuple[str, Options
     """
     if not 0 < minutes < float("inf"):
         raise InvalidArgumentError(f"budget: must be minutes, above 0, got {minutes:g}; leave it out for no limit")
+    if options.served:
+        raise InvalidArgumentError(
+            f"budget: is of the backend transformers, whose speed is measured before anything is run, got {minutes:g} "
+            f"with {options.backend}; leave it out, and give fewer samples, windows or lengths"
+        )
     with _quiet_harness():
         bench = Bench(options)
         rate = bench.operations_per_second()
@@ -222,9 +229,9 @@ def _run_missing(bench: Bench, worker: Worker | None, missing: Mapping[PlannedCe
         return
     total = bench.operations_of(missing) or 1.0
     if not racing:
-        about = _duration(60 * _minutes(bench, missing))
+        about = f", about {_duration(60 * _minutes(bench, missing))}" if bench.timed else ""
         console.print(
-            f"{len(missing)} cells to run ({all_cells - len(missing)} finished), about {about}; results in {folder}",
+            f"{len(missing)} cells to run ({all_cells - len(missing)} finished){about}; results in {folder}",
             highlight=False,
         )
     with Progress(
@@ -270,8 +277,7 @@ def _run_missing(bench: Bench, worker: Worker | None, missing: Mapping[PlannedCe
                     seen[0] += tokens
                     progress.update(bar, completed=at + min(up_to, seen[0] * of))
 
-                if isinstance(bench.lm, RopescaleLM):
-                    bench.lm.on_progress = advance
+                bench.lm.on_progress = advance
                 began = time.perf_counter()
                 done = bench.cell(cell, first)
                 if done is not None and worker is not None:

@@ -27,6 +27,14 @@ from ropescale.request import Request, split_knobs
 
 BACKENDS = ("transformers", "vllm")
 UNTIL = ("finished", "decided")
+# What vLLM is told otherwise -> what to do instead
+TOLD = {
+    **dict.fromkeys(("model", "tokenizer", "hf_overrides"), "every arm has its own, by methods and factors"),
+    **dict.fromkeys(("dtype", "revision", "trust_remote_code"), "it is an option of its own"),
+    "max_model_len": "it follows from lengths",
+    "data_parallel_size": "give the same command to several processes, each with its own CUDA_VISIBLE_DEVICES: they "
+    "divide the cells",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,7 @@ class Options:
     revision: str | None = None  # of a hub id
     attention: str | None = None  # Transformers' attn_implementation; the model's own if not given
     backend: str = "transformers"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)  # of vllm.EngineArgs, such as tensor_parallel_size
     chat: bool = False  # put prompts into the tokenizer's chat template
     include_path: str | None = None  # a folder with further tasks: of the harness, and with a task.py like ours
     metadata: Mapping[str, Any] = field(default_factory=dict)  # further keys for the tasks, such as squad
@@ -144,11 +153,19 @@ class Options:
                 f"eval: limit is about {short} and tasks of the harness, got {self.limit} with "
                 f"{', '.join(self.task_names)}; give samples for tasks of retrieval, windows for perplexity"
             )
-        if self.backend == "vllm" and self.arms != [UNPATCHED]:
+        if self.backend == "vllm" and self.until == "decided":
             raise InvalidArgumentError(
-                f"eval: backend vllm runs a checkpoint as it is, got {', '.join(arm.label for arm in self.arms[1:])}; "
-                f"give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported"
+                "eval: until must be 'finished' with backend vllm, which would load every arm in every round, got "
+                "'decided'; leave it out"
             )
+        if self.engine_args and self.backend != "vllm":
+            raise InvalidArgumentError(
+                f"eval: engine_args are of the backend vllm, got {', '.join(self.engine_args)} with {self.backend}; "
+                f"give backend='vllm', or leave them out"
+            )
+        for name in self.engine_args:
+            if name in TOLD:
+                raise InvalidArgumentError(f"eval: engine_args must leave out {name}, got it; {TOLD[name]}")
         for name in ("device_map", "quantization", "attention"):
             if self.backend == "vllm" and getattr(self, name) is not None:
                 raise InvalidArgumentError(
@@ -166,6 +183,11 @@ class Options:
     def dtype_name(self) -> str:
         """The dtype of the weights."""
         return self.loading.dtype_name
+
+    @property
+    def served(self) -> bool:
+        """Whether an engine serves the arms, each in its turn."""
+        return self.backend != BACKENDS[0]
 
     @property
     def source(self) -> str:
@@ -353,6 +375,15 @@ class Plan:
             cells=tuple(_cells(options, original_length, lengths)),
             knobs={name: {"version": 1, **own, **shared} for name, own in knobs.items()},
         )
+
+    def reach(self, arm: Arm) -> int:
+        """Tokens that the model reads as an arm.
+
+        The model as it is, with an adapter or without, is read beyond its length on purpose: as far as any arm.
+        """
+        reaches = {one: int(one.factor * self.original_length) for one in self.options.arms}
+        own = max(reaches.values()) if arm.unextended else reaches[arm]
+        return max(*self.lengths, self.own_length or 0, own)
 
     def with_options(self, options: Options) -> Plan:
         """The plan of other options for the same model."""

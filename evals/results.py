@@ -205,7 +205,8 @@ class Settings:
         Raises:
             InvalidArgumentError: the earlier run was of other settings.
         """
-        for item in fields(Settings):
+        # the backend first: another one counts weights and versions in its own way
+        for item in sorted(fields(Settings), key=lambda item: item.name != "backend"):
             if item.name in ("tasks", "lengths", "adapters", "base", "notes", "target_length"):
                 continue
             ours, theirs = getattr(self, item.name), getattr(earlier, item.name)

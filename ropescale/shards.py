@@ -133,6 +133,19 @@ def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count:
     return tables
 
 
+def link(start: Path, end: Path) -> dict[str, int]:
+    """Make a link to a file of weights in the place of a copy; one that holds rotary tables is copied without them.
+
+    Args:
+        start: the file.
+        end: the link.
+    """
+    if tables_in(start):
+        return bring(start, end)
+    end.symlink_to(start.resolve())
+    return {}
+
+
 def read_index(file: Path) -> dict[str, str]:
     """Which weight is in which file beside an index, by the names of both.
 

@@ -80,7 +80,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--evaluator", metavar="MODEL", help="the model that finds key tokens (default: the model)")
     add("--include-path", metavar="DIR", help="a folder with tasks of your own, which --help lists too")
     add("--limit", type=int, metavar="N", help="rows of a short task and of one of the harness, at most")
-    add("--backend", metavar="NAME", help="transformers (the default), or vllm for a checkpoint as it is")
+    add("--backend", metavar="NAME", help="transformers (the default), or vllm: every arm is served in its turn")
+    add(
+        "--engine-args",
+        type=json_object,
+        metavar="JSON",
+        help="""of vllm.EngineArgs, as in '{"tensor_parallel_size": 2}'""",
+    )
     add("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     add("--knobs", type=json_object, metavar="JSON", help="""of the methods, as in '{"abf": {"theta": 500000}}'""")
     add("--metadata", type=json_object, metavar="JSON", help="further keys for the tasks, as an object")
@@ -123,10 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         print("ropescale eval: MODEL must be given: tiny, smollm2, a path or a hub id; see --help", file=sys.stderr)
         return 2
-    if arguments.backend == "vllm":  # which divides by the time that its bar has shown
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    else:
-        quieten_libraries()
+    quieten_libraries()
     from ropescale.console import Console
     from ropescale.evals import budget, grid, plan, race, tracking
 

@@ -21,16 +21,19 @@ from ropescale.files import read_json
 from ropescale.limits import raise_limits
 from ropescale.merging import reads_embedding
 from ropescale.records import EXPORT_FIELD, RECORD_FIELD
-from ropescale.shards import bring, index_without, left_out, require_as_indexed
+from ropescale.shards import bring, index_without, left_out, link, require_as_indexed, tables_in
 from ropescale.version import __version__
 
 ROPE_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")
 
 
-def write(destination: Path, source: Source, stated: Stated, canonical: Canonical, engine: str) -> None:
+def write(
+    destination: Path, source: Source, stated: Stated, canonical: Canonical, engine: str, *, linked: bool = False
+) -> None:
     """Writes weights, tokenizer and, last, the config, without which no engine loads a folder.
 
-    Rotary tables of the old length among the weights are left out, with a warning.
+    Rotary tables of the old length among the weights are left out, with a warning. `linked` makes links to the files
+    of weights in the place of copies, where they are as the source has them.
 
     Raises:
         CheckpointError: a broken source, or a destination that cannot be written.
@@ -45,7 +48,8 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
     config = config_of(source, stated, canonical, engine)
     config[EXPORT_FIELD] |= origin_of(source.name, source.adapter, destination)
     model = None if files else source.model()
-    size = sum(file.stat().st_size for file in files) if model is None else size_of(model)
+    copied = [file for file in files if not linked or tables_in(file)]
+    size = sum(file.stat().st_size for file in copied) if model is None else size_of(model)
     with written_whole(destination, size) as work:
         work.mkdir()
         tables: dict[str, int] = {}
@@ -53,7 +57,7 @@ def write(destination: Path, source: Source, stated: Stated, canonical: Canonica
             assert source.folder is not None
             end = work / file.relative_to(source.folder)  # shards may lie in folders of their own
             end.parent.mkdir(parents=True, exist_ok=True)
-            tables |= bring(file, end)
+            tables |= link(file, end) if linked else bring(file, end)
         if model is not None:
             assert isinstance(model, PreTrainedModel)
             _save_weights(model, work)

@@ -1,6 +1,7 @@
 """What an engine that reads config.json is told, and the rules that such engines share."""
 
 import copy
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from transformers import PreTrainedConfig
 from ropescale.errors import ExportError
 from ropescale.export.canonical import Canonical, Rotation, is_base
 from ropescale.families.catalogue import family_of
+
+# Types whose frequencies do not go by max_position_embeddings, of which engines make tables that are so long
+GOING_ON = ("default", "llama3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,26 @@ def lengths(config: PreTrainedConfig, length: int) -> dict[str, int]:
     """The entries that say how far a config reaches: some classes keep it by a name of their own, as DBRX does."""
     own = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
     return dict.fromkeys(("max_position_embeddings", own), length)
+
+
+def reaching(stated: Stated, config: PreTrainedConfig, canonical: Canonical, length: int) -> Stated:
+    """The same for a model that is read to so many tokens, which may be more than it is made for.
+
+    Where frequencies do not go by the length that a config states, positions beyond it go on as those before.
+
+    Raises:
+        ExportError: an engine has no positions beyond that length.
+    """
+    if length <= canonical.main.target_length:
+        return stated
+    ending = [rotation.rope_type for rotation in canonical.rotations if rotation.rope_type not in GOING_ON]
+    if ending:
+        raise ExportError(
+            f"{config.model_type}: lengths must be at most {canonical.main.target_length:,} tokens with rope_type "
+            f"{ending[0]}, beyond which engines have no positions, got {length:,}; ask for shorter ones"
+        )
+    longer = lengths(config, length)
+    return dataclasses.replace(stated, fields=stated.fields | longer, serves=length)
 
 
 def by_mscale(rotation: Rotation) -> dict[str, Any]:

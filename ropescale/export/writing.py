@@ -13,12 +13,13 @@ from ropescale import outside
 from ropescale.checkpoints import resolve
 from ropescale.destinations import require_new
 from ropescale.errors import ExportError
+from ropescale.export import folder
 from ropescale.export.canonical import canonical
 from ropescale.export.engines.base import Engine, able, engine_of
 from ropescale.export.exported import Exported, exported
 from ropescale.export.origin import origin_of
 from ropescale.export.source import AS_IT_IS, Source, requested, source_of
-from ropescale.export.stated import Stated
+from ropescale.export.stated import Stated, reaching
 from ropescale.export.weights import local_folder
 from ropescale.heads import headless, require_language_model
 from ropescale.methods import Method
@@ -115,11 +116,17 @@ def export(
     )
 
 
-def held(model: str, request: Request | None, *, to: str) -> Stated:
+def held(model: str, request: Request | None, *, to: str, length: int = 0) -> Stated:
     """What an engine would be told of a model that is extended so, or stays as it is; nothing is written.
 
+    Args:
+        model: a folder, a short name or a hub id.
+        request: what extends it; None for a model as it is.
+        to: the engine.
+        length: tokens that it is read to, where that may be more than it is made for.
+
     Raises:
-        ExportError: what the engine cannot hold.
+        ExportError: what the engine cannot hold, or a length beyond what it has positions for.
         RopescaleError: whatever `export` raises before weights are read.
     """
     engine = engine_of(to)
@@ -127,7 +134,38 @@ def held(model: str, request: Request | None, *, to: str) -> Stated:
     if not engine.every_head:
         _require_language_model(source)
     _require_read_within(engine, source)
-    return engine.held(source.text, canonical(source.text))
+    rotation = canonical(source.text)
+    return reaching(engine.held(source.text, rotation), source.text, rotation, length)
+
+
+def linked(
+    model: str, destination: Path, request: Request | None, *, to: str, length: int, adapter: str | None = None
+) -> Stated:
+    """Write what `export` would write, with links in the place of copies of weights; returns what the engine is told.
+
+    It is for this machine, and as long as the source stays. Weights that an adapter is merged into are written, and so
+    are those that are not in files of safetensors.
+
+    Args:
+        model: a folder, a short name or a hub id.
+        destination: a folder that is not there or empty.
+        request: what extends it; None for a model as it is, or as an adapter with a record has it.
+        to: the engine.
+        length: tokens that it is read to.
+        adapter: a folder with a PEFT adapter, merged into the weights.
+
+    Raises:
+        ExportError: what the engine cannot hold, or a length beyond what it has positions for.
+        RopescaleError: whatever `export` raises.
+    """
+    engine = engine_of(to)
+    source = source_of(model, request, as_it_is=request is None, adapter=adapter)
+    _require_language_model(source)
+    _require_read_within(engine, source)
+    rotation = canonical(source.text)
+    stated = reaching(engine.held(source.text, rotation), source.text, rotation, length)
+    folder.write(destination, source, stated, rotation, engine.name, linked=True)
+    return stated
 
 
 def _require_read_within(engine: Engine, source: Source) -> None:

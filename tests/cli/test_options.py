@@ -118,6 +118,7 @@ CASES: dict[str, dict[str, Case]] = {
         "include_path": Case("tasks", "{scaled} --tasks hellaswag"),
         "limit": Case("5"),
         "backend": Case("vllm", "{plain} --methods none"),
+        "engine_args": Case("""'{"tensor_parallel_size": 2}'""", "{plain} --backend vllm"),
         "chat": Case(""),
         "knobs": Case("""'{"yarn": {"beta_fast": 16}}'"""),
         "metadata": Case("""'{"squad": "dev.json"}'"""),

@@ -63,9 +63,23 @@ CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count(
             "eval: backend must be one of transformers, vllm, got 'sglang'; leave it out for transformers",
         ),
         (
-            {"backend": "vllm"},
-            "eval: backend vllm runs a checkpoint as it is, got linear x2, ntk x2, by_parts x2, yarn x2; "
-            "give methods=['none'], no adapters, and the path of a checkpoint that was saved patched or exported",
+            {"backend": "vllm", "until": "decided"},
+            "eval: until must be 'finished' with backend vllm, which would load every arm in every round, got "
+            "'decided'; leave it out",
+        ),
+        (
+            {"engine_args": {"tensor_parallel_size": 2}},
+            "eval: engine_args are of the backend vllm, got tensor_parallel_size with transformers; give "
+            "backend='vllm', or leave them out",
+        ),
+        (
+            {"backend": "vllm", "engine_args": {"data_parallel_size": 2}},
+            "eval: engine_args must leave out data_parallel_size, got it; give the same command to several processes, "
+            "each with its own CUDA_VISIBLE_DEVICES: they divide the cells",
+        ),
+        (
+            {"backend": "vllm", "engine_args": {"max_model_len": 4096}},
+            "eval: engine_args must leave out max_model_len, got it; it follows from lengths",
         ),
         (
             {"device": "abacus"},

@@ -21,11 +21,10 @@ import ropescale
 from ropescale import cli
 from ropescale.adapters import load_adapter, merge, save_adapter
 from ropescale.errors import InvalidArgumentError, UnsupportedModelError
-from ropescale.evals import bench
-from ropescale.evals.bench import Bench
 from ropescale.evals.engine import RopescaleLM
-from ropescale.evals.plan import Options
-from ropescale.evals.results import read
+from ropescale.evals.plan import Options, Plan
+from ropescale.evals.results import UNPATCHED, read
+from ropescale.evals.served import Served
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.families.parts import parts_of, text_of
 from ropescale.recipes import train, tuning
@@ -244,13 +243,17 @@ def test_the_harness_reads_text_as_the_model_does(name: str) -> None:
     assert reply == lm.tok_decode(written[0, ids.shape[1] :].tolist())
 
 
-def test_a_saved_one_is_evaluated_by_vllm_to_its_own_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_one_is_served_to_its_own_length(tmp_path: Path) -> None:
     whole = ropescale.patch(model_of_whole(worded("llava")), "yarn", factor=4)
     whole.save_pretrained(tmp_path)
-    monkeypatch.setattr(bench, "vllm_model", lambda path, **_: None)
-    made = Bench(Options(model=str(tmp_path), methods=("none",), backend="vllm"))
-    assert made.plan.original_length == 64
-    assert made.record(made.options.arms[0]).record == ropescale.record(whole).to_dict()
+    asked = Options(model=str(tmp_path), methods=("none",), backend="vllm", lengths=(64, 256))
+    served = Served(asked, str(tmp_path), Plan.of(asked, 64, 256))
+    assert served.reach(UNPATCHED) == 256
+    assert served.record(UNPATCHED) == ropescale.record(whole)
+    with served.folder(UNPATCHED) as folder:
+        config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "llava"
+    assert config["text_config"]["rope_parameters"]["factor"] == 4
 
 
 @pytest.mark.parametrize("recipe", ["lora", "lora_plus"])

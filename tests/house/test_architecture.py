@@ -275,8 +275,15 @@ def test_a_task_that_is_named_elsewhere_is_found(text: str, name: str) -> None:
 ENGINE_FILES = {type(engine).__module__: engine for engine in ENGINES.values()}
 OWN = {name for engine in ENGINES.values() for name in (engine.name, engine.called, engine.title)}
 PACKAGES = {"gguf", "transformers", "Transformers"}  # of Python, which anybody may name
-# The harness's own class for an engine, which is a backend of evaluation
-BACKEND = ("evals.engine", "evals.bench", "evals.plan", "ropescale.cli.eval")
+# An engine that is a backend of evaluation
+BACKEND = (
+    "evals.engine",
+    "evals.bench",
+    "evals.plan",
+    "evals.served",
+    "evals.served_engine",
+    "ropescale.cli.eval",
+)
 ROLLOUTS = "ropescale.frameworks.verl"  # a training framework that is built on it
 
 
