@@ -128,11 +128,11 @@ def guessed(text: str, rng: random.Random) -> str:
     if text.endswith("Final Answer: ["):
         nodes = sorted({*re.findall(r"\b[0-9a-f]{10}\b", text)})
         return f"{', '.join(rng.sample(nodes, 2))}]"
-    if "Question" in text:
+    if re.search(r"^Question [0-9]{7}: ", text, re.M):
         problem = text.rstrip().split("\n\n")[-1]
         if "solve" in problem:
             return f" \\boxed{{{rng.choice('ABCD')}}}"
         return f" {rng.choice(re.findall(r'^Question [0-9]+: (.+)$', text, re.M))}"
-    if "magic" in text or "index" in text:
+    if re.search(r"special magic number|document index:$", text):
         return f" {rng.choice(re.findall(r'[0-9]{7,}', text))}"
     return f" {rng.choice(re.findall(r'Assistant: (.{20,})', text))}"
