@@ -45,6 +45,7 @@ from ropescale.adapter_files import (
     record_of,
     tokenizer_of,
 )
+from ropescale.cards import CARD, card, write_card
 from ropescale.checkpoint import added_parameters, from_weights, located, size_of
 from ropescale.checkpoints import resolve
 from ropescale.contents import FINDING
@@ -52,6 +53,7 @@ from ropescale.destinations import replaced, require_new, write_file, written_wh
 from ropescale.errors import CheckpointError, InvalidArgumentError, NotPatchedError
 from ropescale.files import read_json
 from ropescale.heads import class_of
+from ropescale.injection.saving import card_of
 from ropescale.limits import raise_limits
 from ropescale.merging import attached, merged_into, require_finite
 from ropescale.patching import record, record_in_effect, repatch, unpatch
@@ -102,6 +104,9 @@ def save_adapter(model: "PeftModel", path: str | Path) -> Path:
             for file in own.iterdir():
                 file.rename(work / file.name)
             own.rmdir()
+        (work / CARD).unlink(missing_ok=True)  # PEFT's, which leaves everything to be filled in
+        base = str(model.peft_config[name].base_model_name_or_path or type(bare(model)).__name__)
+        write_card(work, card(_live_record(model), base=base, adapter=True, trained="with PEFT"))
     return Path(path)
 
 
@@ -253,6 +258,7 @@ def merge(
         if tokenizer is not None:
             tokenizer.save_pretrained(work)
         if (done := record(model)) is not None:
+            write_card(work, card_of(model, trained="as an adapter, which is merged into the weights"))
             raise_limits(work, done.before["max_position_embeddings"], done.target_length)
         for name in PROCESSOR_FILES:
             if file := file_of(adapter, name, {}) or file_of(source, name, {}):

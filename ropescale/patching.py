@@ -42,6 +42,7 @@ from ropescale.injection.probe import Probe
 from ropescale.injection.proof import Proof
 from ropescale.injection.proven import of_class, warn_of_untried_version
 from ropescale.injection.rotation import Substitution, deviation
+from ropescale.injection.saving import SAVE, saving_of
 from ropescale.injection.snapshot import Snapshot
 from ropescale.injection.softmax import Sharpening
 from ropescale.limits import MAX_LENGTH
@@ -279,15 +280,21 @@ def _all_or_nothing(model: nn.Module) -> Iterator[Snapshot]:
     Raises:
         BusyModelError: another thread reads it, and goes on.
     """
-    with alone(model), on_the_cpu():  # what is worked out is moved to where the model is, whatever the default
-        start = Snapshot(model)
+    with alone(model) as gate, on_the_cpu():  # what is worked out is moved to where the model is, whatever the default
+        start, saving = Snapshot(model), gate.kept(model, SAVE)
+
+        def put_back() -> None:
+            gate.keep(model, SAVE, saving)
+            start.restore()
+
         try:
             yield start
+            gate.keep(model, SAVE, saving_of(model, saving))
         except BaseException:
             try:
-                start.restore()
+                put_back()
             except BaseException:  # interrupted once more: what was begun is finished before that is raised
-                start.restore()
+                put_back()
                 raise
             raise
 

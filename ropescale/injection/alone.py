@@ -72,8 +72,10 @@ def settled() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
+def alone(model: nn.Module) -> Iterator["_Gate"]:
     """While the block runs, no other thread reads this model, whole or in part, by itself or within a wrapper.
+
+    The gate that is given keeps what stands in the place of the verbs that it holds up.
 
     Passes of this thread itself are its own affair: a hook may patch the model that runs it.
 
@@ -86,7 +88,7 @@ def alone(model: nn.Module) -> Iterator[None]:
             try:
                 gate.close()
                 with settled():
-                    yield
+                    yield gate
             finally:
                 gate.open()
         finally:  # an interruption may have come before the gate stood open
@@ -142,6 +144,17 @@ class _Gate:
             held.clear()  # frames keep alive whatever they hold, and modules their weights
         self._counted.set()
         self._opened.set()
+
+    def kept(self, module: nn.Module, name: str) -> Any:
+        """What is to stand again at this name of a module once the gate is open; None for what its class says."""
+        found = [value for attributes, known, value in self._replaced if attributes is vars(module) and known == name]
+        return None if not found or found[0] is self else found[0]
+
+    def keep(self, module: nn.Module, name: str, value: Any) -> None:
+        """Have something else stand there once the gate is open; None for what the class says."""
+        for place, (attributes, known, _) in enumerate(self._replaced):
+            if attributes is vars(module) and known == name:
+                self._replaced[place] = (attributes, name, self if value is None else value)
 
     def called(self, module: nn.Module, compiled: Callable[..., Any] | None, /, *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of a module's call."""

@@ -14,10 +14,12 @@ from attacks import untouched
 from evaluations import Planted, lines, plant, rewrite
 from pages import Page
 
+import ropescale
 from ropescale import cli
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.evals.paired import compare, differences
 from ropescale.evals.paired.differences import Differences
+from ropescale.evals.paired.tables import settings
 from ropescale.evals.paired.wording import heading, left_out, reasons, untold
 
 UNPATCHED, YARN, NTK = ("none", 1.0), ("yarn", 2.0), ("ntk", 2.0)
@@ -331,3 +333,26 @@ def test_what_is_not_so_is_claimed_in_few_of_simulated_comparisons(tmp_path: Pat
 @pytest.mark.slow
 def test_what_is_not_so_is_claimed_in_few_of_many_simulated_comparisons(tmp_path: Path) -> None:
     assert wrongly_claimed(tmp_path, 400) <= 0.05
+
+
+@pytest.mark.slow
+def test_real_evaluations_share_what_they_asked_in_other_types_and_not_by_other_seeds(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "methods": ["none"],
+        "tasks": ["position", "perplexity", "passkey", "cloze"],
+        "lengths": [128, 256],
+        "depths": [0.5],
+        "samples": 2,
+        "windows": 2,
+        "limit": 6,
+    }
+    for name, more in (("a", {}), ("b", {"dtype": "bfloat16"}), ("c", {"seed": 1})):
+        ropescale.evaluate("tiny", output=tmp_path / name, **asked, **more)
+    made = differences(tmp_path / "a", tmp_path / "b")
+    assert {row.task.name for row in made.rows} == {*asked["tasks"]}
+    assert {row.alone for row in made.rows} == {(0, 0)}
+    assert made.pairing.digests
+    assert "dtype" in {name for name, _, _ in settings(made)}
+    made = differences(tmp_path / "a", tmp_path / "c")
+    assert {row.task.name for row in made.rows} == {"position", "perplexity", "cloze"}
+    assert {*made.pairing.apart.values()} == {"seed 0 and 1"}

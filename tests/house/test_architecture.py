@@ -58,7 +58,7 @@ FLOORS = [
     ["ropescale.methods"],
     ["ropescale.records"],
     ["ropescale.families"],
-    ["ropescale.request", "ropescale.wrappers"],
+    ["ropescale.cards", "ropescale.request", "ropescale.wrappers"],
     ["ropescale.injection"],
     ["ropescale.extension"],
     ["ropescale.patching"],

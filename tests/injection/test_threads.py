@@ -18,6 +18,7 @@ from torch import Tensor
 import ropescale
 from ropescale import patching
 from ropescale.errors import RopescaleError, VerificationError
+from ropescale.injection.alone import _Gate
 
 # Softmax scales are changed layer by layer
 SHARPENED = ("yarn", {"factor": 4, "mscale": 1.0, "mscale_all_dim": 1.0})
@@ -25,7 +26,7 @@ SHARPENED = ("yarn", {"factor": 4, "mscale": 1.0, "mscale_all_dim": 1.0})
 
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault that is planted: nobody waits for anybody."""
-    monkeypatch.setattr(patching, "alone", lambda model: nullcontext())
+    monkeypatch.setattr(patching, "alone", lambda model: nullcontext(_Gate(model)))
 
 
 CASES = {
