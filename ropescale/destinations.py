@@ -346,6 +346,20 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def try_folder(folder: Path) -> None:
+    """Refuse a folder in which a long run could make nothing, by trying it, and leave everything as it was.
+
+    Raises:
+        CheckpointError: nothing can be written there.
+    """
+    with _unmade(folder):
+        make_folder(folder)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise no_output(folder, error) from error
+
+
 def try_writer(folder: Path) -> None:
     """Refuse a folder that `sole_writer` would refuse, by trying it, and leave everything as it was.
 
@@ -353,12 +367,18 @@ def try_writer(folder: Path) -> None:
         InvalidArgumentError: another process is writing there, or the place is taken by something else.
         CheckpointError: nothing can be written there.
     """
-    made = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]  # the innermost first
     locked = os.path.lexists(folder / LOCK)
+    with _unmade(folder), sole_writer(folder):
+        if not locked:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _unmade(folder: Path) -> Iterator[None]:
+    """A block that may make a folder, and the folders above it: they are gone after it."""
+    made = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]  # the innermost first
     try:
-        with sole_writer(folder):
-            if not locked:
-                (folder / LOCK).unlink(missing_ok=True)
+        yield
     finally:
         for parent in made:
             with contextlib.suppress(OSError):  # somebody else has put something there meanwhile

@@ -7,6 +7,7 @@ at once. A folder of a user's own is the same, and what it defines is a task lik
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -216,10 +217,12 @@ def load(folder: str | Path) -> list[str]:
     """Run every `task.py` in a folder and those below it; the names of the tasks that these define.
 
     Raises:
-        InvalidArgumentError: a file that fails, or a name that is taken.
+        InvalidArgumentError: no folder, a file that fails, or a name that is taken.
     """
     _load_shipped()
-    root = Path(folder).resolve()
+    root = Path(os.path.realpath(folder))  # which a loop of links does not stop
+    if not os.path.isdir(root):
+        raise InvalidArgumentError(f"include_path: must be a folder with tasks, got {str(folder)!r}; check the path")
     for path in sorted(root.rglob(TASKS)):
         run_file(path, name=f"task in {path.parent}", what="include_path")
     return [name for name, entry in _REGISTERED.items() if entry.folder.is_relative_to(root)]

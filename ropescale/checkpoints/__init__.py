@@ -4,6 +4,7 @@
 the command line asks it about names before it knows whether a model is wanted at all.
 """
 
+import errno
 import functools
 import json
 import os
@@ -62,14 +63,33 @@ def refuse_misspelt(name: str) -> None:
     """Refuse what is nearly a short name and no folder: the hub would be asked in vain, for half a minute offline.
 
     Raises:
-        CheckpointError: the message names the short name.
+        CheckpointError: the message names the short name; or a path that the system cannot look at.
     """
+    _require_visible(name)
     near = nearest(name, SHORT_NAMES, cutoff=0.8)
     if near not in (None, name) and Path(name).name == name and not Path(name).exists():
         raise CheckpointError(
             f"{name}: must be a folder, a hub id, or one of {', '.join(SHORT_NAMES)}, got no folder of that name; "
             f"did you mean {near!r}?"
         )
+
+
+def _require_visible(name: str) -> None:
+    """Refuse a path that the system cannot look at, before anybody asks what lies there.
+
+    Raises:
+        CheckpointError: a name that is too long, or a folder that this user may not enter.
+    """
+    try:
+        os.stat(os.path.join(name, "."))  # which enters the folder
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a hub id, or for whoever reads it
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # as good as none there
+            raise CheckpointError(
+                f"{name}: must be a path that this system can look at, got {error.strerror}; check the path, and who "
+                f"may read it"
+            ) from error
 
 
 def note_on(name: str) -> str:

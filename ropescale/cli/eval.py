@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     time = None if racing else vars(arguments).pop("budget")
     less = {**(race.RACE if racing else {}), **(budget.QUICK if arguments.quick else {})}
     options = asked_options(arguments, plan.Options(model=arguments.model), less)
-    if arguments.report_to:
+    if arguments.report_to is not None:
         tracking.check(arguments.report_to)
     folder = arguments.output or Path("out", f"eval-{Path(arguments.model).name}")
     if time is not None:
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         return cells_kept(folder)
     if results is None:
         return 0
-    if arguments.report_to:
+    if arguments.report_to is not None:
         tracking.track(results, arguments.report_to)
     return say_next(*after_results(results, options.adapters))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ropescale.contents import read_config, read_tokenizer
-from ropescale.destinations import require_ordinary, write_file
+from ropescale.destinations import require_ordinary, try_folder, write_file
 from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.evals import grid, plan, results
 from ropescale.evals.decision import decide
@@ -76,6 +76,7 @@ def recommend(options: Options, folder: Path, command: str = "") -> Advice:
     """
     for name in (RESULT, PAGE):
         require_ordinary(folder / name, name="output")
+    try_folder(folder)  # before a model is loaded and raced
     start = started(options)
     _require_same_target(folder / RACE_FOLDER, options.target_length)
     asked = evaluation(options, start)

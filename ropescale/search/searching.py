@@ -25,16 +25,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ropescale.checks import require_choice, require_whole
+from ropescale.checks import as_float, require_choice, require_whole
 from ropescale.console import Console
-from ropescale.destinations import sole_writer
-from ropescale.errors import AlreadyPatchedError, InvalidArgumentError
+from ropescale.destinations import sole_writer, try_folder
+from ropescale.errors import AlreadyPatchedError, InvalidArgumentError, shortened
 from ropescale.evals import texts
 from ropescale.evals.forward import resting
 from ropescale.evals.provenance import fingerprint_of_parameters
 from ropescale.evals.texts import Document
 from ropescale.families.reading import read_geometry
-from ropescale.geometry import Geometry
+from ropescale.geometry import LONGEST, Geometry
 from ropescale.injection.patch import patch_of
 from ropescale.methods import FixedMethod, Method, get_method, list_methods
 from ropescale.request import Request
@@ -181,6 +181,11 @@ def search(
     length = round(factor * geometry.original_length)
     space = _space(asked, geometry, factor)
     counted = dataclasses.replace(asked, target_length=length, factor=None)
+    request = Request(existing=asked.existing, original_length=asked.original_length, layers=asked.layers,
+                      log_n=asked.log_n, temperature=asked.temperature)  # fmt: skip
+    folder = None if output is None else Path(output)
+    if folder is not None and place()[0] == 0:
+        try_folder(folder)  # before texts are read
     seen, unseen = two_sides(data)
     compared = -(-asked.held_out // 5) if asked.needles else 0
     whole, apart = (
@@ -205,13 +210,10 @@ def search(
         "samples": [whole.digest(), apart.digest()],
         "versions": {"ropescale": __version__, "torch": torch.__version__},
     }
-    request = Request(existing=asked.existing, original_length=asked.original_length, layers=asked.layers,
-                      log_n=asked.log_n, temperature=asked.temperature)  # fmt: skip
     with ExitStack() as around:
         put = around.enter_context(trials(model, request))
         put(_start_of(space, geometry, factor))  # what patch refuses is refused before anything is written
         put(None)
-        folder = None if output is None else Path(output)
         if folder is not None and place()[0] == 0:
             around.enter_context(sole_writer(folder))
         ledger = Ledger(settings, None if folder is None else folder / RECORDS)
@@ -415,7 +417,7 @@ def _factor(options: Options, geometry: Geometry) -> float:
     """Target / original length.
 
     Raises:
-        InvalidArgumentError: neither or both are given, or the target lies within the original length.
+        InvalidArgumentError: neither or both are given, or the target lies within the original length or too far.
     """
     original = geometry.original_length
     if (options.target_length is None) == (options.factor is None):
@@ -424,12 +426,16 @@ def _factor(options: Options, geometry: Geometry) -> float:
             f"give one of the two"
         )
     if options.target_length is not None:
-        rule = f"a whole number of tokens above the original length ({original})"
-        require_whole("target_length:", options.target_length, original + 1, rule=rule, remedy="ask for more")
+        rule = f"a whole number of tokens above the original length ({original}), and at most {LONGEST}"
+        require_whole("target_length:", options.target_length, original + 1, LONGEST, rule=rule, remedy="correct it")
         return options.target_length / original
-    if not 1 < float(options.factor or 0) < math.inf:
-        raise InvalidArgumentError(f"factor: must be a number above 1, got {options.factor!r}; ask for more")
-    return float(options.factor or 0)
+    most = LONGEST / original  # before texts are read to such a length
+    if not 1 < as_float(options.factor) <= most:
+        raise InvalidArgumentError(
+            f"factor: must be a number above 1 and at most {most:g}, which gives {LONGEST} tokens, got "
+            f"{shortened(options.factor)}; correct it"
+        )
+    return as_float(options.factor)
 
 
 def _space(options: Options, geometry: Geometry, factor: float) -> Space:

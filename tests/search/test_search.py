@@ -165,14 +165,17 @@ def test_two_processes_find_what_one_does(found: tuple[Found, Path], tmp_path: P
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
-        ({"factor": 1}, "factor: must be a number above 1, got 1; ask for more"),
+        (
+            {"factor": 1},
+            "factor: must be a number above 1 and at most 131072, which gives 16777216 tokens, got 1; correct it",
+        ),
         (
             {"target_length": 128},
-            "target_length: must be a whole number of tokens above the original length (128), got",
+            "target_length: must be a whole number of tokens above the original length (128), and at most",
         ),
         (
             {"target_length": 64},
-            "target_length: must be a whole number of tokens above the original length (128), got",
+            "target_length: must be a whole number of tokens above the original length (128), and at most",
         ),
         ({}, "target_length: must be given, or factor instead, got neither; give one of the two"),
         ({"factor": 2, "target_length": 256}, "target_length: must be given, or factor instead, got both"),

@@ -8,6 +8,8 @@ import random
 import struct
 from typing import Any
 
+import yaml
+
 ESCAPES = "\x1b[2J\x07\r\n\u202e"
 ODD: tuple[Any, ...] = (
     None,
@@ -136,3 +138,88 @@ def damaged_lines(content: bytes, draw: random.Random) -> bytes:
     at = draw.randrange(len(lines))
     lines[at] = damaged_json(lines[at], draw)
     return b"\n".join(lines) + draw.choice((b"\n", b"\n", b""))
+
+
+def damaged_yaml(content: bytes, draw: random.Random) -> bytes:
+    """A YAML file of lines `key: value`, half the time with its values changed as those of JSON are."""
+    if draw.random() < 0.4:
+        return torn(content, draw)
+    made = changed(yaml.safe_load(content), draw)
+    return yaml.safe_dump(made, allow_unicode=draw.random() < 0.5).encode("utf-8", "surrogatepass")
+
+
+# What somebody may type in the place of a value
+TYPED = (
+    "",
+    " ",
+    "-",
+    "--",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1",
+    "0",
+    "0x10",
+    "1_000",
+    "4.0.0",
+    "٤",  # a digit, which int() takes
+    "9" * 5000,
+    "1e308",
+    "4,",
+    ",4",
+    "4,,8",
+    "4;8",
+    "yarn",
+    "yran",
+    "YARN",
+    "none",
+    "None",
+    "true",
+    "{",
+    "[]",
+    "{}",
+    "null",
+    '{"a": NaN}',
+    '{"factor": 4}',
+    '{"beta_fast": "x"}',
+    '{"beta_fast": [[[[]]]]}',
+    "[" * 3000,
+    "/",
+    "/dev/null",
+    "/dev/zero",
+    ".",
+    "..",
+    "~",
+    "x" * 300,
+    "\udcff",
+    "a\0b",
+    "\x1b[2J",
+    "\u202e",
+    "🦊",
+    "log_n:",
+    ":1",
+    "log_n:nan",
+    "%s%n{0}{x}",
+    "-1m",
+    "infm",
+    "cuda:-1",
+    "cpu:x",
+)
+
+
+def damaged_command(content: bytes, draw: random.Random) -> bytes:
+    """One of several commands, or of several words, with one to two of its words changed; a JSON file of that one."""
+    words = list(draw.choice(json.loads(content)))
+    for _ in range(draw.choice((1, 1, 2))):
+        at = draw.randrange(1, len(words)) if len(words) > 1 else 0
+        deed = draw.randrange(6)
+        if deed <= 2:
+            words[at] = draw.choice(TYPED)
+        elif deed == 3:
+            words[at] = torn(words[at].encode("utf-8", "surrogateescape"), draw).decode("utf-8", "surrogateescape")
+        elif deed == 4 and len(words) > 2:
+            del words[at]
+        else:
+            words.insert(at, draw.choice(words))
+    return json.dumps([words]).encode()

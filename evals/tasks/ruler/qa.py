@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tokens import Cuts, token_counts
 
@@ -130,7 +130,11 @@ def _squad(path: str | None) -> list[Question]:
             path,
             lambda content: [
                 [
-                    (paragraph["context"], asked["question"], [answer["text"] for answer in asked["answers"]])
+                    (
+                        _text(paragraph["context"]),
+                        _text(asked["question"]),
+                        [_text(one["text"]) for one in asked["answers"]],
+                    )
                     for paragraph in article["paragraphs"]
                     for asked in paragraph["qas"]
                 ]
@@ -172,7 +176,14 @@ def _hotpotqa(path: str | None) -> list[Question]:
             "hotpotqa",
             "HotpotQA's hotpot_dev_distractor_v1.json",
             path,
-            lambda content: [(entry["question"], entry["answer"], entry["context"]) for entry in content],
+            lambda content: [
+                (
+                    _text(entry["question"]),
+                    _text(entry["answer"]),
+                    [(_text(title), [_text(one) for one in sentences]) for title, sentences in entry["context"]],
+                )
+                for entry in content
+            ],
         )
     return [
         Question(
@@ -188,11 +199,18 @@ def _parsed(task: str, key: str, file: str, path: str, entries: Callable[[Any], 
     """What a local file holds, in the official format."""
     try:
         return entries(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidArgumentError(
             f"{task}: {key} must be the path of {file}, got {path!r} ({type(error).__name__}: {error}); "
             f"download the official file and name it"
         ) from error
+
+
+def _text(value: Any) -> str:
+    """A value of a file that has to be a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{shortened(value)} where a text should be")
+    return value
 
 
 def _from_hub(task: str, key: str, file: str, repository: str) -> Iterable[Any]:
