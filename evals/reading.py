@@ -292,6 +292,7 @@ def _table(file: Path, kind: str, fields: Sequence[str]) -> Iterator[Row]:
             file_reader = pyarrow.ipc.open_file(source)
             stream = (file_reader.get_batch(number) for number in range(file_reader.num_record_batches))
         for batch in stream:
+            batch.validate(full=True)  # lengths and offsets of a damaged file lead anywhere
             names = [name for name in batch.schema.names if name in fields] or batch.schema.names
             for start in range(0, batch.num_rows, AT_ONCE):
                 yield from batch.select(names).slice(start, AT_ONCE).to_pylist()

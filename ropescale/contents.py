@@ -47,7 +47,7 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
         CheckpointError: no checkpoint there, or one that needs code of its own.
     """
     file = Path(path, finding.get("subfolder") or "", CONFIG)
-    if file.exists():
+    if _may_be(file):
         # Transformers would wait for a pipe, walk brackets within brackets, and build as many layers as are named
         _require_countable(read_json(file), file)
     try:
@@ -62,6 +62,14 @@ def read_config(path: str, **finding: Any) -> PreTrainedConfig:
                 f"{renamed or f'{type(error).__name__}: {first_line(error)}; repair it'}"
             ) from error
         raise absent(path, error) from error
+
+
+def _may_be(file: Path) -> bool:
+    """Whether a file is there, or cannot be looked for: then reading it says why."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
 
 
 def _renamed(settings: dict[str, Any]) -> str:

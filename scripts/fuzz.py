@@ -10,13 +10,15 @@ mended and put into tests/faults/corpus. Exit status 1 where anything failed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -33,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 NOTE = ROOT / "docs" / "results" / "fuzz.json"
 OUT = ROOT / "out" / "fuzz"
-PIECE = 1000  # inputs of one target that a process reads
+PIECE = 250  # inputs of one target at a time
 
 from fuzzing import TARGETS, Outcome, attack, damaged, facts_of, kept, together  # noqa: E402  # by the path above
 
@@ -43,25 +45,43 @@ def piece(name: str, first: int, last: int) -> Outcome:
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        sys.stdout = nowhere
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
         return attack(name, range(first, last), Path(folder, "folder"))
 
 
-def run(name: str, count: int, start: int, processes: int) -> Outcome:
-    """Every piece of one target."""
-    begins = range(start, start + count, PIECE)
-    # each piece in a process of its own: what one leaves behind is not there for the next
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=4) as pool:
-        jobs = {begin: pool.submit(piece, name, begin, min(begin + PIECE, start + count)) for begin in begins}
-        found = []
-        for begin, job in jobs.items():
+def pieces(counts: dict[str, int], start: int) -> list[tuple[str, int, int]]:
+    """Target, first and last number of every piece, so that all targets come on alike."""
+    found = []
+    for name, count in counts.items():
+        for begin in range(0, count, PIECE):
+            end = min(begin + PIECE, count)
+            found.append((end / count, name, start + begin, start + end))
+    return [one[1:] for one in sorted(found)]
+
+
+def run(todo: list[tuple[str, int, int]], processes: int, until: float) -> Iterator[tuple[str, Outcome]]:
+    """What came of each piece, as they end; after `until` (monotonic seconds) none is begun."""
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    running: dict[Future[Outcome], tuple[str, int, int]] = {}
+    broken = False
+    while (todo and time.monotonic() < until) or running:
+        while todo and len(running) < processes and time.monotonic() < until and not broken:
+            one = todo.pop(0)
+            running[pool.submit(piece, *one)] = one
+        for job in wait(running, return_when=FIRST_COMPLETED).done:
+            name, first, last = running.pop(job)
             try:
-                found.append(job.result())
-            except BrokenProcessPool:
-                told = f"{begin} to {begin + PIECE}"
-                found.append(Outcome(faults={f"{name}: the process died": told}))
-    return together(found)
+                yield name, job.result()
+            except BrokenProcessPool:  # a crash, of this piece or of one beside it
+                broken = True
+                yield name, Outcome(faults={f"{name}: the process died": f"within {first} to {last}"})
+        if broken and not running:
+            pool, broken = ProcessPoolExecutor(processes, get_context("spawn")), False
+    pool.shutdown()
 
 
 def keep(name: str, told: str) -> Path:
@@ -84,31 +104,39 @@ def main() -> int:
     parser.add_argument("--target", choices=sorted(TARGETS), help="one alone (default: all)")
     parser.add_argument("--start", type=int, default=0, help="the number of the first input (default: 0)")
     parser.add_argument("--processes", type=int, default=1, help="at a time (default: 1)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which nothing is begun")
     parser.add_argument("--note", action="store_true", help=f"write {NOTE.relative_to(ROOT)}")
     given = parser.parse_args()
     counts = {name: given.inputs * target.share // 100 for name, target in TARGETS.items()}
     counts = {given.target: given.inputs} if given.target else counts
-    told, failed, began = {}, False, time.monotonic()
-    for name, count in counts.items():
-        outcome = run(name, count, given.start, given.processes)
-        told[name] = facts_of(outcome)
-        print(name, told[name], dict(outcome.ended.most_common()), flush=True)
+    outcomes, began = dict.fromkeys(counts, Outcome()), time.monotonic()
+    for name, outcome in run(pieces(counts, given.start), given.processes, began + 60 * given.minutes):
         for kind, said in outcome.faults.items():
-            failed = True
-            place = keep(name, said) if said.split()[0].isdigit() else OUT
-            print(f"  {kind}: {said}\n    kept at {place}", flush=True)
-    if given.note:
-        note = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "processes": given.processes,
-            "wall_seconds": round(time.monotonic() - began),
-            "targets": told,
-        }
-        NOTE.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-    return int(failed)
+            if kind not in outcomes[name].faults:
+                place = keep(name, said) if said.split()[0].isdigit() else OUT
+                print(f"{kind}: {said}\n    kept at {place}", flush=True)
+        outcomes[name] = together([outcomes[name], outcome])
+        if given.note:
+            write_note(outcomes, given.processes, time.monotonic() - began)
+    for name, outcome in outcomes.items():
+        print(name, facts_of(outcome), dict(outcome.ended.most_common()), flush=True)
+    print(sum(outcome.inputs for outcome in outcomes.values()), "inputs")
+    return int(any(outcome.faults for outcome in outcomes.values()))
+
+
+def write_note(outcomes: dict[str, Outcome], processes: int, wall: float) -> None:
+    """What is known so far, for docs/faults.md."""
+    note = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processes": processes,
+        "wall_seconds": round(wall),
+        "inputs": sum(outcome.inputs for outcome in outcomes.values()),
+        "targets": {name: facts_of(outcome) for name, outcome in outcomes.items()},
+    }
+    NOTE.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

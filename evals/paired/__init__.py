@@ -72,10 +72,10 @@ def write(made: Differences, output: Path) -> Path:
 
 def differences(one: Path, other: Path, *, arms: Sequence[tuple[str, str]] = ()) -> Differences:
     """What two folders differ by, in numbers; the arguments and errors are those of `compare`."""
+    found: list[Results] = [read(one), read(other)]
     if one.resolve() == other.resolve():
         raise InvalidArgumentError(
             f"report: two folders must be two, got {str(one)!r} twice; name the results of another evaluation, or one "
             f"folder alone for its report"
         )
-    found: list[Results] = [read(one), read(other)]
     return differences_of(paired(*found, arms=arms))

@@ -29,8 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from evaluations import write_evaluation
-from mutations import damaged_command, damaged_json, damaged_lines, damaged_yaml, torn
+from mutations import damaged_command, damaged_json, damaged_lines, damaged_value, damaged_yaml, torn
+from safetensors.torch import save_file
 
 import ropescale
 from ropescale import cli
@@ -83,6 +85,11 @@ class Target:
     reads: tuple[Read, ...]
     share: int  # inputs in a hundred of a run over all targets
     dear: tuple[Read, ...] = ()  # those that take long, for one input in twenty
+    own: dict[str, tuple[Read, ...]] = field(default_factory=dict)  # of files that have readers of their own
+
+    def readers(self, file: str) -> tuple[Read, ...]:
+        """What reads a file."""
+        return self.own.get(file, self.reads)
 
 
 @dataclass
@@ -200,7 +207,6 @@ COMMANDS = (
     ("doctor", "model"),
     ("rescale", "model", "new", "--method", "yarn", "--factor", "4", "--layers", "all", "--knobs", '{"beta_slow": 2}'),
     ("rescale", "model", "new", "--target-length", "512", "--original-length", "64", "--existing", "compose"),
-    ("export", "model", "new", "--to", "vllm", "--method", "yarn", "--factor", "4", "--original-length", "64"),
     ("explain", "model", "--methods", "yarn,rerope", "--factor", "4", "--original-length", "64"),
     ("--import", "mine.py", "inspect", "model"),
 )
@@ -220,6 +226,7 @@ SPELLED = (
 
 def spelled(folder: Path) -> None:
     shutil.copytree(TINY, folder / "model")
+    save_file({"small": torch.zeros(1)}, folder / "model" / "model.safetensors")  # which no command here loads
     (folder / "mine.py").write_text("x = 1\n")
     (folder / "argv.json").write_text(json.dumps(COMMANDS))
     (folder / "spelled.json").write_text(json.dumps(SPELLED))
@@ -323,6 +330,7 @@ def commanded(folder: Path) -> None:
             code = cli.main(words)
         for name in set(os.listdir(folder)) - there:
             removed(folder / name)
+        sys.modules.pop("mine", None)  # which is imported once in a process
         last = (said.getvalue().splitlines() or [""])[-1]
         if code not in (0, 2) or "the whole traceback" in last or (code == 2 and not last.startswith("ropescale")):
             raise Unforeseen(f"{code} {last}")
@@ -373,7 +381,7 @@ TARGETS = {
     "config": Target(
         copied, {"config.json": damaged_json, "generation_config.json": damaged_json}, (*CHECKPOINT, facts), 12
     ),
-    "record": Target(rescaled, {"config.json": record_alone}, (ropescale.diagnose, inspected, ropescale.load), 10),
+    "record": Target(rescaled, {"config.json": record_alone}, (ropescale.diagnose, inspected, ropescale.load), 8),
     "adapter": Target(
         with_adapter,
         {"adapter_config.json": damaged_json, "ropescale.json": damaged_json, "adapter_model.safetensors": torn},
@@ -385,16 +393,20 @@ TARGETS = {
         sharded,
         {"model.safetensors.index.json": damaged_json},
         (ropescale.load, ropescale.diagnose, exported_files),
-        6,
+        8,
     ),
     "weights": Target(
         copied,
         {"model.safetensors": header_of_weights},
         (ropescale.load, ropescale.diagnose, exported_files, weights_brought),
-        6,
+        4,
     ),
     "gguf": Target(
-        exported, {"a.gguf": header_of_gguf, "plain.gguf": header_of_gguf}, (header_read, plain_header_read), 4
+        exported,
+        {"a.gguf": header_of_gguf, "plain.gguf": header_of_gguf},
+        (),
+        2,
+        own={"a.gguf": (header_read,), "plain.gguf": (plain_header_read,)},
     ),
     "results": Target(
         evaluated,
@@ -419,8 +431,14 @@ TARGETS = {
             "squad/dev.json": damaged_json,
             "squad/hotpot.json": damaged_json,
         },
-        (texts_read, saved_read, questions_read),
-        8,
+        (texts_read,),
+        10,
+        own={
+            "saved/dataset_dict.json": (saved_read,),
+            "saved/train/state.json": (saved_read,),
+            "squad/dev.json": (questions_read,),
+            "squad/hotpot.json": (questions_read,),
+        },
     ),
     "tokenizer": Target(
         copied, {"tokenizer.json": damaged_json, "tokenizer_config.json": damaged_json}, (tokenized,), 6
@@ -428,17 +446,23 @@ TARGETS = {
     "search": Target(
         searched,
         {"search.jsonl": damaged_lines, "knobs.json": damaged_json, "knobs-of-yarn.json": damaged_json},
-        (ledger_read, knobs_read),
-        10,
+        (knobs_read,),
+        14,
+        own={"search.jsonl": (ledger_read,)},
     ),
     "run": Target(
         trained,
         {train.RUN: damaged_json, f"checkpoint-2/{seals.SEAL}": damaged_json},
-        (run_read, seal_read),
-        4,
+        (),
+        6,
+        own={train.RUN: (run_read,), f"checkpoint-2/{seals.SEAL}": (seal_read,)},
     ),
     "options": Target(
-        spelled, {"argv.json": damaged_command, "spelled.json": damaged_command}, (commanded, parsed), 10
+        spelled,
+        {"argv.json": damaged_command, "spelled.json": damaged_value},
+        (),
+        6,
+        own={"argv.json": (commanded,), "spelled.json": (parsed,)},
     ),
 }
 
@@ -530,7 +554,8 @@ def attack(name: str, numbers: Iterable[int], folder: Path, *, all_readers: bool
     """
     target = TARGETS[name]
     target.make(folder)
-    for reader in (*target.reads, *target.dear):  # a reader that refuses what is whole says nothing about damage
+    every = {*target.reads, *target.dear, *(one for some in target.own.values() for one in some)}
+    for reader in every:  # one that refuses what is whole says nothing about damage
         reader(folder)
     target_files = {file: (folder / file).read_bytes() for file in target.files}
     corpus = kept(name)
@@ -539,8 +564,10 @@ def attack(name: str, numbers: Iterable[int], folder: Path, *, all_readers: bool
     for number in numbers:
         file, content = damaged(name, target_files, corpus, number)
         (folder / file).write_bytes(content)
-        some = (*target.reads, *target.dear) if all_readers else (target.reads[number % len(target.reads)],)
-        read(name, some if number % 20 or all_readers else (*some, *target.dear), folder, outcome, f"{number} {file}")
+        readers = target.readers(file)
+        some = readers if all_readers else (readers[number % len(readers)],)
+        more = target.dear if all_readers or number % 20 == 0 else ()
+        read(name, (*some, *more), folder, outcome, f"{number} {file}")
         for other, whole in target_files.items():  # a reader may write on
             (folder / other).write_bytes(whole)
         outcome.inputs += 1
@@ -560,7 +587,7 @@ def replay(name: str, folder: Path) -> Outcome:
         whole = (folder / file).read_bytes()
         for number, content in enumerate(contents):
             (folder / file).write_bytes(content)
-            read(name, (*target.reads, *target.dear), folder, outcome, f"corpus {number} {file}")
+            read(name, (*target.readers(file), *target.dear), folder, outcome, f"corpus {number} {file}")
             (folder / file).write_bytes(whole)
             outcome.inputs += 1
     return outcome

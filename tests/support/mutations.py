@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
+PLACES = 4_000  # values of one file among which damage is drawn
 ESCAPES = "\x1b[2J\x07\r\n\u202e"
 ODD: tuple[Any, ...] = (
     None,
@@ -51,16 +54,18 @@ ODD: tuple[Any, ...] = (
 )
 
 
-def places(value: Any, so_far: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(value: Any, so_far: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path to every value within a value, but not into more than twenty entries of a list, nor far down."""
-    found = [so_far] if so_far else []
+    if so_far:
+        yield so_far
     if len(so_far) > 12:
-        return found
+        return
     if isinstance(value, dict):
         inner = list(value.items())
     else:
         inner = list(enumerate(value[:20])) if isinstance(value, list) else []
-    return [*found, *(place for name, one in inner for place in places(one, (*so_far, name)))]
+    for name, one in inner:
+        yield from places(one, (*so_far, name))
 
 
 def nested(deep: int) -> Any:
@@ -75,7 +80,7 @@ def changed(values: Any, draw: random.Random) -> Any:
     """A JSON value with one to three things in it changed: kinds, sizes, names, depths, what is missing."""
     values = copy.deepcopy(values)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        known = places(values)
+        known = list(itertools.islice(places(values), PLACES))  # anchors within anchors have billions
         if not known:
             return draw.choice(ODD)
         *above, last = draw.choice(known)
@@ -223,3 +228,15 @@ def damaged_command(content: bytes, draw: random.Random) -> bytes:
         else:
             words.insert(at, draw.choice(words))
     return json.dumps([words]).encode()
+
+
+def damaged_value(content: bytes, draw: random.Random) -> bytes:
+    """One of several pairs of an option and its value, with another value; a JSON file of that one."""
+    option, value = draw.choice(json.loads(content))
+    if draw.random() < 0.5:
+        value = draw.choice(TYPED)
+    elif value[:1] == "{" and draw.random() < 0.6:
+        value = json.dumps(changed(json.loads(value), draw))
+    else:
+        value = torn(value.encode("utf-8", "surrogateescape"), draw).decode("utf-8", "surrogateescape")
+    return json.dumps([[option, value]]).encode()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ropescale.errors import RopescaleError
 
+MOST = 2**26  # bytes that are read of a file, to know it again
 NAN, INFINITE = float("nan"), float("inf")
 Damage = Callable[[Path], Any]
 
@@ -18,6 +19,8 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
+        else str(path.stat().st_size)
+        if path.is_file() and path.stat().st_size > MOST
         else hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()
         else ""
