@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -20,12 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from train_tiny import held_out_windows
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.utils import logging
 
 import ropescale
 from ropescale.checkpoints import resolve
+from ropescale.evals.passkey import PasskeySample
 from ropescale.evals.results import write_atomically
+from ropescale.evals.texts import sample
 from ropescale.evals.tokens import named_tokenizer
 from ropescale.recipes import train
 from ropescale.recipes.evaluation import Yardstick, yardstick
@@ -59,11 +66,20 @@ RUNS = {
     "alibi": f"alibi --factor 4 {SHORT} {SLOW} --learning-rate 1e-3",
 }
 
+# How near yarn comes to the control: every weight, and LoRA; one token in seven of passkeys
+MIX = "--data-weights 6 1 --eval-strategy no"
+NEAR = {
+    **{f"full_x4_seed{n}": f"full {LONG} {MIX} --learning-rate 1.5e-3 --seed {n}" for n in (42, 1, 2)},
+    **{f"full_x8_seed{n}": f"full --factor 8 {LONGER} {MIX} --learning-rate 1.5e-3 --seed {n}" for n in (42, 1, 2)},
+    "lora_everywhere": f"lora_everywhere {LONG} {MIX} --learning-rate 3e-3",
+}
+
 
 def main() -> None:
     """Run what is missing, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[*RUNS, "native_x4", "native_x8"], help="runs, instead of all")
+    every = [*RUNS, *NEAR, "native_x4", "native_x8"]
+    parser.add_argument("--only", nargs="+", choices=every, help="runs, instead of all")
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))
     chosen = parser.parse_args().only or missing(kept)
     logging.set_verbosity_error()
@@ -77,6 +93,9 @@ def main() -> None:
         if name in chosen or (OUT / name / "training.html").exists():
             figures["runs"][name] = fine_tuned(name, line)
     figures["runs"] = {name: figures["runs"][name] for name in RUNS if name in figures["runs"]}
+    for name, line in NEAR.items():
+        if name in chosen or (OUT / name / "training.html").exists():
+            figures.setdefault("near", {})[name] = near(name, line, figures["control"])
     measured = measure(tokenizer, [LENGTH, 2 * LENGTH, 4 * LENGTH])
     for name in ("drope", "drope_longer"):
         if (OUT / name / "training.html").exists():
@@ -88,7 +107,9 @@ def main() -> None:
 
 def missing(kept: dict[str, Any]) -> list[str]:
     """The runs that training.json has no figures of, or figures of another command."""
-    runs = [name for name, line in RUNS.items() if kept["runs"].get(name, {}).get("command") != command(name, line)]
+    had = {**kept["runs"], **kept.get("near", {})}
+    lines = {**RUNS, **NEAR}
+    runs = [name for name, line in lines.items() if had.get(name, {}).get("command") != command(name, line)]
     return [*(f"native_{factor}" for factor in ("x4", "x8") if factor not in kept["control"]), *runs]
 
 
@@ -112,6 +133,65 @@ def fine_tuned(name: str, line: str) -> dict[str, Any]:
     told = train.run(read_recipe(recipe, [*options, "--output", str(OUT / name)]), typed)
     kept = ("command", "steps", "tokens", "seconds", "threads", "parameters", "unpatched", "before", "after")
     return {key: told[key] for key in kept} | {key: told[key] for key in ("logit_scale",) if key in told}
+
+
+def near(name: str, line: str, control: dict[str, Any]) -> dict[str, Any]:
+    """One run, measured once more without this library, and held against models that were trained at the length.
+
+    Against the control on the windows of both; at four times the length also against the card's yardstick, which has
+    seen as many tokens as the embedded checkpoint alone, on the windows of the card.
+    """
+    run = fine_tuned(name, line)
+    model, tokenizer = transformers_own(OUT / name), named_tokenizer("tiny")
+    lengths = [int(length) for length in run["after"]["perplexity"]]
+    length, measured = max(lengths), measure(tokenizer, lengths)
+    native = control[f"x{length // LENGTH}"]["figures"]["perplexity"][str(length)]
+    perplexities = {str(n): perplexity(model, measured.windows[:, :n]) for n in lengths}
+    told = {
+        **run,
+        "plain": {
+            "perplexity": perplexities,
+            "passkey": {str(n): found(model, measured.passkeys[n]) for n in lengths},
+        },
+        "against_control": perplexities[str(length)] / native - 1,
+        "against_unpatched": perplexities[str(LENGTH)] / run["unpatched"]["perplexity"][str(LENGTH)] - 1,
+    }
+    if length == 4 * LENGTH:
+        card = json.loads(Path(resolve("tiny"), "yardstick.json").read_text(encoding="utf-8"))
+        windows = held_out_windows(tokenizer, sample(), 8 * LENGTH)[:, :length]
+        told["against_yardstick"] = perplexity(model, windows) / card["inside"]["perplexity"][str(length)] - 1
+    return told
+
+
+def transformers_own(folder: Path) -> Any:
+    """A trained yarn as Transformers and PEFT load it, without this library."""
+    if not (folder / "adapter_config.json").exists():
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))["record"]
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": record["knobs"]["factor"]}
+    yarn["original_max_position_embeddings"] = LENGTH
+    base = AutoModelForCausalLM.from_pretrained(
+        resolve("tiny"), rope_parameters=yarn, max_position_embeddings=record["target_length"]
+    )
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+@torch.no_grad()
+def perplexity(model: Any, windows: Tensor) -> float:
+    """Of [windows, length] ids, by the model's logits."""
+    rows = windows[:, None]
+    nats = [cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:]) for ids in rows]
+    return math.exp(torch.stack(nats).mean())
+
+
+@torch.no_grad()
+def found(model: Any, asked: list[PasskeySample]) -> float:
+    """The share of passkeys whose every token is the likeliest."""
+    right = 0
+    for one in asked:
+        ids, count = torch.tensor([one.input_ids]), one.answer_length
+        right += int((model(input_ids=ids).logits[0, -count - 1 : -1].argmax(-1) == ids[0, -count:]).all())
+    return right / len(asked)
 
 
 def native_state(factor: int) -> Path:
@@ -169,7 +249,7 @@ def table(figures: dict[str, Any]) -> str:
         "| run | steps | perplexity inside L | at the target | against the control | passkeys inside L | beyond |",
         "|---" * 7 + "|",
     ]
-    for name, told in figures["runs"].items():
+    for name, told in {**figures["runs"], **figures.get("near", {})}.items():
         after, before = told["after"], told["unpatched"]["perplexity"][str(LENGTH)]
         longest = list(after["perplexity"])[-1]
         control = figures["control"].get(f"x{int(longest) // LENGTH}")
