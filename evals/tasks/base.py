@@ -221,7 +221,7 @@ def load(folder: str | Path) -> list[str]:
     """
     _load_shipped()
     root = Path(os.path.realpath(folder))  # which a loop of links does not stop
-    if not os.path.isdir(root):
+    if os.path.lexists(folder) and not os.path.isdir(root):
         raise InvalidArgumentError(f"include_path: must be a folder with tasks, got {str(folder)!r}; check the path")
     for path in sorted(root.rglob(TASKS)):
         run_file(path, name=f"task in {path.parent}", what="include_path")

@@ -273,7 +273,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     more = (*BRIEF, *LOSSES[loss])
     told = run(loss, tmp_path / "whole", *more)
     assert told["settings"]["loss"] == loss
-    assert f" with loss {loss}." in (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
+    assert f" with loss {loss}, by ropescale" in (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
     step = RecipeTrainer.training_step
 
     def stopped(self: RecipeTrainer, *args: Any, **kwargs: Any) -> Any:
