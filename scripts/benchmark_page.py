@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 Figures = dict[str, Any]
+NOT_RUN = "<!-- not run: measures anew -->"  # by tests/house/test_readme.py, which runs what pages have to paste
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def section(name: str, title: str, figures: Figures, count: int) -> str:
     counts = {"thread": figures.get("threads", 1), "round": figures.get("rounds")}
     said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count)
     return (
-        f'<a id="{name}"></a>\n\n### {title}\n\n```\n{at["command"]}\n```\n\n'
+        f'<a id="{name}"></a>\n\n### {title}\n\n{NOT_RUN}\n\n```bash\n{at["command"]}\n```\n\n'
         f"{count} ratios, of {at['date']}; {at['machine']}; {said}; "
         f"load: {at['load']}. {versions}. [Figures](results/benchmark-{name}.json)\n\n"
     )

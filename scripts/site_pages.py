@@ -44,6 +44,8 @@ PICTURED: dict[str, dict[str, Any]] = {
     "longrope": {"long_factor": [1 + 3 * pair / 63 for pair in range(64)]},
     "proportional": {"partial_rotary_factor": 0.5},
 }
+STAGES = ("untrained", "searched", "trained")  # of the comparison of all methods
+UNPATCHED = "unpatched"  # a row of that
 KINDS = {
     "rotation": "Frequencies",
     "late": "In attention",
@@ -231,6 +233,8 @@ def method_page(name: str) -> str:
         picture(name),
         "## Its figures",
         figures(name),
+        "### Head to head",
+        head_to_head(name),
         "## In engines",
         engines(name),
         "## Knobs",
@@ -379,6 +383,55 @@ def arm_row(named: str, cell: dict[str, Any]) -> str:
     return f"| {named} | {found} | {cell['perplexity beyond']:.2f} | {cell['perplexity within']:.2f} | {change} |"
 
 
+def head_to_head(name: str) -> str:
+    """What it came to against all others: a row for each stage and factor that was run."""
+    told = json.loads((ROOT / "docs" / "results" / "head-to-head.json").read_text(encoding="utf-8"))
+    rows = [row for row in told["summary"] if row["method"] == name]
+    rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["factor"]))
+    if name in told["left_out"] and not rows:
+        why = told["left_out"][name].replace("docs/results/training.md", "[trained](../results/training.md)")
+        return f"It is not in [the comparison of all methods](../results/head-to-head.md): it {why}."
+    if not rows:
+        return "It is not in [the comparison of all methods](../results/head-to-head.md) yet."
+    head = ["stage", "perplexity beyond", "against `yarn`", "rank", "passkeys at the target", "rank", "change within"]
+    rows += [row for row in told["summary"] if row["method"] == UNPATCHED]
+    fields = [[*head_to_head_row(row, told["summary"])] for row in rows]
+    lines = [head, ["---"] * len(head), *fields]
+    return "\n".join(
+        [
+            "On the embedded checkpoint, against all that were run at the same stage and factor: perplexity "
+            "of held-out text beyond 128 tokens, passkeys at the target length, and what is lost within 128 tokens, "
+            "with 95 % intervals, paired where two are compared. A rank is one more than the number of methods that "
+            "are surely better. "
+            "[How it was measured](../results/head-to-head.md)",
+            "",
+            *(f"| {' | '.join(line)} |" for line in lines),
+        ]
+    )
+
+
+def head_to_head_row(row: dict[str, Any], summary: list[dict[str, Any]]) -> Iterator[str]:
+    """The cells of one row; what was not compared is empty."""
+    others = sum(one["stage"] == row["stage"] and one["factor"] == row["factor"] for one in summary)
+    seeds = len(row["seeds"])
+    found, asked = row["passkeys"]
+    low, high = row["interval"]
+    stage = UNPATCHED if row["method"] == UNPATCHED else row["stage"]
+    yield f"{stage}, x{row['factor']:g}, {seeds} seed{'' if seeds == 1 else 's'}"
+    yield f"{row['perplexity_beyond']:.2f}"
+    yield "" if row["method"] == "yarn" or not row["against_yarn"] else changed(row["against_yarn"])
+    yield f"{row['rank_text']} of {others}"
+    yield f"{100 * found / asked:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    yield f"{row['rank_passkeys']} of {others}"
+    yield changed(row["change_inside"]) if row["change_inside"] else ""
+
+
+def changed(ratio: list[float]) -> str:
+    """A ratio with its interval, as what it adds in percent."""
+    middle, low, high = (round(100 * (one - 1), 1) + 0.0 for one in ratio)  # which has no -0
+    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
 def engines(name: str) -> str:
     """Its row of docs/exports.md."""
     lines = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8").splitlines()
@@ -446,7 +499,8 @@ def used(name: str) -> str:
     if name in by_kind()["without"]:
         recipe = RECIPES.get(name, name)
         command = f"ropescale train {recipe} --model tiny --output out/{name}        # it is of no use without"
-    return f"```python\nimport ropescale\n\n{call}\n```\n\n```bash\n{command}\n```"
+    reason = "<!-- not run: takes long -->\n\n" if name in by_kind()["without"] else ""
+    return f"```python\nimport ropescale\n\n{call}\n```\n\n{reason}```bash\n{command}\n```"
 
 
 # Tasks

@@ -5,6 +5,7 @@ installed. Series differ by colour, by the symbol at their points where these ar
 colours come round.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,13 +157,20 @@ def drawn(chart: Chart) -> str:
         box = 'x="{}" y="{}" width="{}" height="{}"'.format(*frame.split())
         lines = [f'<svg aria-hidden="true" {box} viewBox="{frame}">', *lines, "</svg>"]
     parts += lines
-    levels = [y_of(tick) for tick in ticks] + [y_of(mark.at) for mark in chart.marks if mark.level]
-    words: list[float] = []  # where those of level lines stand, all at the right end
+    runs = [
+        [(x_of(curve.x[i]), y_of(curve.y[i])) for i in piece]
+        for curve in chart.curves
+        for piece in _pieces(curve, chart.y)
+    ]
+    for y in [y_of(tick) for tick in ticks] + [y_of(mark.at) for mark in chart.marks if mark.level]:
+        runs.append([(LEFT, y), (RIGHT, y)])
+    words: list[_Word] = []
     for i, mark in enumerate(chart.marks):
         at = y_of(mark.at) if mark.level else x_of(mark.at)
-        if mark.level:
-            words.append(_free(at, levels, words))
-        parts.append(_mark(mark, at, words[-1] if mark.level else TOP + 10 + 15 * i))
+        own = [(LEFT, at), (RIGHT, at)] if mark.level else []
+        places = _beside_level(mark.word, at) if mark.level else _beside_upright(mark.word, at, TOP + 10 + 15 * i)
+        words.append(_freest(places, [run for run in runs if run != own], words))
+        parts.append(_mark(mark, at, words[-1]))
     middle = (LEFT + RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x.label)}</text>')
     turn = f"translate(13 {(TOP + BOTTOM) / 2}) rotate(-90)"
@@ -205,13 +213,7 @@ def _line(curve: Curve, axis: Axis, x_of: Callable[[float], float], y_of: Callab
     """The band of a curve and the curve, in as many pieces as there are between its gaps."""
     parts = []
     xs = [x_of(x) for x in curve.x]
-    pieces: list[list[int]] = [[]]
-    for i, y in enumerate(curve.y):
-        if axis.holds(y):
-            pieces[-1].append(i)
-        elif pieces[-1]:
-            pieces.append([])
-    for piece in filter(None, pieces):
+    for piece in _pieces(curve, axis):
         if curve.low:
             edge = [(xs[i], y_of(curve.high[i])) for i in piece] + [(xs[i], y_of(curve.low[i])) for i in piece[::-1]]
             parts.append(f'<path class="band" {_colour(curve)} d="M{_points(edge)}Z"/>')
@@ -225,30 +227,89 @@ def _line(curve: Curve, axis: Axis, x_of: Callable[[float], float], y_of: Callab
     return [part for part in parts if part]
 
 
+def _pieces(curve: Curve, axis: Axis) -> list[list[int]]:
+    """The numbers of the points between the gaps of a curve."""
+    pieces: list[list[int]] = [[]]
+    for i, y in enumerate(curve.y):
+        if axis.holds(y):
+            pieces[-1].append(i)
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
 def _points(points: Sequence[tuple[float, float]]) -> str:
     return "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _mark(mark: Mark, at: float, height: float) -> str:
-    """The line of a mark, and its word beside it at that height."""
-    if mark.level:
-        line, x, y, anchor = f"M{LEFT} {at:.1f}H{RIGHT}", RIGHT - 2.0, height, "end"
-    else:
-        anchor = "end" if at > (LEFT + RIGHT) / 2 else "start"
-        line, x, y = f"M{at:.1f} {TOP}V{BOTTOM}", at + (-4 if anchor == "end" else 4), height
-    word = f'<text class="word" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(mark.word)}</text>'
-    return f'<path class="mark" d="{line}"/>{word if mark.word else ""}'
+@dataclass(frozen=True, kw_only=True)
+class _Word:
+    """Where the word of a mark stands: letters are about 9 high, and 6 wide."""
+
+    x: float  # of its start, or of its end where `anchor` says so
+    y: float  # of its foot
+    anchor: str
+    letters: int
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, right, top and bottom of what it covers, with a little room."""
+        wide = 6.2 * self.letters
+        left = self.x - wide if self.anchor == "end" else self.x
+        return left - 1, left + wide + 1, self.y - 10, self.y + 3
+
+    def crossed_by(self, run: Sequence[tuple[float, float]]) -> bool:
+        """Whether a line through these points runs through it."""
+        left, right, top, bottom = self.box
+        for (x, y), (to_x, to_y) in itertools.pairwise(run) if len(run) > 1 else [(run[0], run[0])]:
+            start, end = max(min(x, to_x), left), min(max(x, to_x), right)
+            if start > end:
+                continue
+            slope = (to_y - y) / (to_x - x) if to_x != x else 0.0
+            heights = sorted((y + slope * (start - x), y + slope * (end - x)) if to_x != x else (y, to_y))
+            if heights[0] < bottom and heights[1] > top:
+                return True
+        return False
+
+    def covers(self, other: "_Word") -> bool:
+        """Whether two words share a place."""
+        left, right, top, bottom = self.box
+        to_left, to_right, to_top, to_bottom = other.box
+        return left < to_right and to_left < right and top < to_bottom and to_top < bottom
 
 
-def _free(at: float, lines: Sequence[float], words: Sequence[float]) -> float:
-    """Where the word of a level line stands, above or below: where it meets no other word or line, or fewer."""
-    places = [at - 4, at + 12]  # of its foot; letters are about 9 high
-    crossed = [
-        sum(abs(place - word) < 10 for word in words)
-        + sum(place - 10 < line < place + 3 for line in lines if line != at)
-        for place in places
-    ]
-    return places[crossed[0] > crossed[1]]
+def _mark(mark: Mark, at: float, word: _Word) -> str:
+    """The line of a mark, and its word."""
+    line = f"M{LEFT} {at:.1f}H{RIGHT}" if mark.level else f"M{at:.1f} {TOP}V{BOTTOM}"
+    said = (
+        f'<text class="word" x="{word.x:.1f}" y="{word.y:.1f}" text-anchor="{word.anchor}">{escape(mark.word)}</text>'
+    )
+    return f'<path class="mark" d="{line}"/>{said if mark.word else ""}'
+
+
+def _beside_level(word: str, at: float) -> list[_Word]:
+    """Where the word of a level line may stand: above or below it, at the right end or the left, the best first."""
+    ends = ((RIGHT - 2.0, "end"), (LEFT + 4.0, "start"))
+    return [_Word(x=x, y=at + y, anchor=anchor, letters=len(word)) for x, anchor in ends for y in (-4, 12)]
+
+
+def _beside_upright(word: str, at: float, height: float) -> list[_Word]:
+    """Where the word of an upright line may stand: to either side of it, at that height or at the foot."""
+    sides = [(at + 4, "start"), (at - 4, "end")]
+    if at > (LEFT + RIGHT) / 2:
+        sides.reverse()
+    return [_Word(x=x, y=y, anchor=anchor, letters=len(word)) for y in (height, BOTTOM - 6) for x, anchor in sides]
+
+
+def _freest(places: Sequence[_Word], runs: Sequence[Sequence[tuple[float, float]]], words: Sequence[_Word]) -> _Word:
+    """The first of the places at which a word meets fewest lines and other words, within the frame."""
+
+    def met(place: _Word) -> int:
+        left, right, _, _ = place.box
+        outside = left < LEFT or right > WIDTH
+        return sum(map(place.covers, words)) + sum(place.crossed_by(run) for run in runs) + (len(runs) + 1) * outside
+
+    return min(places, key=met)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -1,6 +1,7 @@
 """The site: what it is made from is whole, its links lead somewhere, and it loads nothing from elsewhere."""
 
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from programs import script
 
 from ropescale import list_methods
 
@@ -27,6 +29,28 @@ def test_when_to_take_it_is_said_of_every_method_and_of_nothing_else() -> None:
             assert not sentence.endswith("."), name  # the page ends it
     named = set(re.findall(r"`([a-z_0-9]+)`", str(said)))
     assert named <= set(list_methods()), "what is named in them is a method"
+
+
+def test_the_page_of_a_method_has_what_it_came_to_head_to_head() -> None:
+    """Read from the figures by themselves: what was run stands there, and nothing of others."""
+    told = json.loads((ROOT / "docs" / "results" / "head-to-head.json").read_text(encoding="utf-8"))
+    page = script("site_pages").head_to_head
+    shown = 0
+    methods = [row for row in told["summary"] if row["method"] != "unpatched"]
+    for name in list_methods():
+        lines = [line for line in page(name).splitlines() if re.match(r"\| (un)?(searched|trained)", line)]
+        rows = [row for row in methods if row["method"] == name]
+        assert len(lines) == len(rows), name
+        for row in rows:
+            (line,) = [line for line in lines if line.startswith(f"| {row['stage']}, x{row['factor']},")]
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found, asked = row["passkeys"]
+            assert float(cells[1]) == pytest.approx(row["perplexity_beyond"], abs=0.006)
+            assert cells[3].split(" of ")[0] == str(row["rank_text"])
+            assert cells[4].startswith(f"{100 * found / asked:.0f} % (")
+            assert cells[5].split(" of ")[0] == str(row["rank_passkeys"])
+            shown += 1
+    assert shown == len(methods) >= 80
 
 
 def outside_code(text: str) -> str:

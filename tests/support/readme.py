@@ -1,7 +1,7 @@
-"""The blocks of README and of the first pages as a reader would paste them: `bash` and `python` ones, in order, in one
+"""The blocks of README and the pages of docs as a reader would paste them: `bash` and `python` ones, in order, in one
 folder a page.
 
-python tests/support/readme.py BIN        # with the `ropescale` and `python` of BIN, in a new folder
+python tests/support/readme.py BIN        # the first pages, with the `ropescale` and `python` of BIN, in a new folder
 """
 
 import json
@@ -16,8 +16,25 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PASTED = (README, *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "tour", "tutorial")))  # read in this order
+DOCS = ROOT / "docs"
+PASTED = (README, *(DOCS / f"{name}.md" for name in ("quickstart", "tour", "tutorial")))  # read in this order
+PAGES = (
+    README,
+    *(page for page in sorted(DOCS.rglob("*.md")) if page.parent.parent != DOCS / "results"),  # reports, made by runs
+    *sorted((ROOT / "evals" / "tasks").glob("*/README.md")),
+    ROOT / "CONTRIBUTING.md",
+)
 PORT = "8080"  # as the pages have it, of which another may be in use
+# Why a block is not run, as a comment above it says: <!-- not run: needs a hub -->
+REASONS = (
+    "installs packages",
+    "needs a hub",
+    "needs a GPU",
+    "needs another machine",  # a cluster, or a server that was started elsewhere
+    "needs another program",  # an engine or a framework that no extra of ropescale brings
+    "takes long",  # many minutes of two cores, or hours
+    "measures anew",  # what the figures of these pages were made with, from a clone: they would be others
+)
 
 
 class Block(NamedTuple):
@@ -26,6 +43,7 @@ class Block(NamedTuple):
     line: int
     language: str
     text: str
+    reason: str  # why it is not run, empty where it is
 
 
 def free_port() -> str:
@@ -36,16 +54,33 @@ def free_port() -> str:
 
 def blocks(path: Path = README, *, port: str = PORT) -> list[Block]:
     """Every fenced block of a page, with a port in the place of its own."""
-    text = path.read_text(encoding="utf-8").replace(PORT, port)
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block(text.count("\n", 0, one.start()) + 1, one[1], one[2]) for one in found]
+    return blocks_of(path.read_text(encoding="utf-8").replace(PORT, port))
+
+
+def blocks_of(text: str) -> list[Block]:
+    """Every fenced block of a text."""
+    found = re.finditer(
+        r"(?:^<!-- not run: (?P<reason>.*?) -->\n\n?)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+        text,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    return [
+        Block(text.count("\n", 0, one.start("language")) + 1, one["language"], one["text"], one["reason"] or "")
+        for one in found
+    ]
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a bash block, lines that go on joined, comments left out."""
-    joined = block.text.replace("\\\n", " ")
-    lines = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in joined.splitlines()]
-    return [line for line in lines if line]
+    """The commands of a bash block, lines that go on joined, comments and what is written into files left out."""
+    text = re.sub(r"<<'END'\n.*?^END$", "<<'END'", block.text, flags=re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"(^|\s+)#.*", "", line).strip() for line in text.replace("\\\n", " ").splitlines()]
+    found: list[str] = []
+    for line in lines:
+        if found and found[-1].count("'") % 2:  # a quotation goes on
+            found[-1] += f" {line}"
+        elif line:
+            found.append(line)
+    return found
 
 
 class Python:
@@ -94,9 +129,11 @@ def followed(page: Path, place: Path, environment: dict[str, str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         python = Python(place / "python", folder, environment)
         for block in blocks(page, port=free_port()):
+            if block.reason:
+                continue
             if block.language == "python":
                 code = python.paste(block.text)
-            elif block.language == "bash" and not block.text.startswith("pip "):
+            elif block.language == "bash":
                 code = subprocess.run(
                     ["bash", "-euc", block.text], cwd=folder, env=environment, check=False
                 ).returncode
