@@ -64,7 +64,7 @@ def unaccounted(text: str) -> list[str]:
         for block in blocks
         if block.language not in LANGUAGES or (block.reason and block.reason not in readme.REASONS)
     ]
-    fences, reasons = len(re.findall(r"^\s*```", text, flags=re.MULTILINE)), text.count("<!-- not run")
+    fences, reasons = (len(re.findall(at, text, flags=re.MULTILINE)) for at in (r"^\s*```", r"^\s*<!-- not run"))
     if fences != 2 * len(blocks):
         wrong.append(f"{fences} fences of {len(blocks)} blocks")
     if reasons != sum(bool(block.reason) for block in blocks):
@@ -170,10 +170,9 @@ def pasting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for one, before in zip(registries, known, strict=True):
         one.clear()
         one.update(before)
-    of_page = [
-        name for name, one in sys.modules.items() if (getattr(one, "__file__", "") or "").startswith(str(tmp_path))
-    ]
-    for name in of_page:
+    # by what a module holds, since asking some that load late for an attribute has them load
+    held = {name: str(getattr(one, "__dict__", {}).get("__file__")) for name, one in [*sys.modules.items()]}
+    for name in [name for name, path in held.items() if path.startswith(str(tmp_path))]:
         del sys.modules[name]
 
 
