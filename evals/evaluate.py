@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from ropescale.checks import several
 from ropescale.evals import grid, plan, report
 from ropescale.evals.results import Results
 from ropescale.evals.tasks.base import defaults
@@ -68,15 +70,15 @@ def evaluate(
     """
     chosen = plan.Options(
         model=str(model),
-        methods=tuple(methods),
-        factors=tuple(factors),
-        tasks=tuple(tasks),
-        lengths=tuple(lengths),
-        depths=tuple(depths),
+        methods=several("eval: methods", methods, str, "names of methods"),
+        factors=several("eval: factors", factors, Real, "numbers"),
+        tasks=several("eval: tasks", tasks, str, "names of tasks"),
+        lengths=several("eval: lengths", lengths, int, "whole numbers of tokens"),
+        depths=several("eval: depths", depths, Real, "shares from 0 to 1"),
         samples=samples,
         windows=windows,
-        knobs=dict(knobs or {}),
-        adapters=tuple(map(str, adapters)),
+        knobs={} if knobs is None else knobs,
+        adapters=tuple(map(str, several("eval: adapters", adapters, (str, Path), "paths of folders"))),
         **options,
     )
     unasked = {field.name: field.default for field in dataclasses.fields(plan.Options)}

@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig
 
 import ropescale
 from ropescale.adapter_files import record_of
-from ropescale.checks import require_at_least, require_choice, require_flag
-from ropescale.errors import InvalidArgumentError
+from ropescale.checks import as_float, require_choice, require_flag, require_whole
+from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.evals.results import UNPATCHED, Arm, Key
 from ropescale.evals.tasks import base
 from ropescale.evals.tasks.base import Task
@@ -82,13 +82,22 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, smallest in (("samples", 1), ("windows", 1), ("seed", 0), ("limit", 1), ("target_length", 1)):
-            require_at_least(f"eval: {name}", getattr(self, name), smallest)
+            if (value := getattr(self, name)) is not None:
+                rule = f"a whole number of at least {smallest}"
+                require_whole(f"eval: {name}", value, smallest, rule=rule, remedy="leave it out for the default")
         for name, what in (("factors", "factor"), ("depths", "depth"), ("tasks", "task")):
             if not getattr(self, name):
                 raise InvalidArgumentError(f"eval: {name} must hold at least one {what}, got none; leave it out")
+        if "" in self.tasks:  # which would be looked for among all of the harness
+            raise InvalidArgumentError("eval: tasks must be names, got ''; leave it out")
         for name in self.methods:
             if name != UNPATCHED.method:
                 ropescale.get_method(name)
+        if not isinstance(self.knobs, Mapping):
+            raise InvalidArgumentError(
+                f"eval: knobs must hold an object for a method, got {shortened(self.knobs)}; write it as in "
+                f'{{"yarn": {{"beta_fast": 16}}}}'
+            )
         for name, knobs in self.knobs.items():
             if name not in self.methods or not isinstance(knobs, Mapping):
                 raise InvalidArgumentError(
@@ -101,9 +110,9 @@ class Options:
                 require_flag(f"{name}: log_n", beside.get("log_n", False), default=False)
                 Request(method=name, knobs=own, **beside)
         for factor in self.factors:
-            if not 1 <= factor < math.inf:
+            if not 1 <= as_float(factor) < math.inf:
                 raise InvalidArgumentError(
-                    f"eval: factors must be finite and at least 1, got {factor!r}; "
+                    f"eval: factors must be finite and at least 1, got {shortened(factor)}; "
                     f"a factor is target length / original length"
                 )
         for depth in self.depths:

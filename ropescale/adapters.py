@@ -48,6 +48,7 @@ from ropescale.adapter_files import (
 from ropescale.cards import CARD, card, write_card
 from ropescale.checkpoint import added_parameters, from_weights, located, size_of
 from ropescale.checkpoints import resolve
+from ropescale.checks import require_path
 from ropescale.contents import FINDING
 from ropescale.destinations import replaced, require_new, write_file, written_whole
 from ropescale.errors import CheckpointError, InvalidArgumentError, NotPatchedError
@@ -165,6 +166,7 @@ def load_adapter(
         AlreadyPatchedError: a base that is patched in another way.
         RopescaleError: whatever `load` and `patch` raise.
     """
+    require_path("path:", path)
     finding = {name: from_pretrained[name] for name in FINDING if name in from_pretrained}
     saved = read_record(path, **finding)
     missing: list[str] = []

@@ -5,9 +5,10 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import TypeGuard
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from ropescale.errors import InvalidArgumentError, shortened
 
@@ -45,8 +46,10 @@ def require_at_least(what: str, value: float | None, least: float) -> None:
     Raises:
         InvalidArgumentError: less.
     """
-    if value is not None and value < least:
-        raise InvalidArgumentError(f"{what} must be at least {least}, got {value!r}; leave it out for the default")
+    if value is not None and not as_float(value) >= least:  # which a number that is none is not either
+        raise InvalidArgumentError(
+            f"{what} must be at least {least}, got {shortened(value)}; leave it out for the default"
+        )
 
 
 def require_choice(what: str, value: object, choices: Iterable[str], *, remedy: str) -> None:
@@ -68,6 +71,34 @@ def require_flag(what: str, value: object, *, default: bool) -> None:
     """
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{what} must be True or False, got {shortened(value)}; leave it out for {default}")
+
+
+def require_path(what: str, value: object) -> None:
+    """Check the path of a file or folder.
+
+    Raises:
+        InvalidArgumentError: no text and no Path, one of nothing, or one with a zero in it, which no system takes.
+    """
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+        raise InvalidArgumentError(
+            f"{what} must be the path of a folder or file, got {shortened(value)}; give a path as text or a Path"
+        )
+
+
+def several(what: str, values: object, kind: type | tuple[type, ...], kinds: str) -> tuple[Any, ...]:
+    """What stands in a sequence, all of it of one kind: a text is no sequence of texts, and True is no number.
+
+    Raises:
+        InvalidArgumentError: no sequence, or something else in it.
+    """
+    found: tuple[Any, ...] | None = None
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping)):
+        found = tuple(values)
+    if found is None or any(not isinstance(one, kind) or isinstance(one, bool) for one in found):
+        raise InvalidArgumentError(
+            f"{what} must hold {kinds}, got {shortened(values)}; put them in brackets, a single one too"
+        )
+    return found
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -10,11 +10,11 @@ import huggingface_hub
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ropescale.checkpoints import resolve
-from ropescale.checks import require_flag
+from ropescale.checks import require_flag, require_path
 from ropescale.console import Console
 from ropescale.contents import CONFIG, read_config
 from ropescale.destinations import require_new, written_whole
-from ropescale.errors import CheckpointError, InvalidArgumentError, first_line, shortened
+from ropescale.errors import CheckpointError, InvalidArgumentError, first_line
 from ropescale.extension import extended
 from ropescale.families.parts import text_of
 from ropescale.files import read_json
@@ -84,10 +84,7 @@ def rescale_checkpoint(
     request = Request.of(locals())
     require_flag("link:", link, default=False)
     for name, value in (("source", source), ("destination", destination)):
-        if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
-            raise InvalidArgumentError(
-                f"{name}: must be the path of a folder, got {shortened(value)}; give a path as text or a Path"
-            )
+        require_path(f"{name}:", value)
     folder = source_folder(source)
     config = read_config(str(folder), trust_remote_code=False)
     target = Path(destination)

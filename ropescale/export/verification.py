@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ropescale.checks import require_whole
+from ropescale.checks import as_float, require_path, require_whole, several
 from ropescale.console import Console
-from ropescale.errors import InvalidArgumentError
+from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.export.engines.base import run_as
 from ropescale.export.origin import adapter_in
 from ropescale.export.reference import reference_folder, reference_model, tokenizer_folder
@@ -134,10 +134,16 @@ def verify(
         UnsupportedModelError: no text model, or one of a family that is not patched.
     """
     runner = run_as(engine)
+    require_path("path:", path)
     require_whole("steps:", steps, 1, rule="a whole number of at least 1", remedy=f"leave it out for {STEPS}")
+    if tolerance is not None and not 0 < as_float(tolerance) < math.inf:
+        raise InvalidArgumentError(
+            f"tolerance: must be a number above 0, got {shortened(tolerance)}; leave it out for the engine's own"
+        )
+    lengths = None if lengths is None else several("lengths:", lengths, int, "whole numbers of tokens")
     path = Path(path).expanduser()
     subject = runner.subject(path)
-    adapter = adapter or adapter_in(subject.origin, path)
+    adapter = adapter_in(subject.origin, path) if adapter is None else adapter
     folder = reference_folder(subject, reference, adapter)
     precision = subject.precision if adapter is None else subject.dtype
     if tolerance is None:
@@ -149,7 +155,7 @@ def verify(
             )
         tolerance = known[precision]
     original, target = subject.original_length, subject.target_length
-    chosen = list(lengths) if lengths else default_lengths(original, target, steps)
+    chosen = lengths or default_lengths(original, target, steps)
     for length in chosen:
         if not 1 <= length <= target - steps:
             raise InvalidArgumentError(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ropescale import outside
 from ropescale.checkpoints import resolve
+from ropescale.checks import require_path
 from ropescale.destinations import require_new
 from ropescale.errors import ExportError
 from ropescale.export import folder
@@ -85,6 +86,7 @@ def export(
         RopescaleError: whatever `patch` and `load_adapter` raise.
     """
     asked = locals()
+    require_path("destination:", destination)
     engine, path = engine_of(to), Path(destination).expanduser()
     engine.require(path, outtype)
     require_new(path, None if isinstance(model, nn.Module) else local_folder(str(model)))

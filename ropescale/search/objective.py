@@ -62,6 +62,11 @@ class Weights:
                 counts.
         """
         known = [item.name for item in dataclasses.fields(cls)]
+        if not isinstance(given, Mapping):
+            raise InvalidArgumentError(
+                f"weights: must hold a number for a figure ({', '.join(known)}), got {shortened(given)}; write it as "
+                f'in {{"needle": 1}}'
+            )
         for name, value in given.items():
             if name not in known:
                 there = f"available: {', '.join(known)}"

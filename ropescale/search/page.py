@@ -18,7 +18,7 @@ from ropescale.pages.elements import Line, Value, details, facts, number, paragr
 from ropescale.search.result import FOUND, MEASURES, UNPATCHED, Found
 from ropescale.search.space import stretches_of, usual
 
-RESULT, KNOBS, PAGE = "search.json", "knobs.json", "search.html"
+RESULT, KNOBS, PAGE = WRITTEN = "search.json", "knobs.json", "search.html"
 
 
 def write(found: Found, folder: Path) -> Path:

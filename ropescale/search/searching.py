@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.checks import as_float, require_choice, require_whole
 from ropescale.console import Console
-from ropescale.destinations import sole_writer, try_folder
+from ropescale.destinations import require_ordinary, sole_writer, try_folder
 from ropescale.errors import AlreadyPatchedError, InvalidArgumentError, shortened
 from ropescale.evals import texts
 from ropescale.evals.forward import resting
@@ -40,7 +40,7 @@ from ropescale.methods import FixedMethod, Method, get_method, list_methods
 from ropescale.request import Request
 from ropescale.search.ledger import Ledger, place
 from ropescale.search.objective import OBJECTIVES, Figures, Samples, Weights, batches, samples
-from ropescale.search.page import write
+from ropescale.search.page import WRITTEN, write
 from ropescale.search.result import FOUND, UNPATCHED, Arm, Found, Step
 from ropescale.search.space import Critical, Knobs, Pairs, Space, Vector, ranges_of, usual
 from ropescale.search.trial import Put, trials
@@ -94,9 +94,9 @@ class Options:
                 require_whole(f"{name}:", value, bound, rule=rule, remedy="leave it out for the default")
         for name in ("budget", "sigma"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not 0 < as_float(value) < math.inf:
                 what = "minutes" if name == "budget" else "a number"
-                raise InvalidArgumentError(f"{name}: must be {what} above 0, got {value!r}; leave it out")
+                raise InvalidArgumentError(f"{name}: must be {what} above 0, got {shortened(value)}; leave it out")
         for prefix in self.prefixes:
             require_whole("prefixes:", prefix, 1, rule="whole numbers of tokens, from 1", remedy="leave them out")
         require_choice("space:", self.space, (*SPACES, "knobs"), remedy="leave it out for 'pairs'")
@@ -186,6 +186,8 @@ def search(
     folder = None if output is None else Path(output)
     if folder is not None and place()[0] == 0:
         try_folder(folder)  # before texts are read
+        for name in WRITTEN:
+            require_ordinary(folder / name, name="output")
     seen, unseen = two_sides(data)
     compared = -(-asked.held_out // 5) if asked.needles else 0
     whole, apart = (

@@ -239,7 +239,7 @@ def test_wrong_usage_is_told_by_the_parser(capsys, arguments, text):
         ),
         (
             ["eval", "tiny", "--windows", "0"],
-            "ropescale: eval: --windows must be at least 1, got 0; leave it out for the default\n",
+            "ropescale: eval: --windows must be a whole number of at least 1, got 0; leave it out for the default\n",
         ),
         (
             ["demo", "--methods", "yran"],

@@ -384,7 +384,7 @@ def test_evaluate_is_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found.settings == verb.settings
     names = {path.name for path in (tmp_path / "verb").iterdir()}
     assert {path.name for path in (tmp_path / "python").iterdir()} == names
-    with pytest.raises(InvalidArgumentError, match=r"^eval: windows must be at least 1"):
+    with pytest.raises(InvalidArgumentError, match=r"^eval: windows must be a whole number of at least 1"):
         ropescale.evaluate("tiny", windows=0)
     with pytest.raises(TypeError, match="window_count"):
         ropescale.evaluate("tiny", window_count=1)

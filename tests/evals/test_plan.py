@@ -18,10 +18,10 @@ CUDA = "".join(f" or cuda:{number}" for number in range(torch.cuda.device_count(
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"windows": 0}, "eval: windows must be at least 1, got 0; leave it out for the default"),
-        ({"samples": 0}, "eval: samples must be at least 1, got 0; leave it out for the default"),
-        ({"seed": -1}, "eval: seed must be at least 0, got -1; leave it out for the default"),
-        ({"limit": 0}, "eval: limit must be at least 1, got 0; leave it out for the default"),
+        ({"windows": 0}, "eval: windows must be a whole number of at least 1, got 0; leave it out for the default"),
+        ({"samples": 0}, "eval: samples must be a whole number of at least 1, got 0; leave it out for the default"),
+        ({"seed": -1}, "eval: seed must be a whole number of at least 0, got -1; leave it out for the default"),
+        ({"limit": 0}, "eval: limit must be a whole number of at least 1, got 0; leave it out for the default"),
         ({"factors": ()}, "eval: factors must hold at least one factor, got none; leave it out"),
         ({"depths": ()}, "eval: depths must hold at least one depth, got none; leave it out"),
         ({"tasks": ()}, "eval: tasks must hold at least one task, got none; leave it out"),
