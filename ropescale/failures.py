@@ -5,6 +5,7 @@
 130  stopped by Ctrl-C
 """
 
+import errno
 import importlib.util
 import os
 import platform
@@ -76,11 +77,17 @@ def ended(
         _say("stopped", fresh=True)
         return STOPPED
     except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at exit would fail again
+        _print_rest()
         return UNFORESEEN
     except Exception as error:
         if missing := _missing(error, doing, extras):
             _say(missing)
+            return USAGE
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _print_rest()
+            _say(
+                f"{doing}: what is written or printed must have room, got {error.strerror!r}; make room where it goes"
+            )
             return USAGE
         _say(_unforeseen(error, doing, command))
         return UNFORESEEN
@@ -91,6 +98,14 @@ def stopped(what: str) -> int:
     """Say that Ctrl-C has stopped a run that can go on; returns the exit code."""
     _say(f"stopped; {what}", fresh=True)
     return STOPPED
+
+
+def _print_rest() -> None:
+    """Print what is left to be printed, or have it go nowhere: what is flushed at exit would fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(sentence: str, *, fresh: bool = False) -> None:

@@ -4,10 +4,13 @@ Names, configs and messages may have been written by somebody else, and a termin
 screen, moves up a line and writes "nothing found". Colours and bars are ours, so they go around this.
 """
 
+import contextlib
 import functools
+import io
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from ropescale.errors import cleaned
@@ -45,10 +48,32 @@ def guarded(work: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(work)
     def run(*arguments: Any, **keywords: Any) -> int:
         before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = Clean(sys.stdout), Clean(sys.stderr)
-        try:
-            return work(*arguments, **keywords)
-        finally:
-            sys.stdout, sys.stderr = before
+        with contextlib.ExitStack() as streams:
+            sys.stdout, sys.stderr = (Clean(streams.enter_context(_taking_all(stream))) for stream in before)
+            try:
+                return work(*arguments, **keywords)
+            finally:
+                sys.stdout, sys.stderr = before
 
     return run
+
+
+@contextlib.contextmanager
+def _taking_all(stream: TextIO | None) -> Iterator[TextIO]:
+    """A stream that takes any text, as long as the block lasts.
+
+    One that was closed before the command began takes it nowhere, and what its encoding has no letter for is written
+    as Python would write it: of a terminal in ASCII, or a name of bytes that are no text.
+    """
+    if stream is None:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            yield nowhere
+    elif isinstance(stream, io.TextIOWrapper):
+        errors = stream.errors
+        stream.reconfigure(errors="backslashreplace")
+        try:
+            yield stream
+        finally:
+            stream.reconfigure(errors=errors)
+    else:
+        yield stream

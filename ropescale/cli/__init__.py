@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from ropescale import checkpoints, failures, listing, outside
 from ropescale.checks import did_you_mean, nearest
+from ropescale.errors import CheckpointError, cleaned
 from ropescale.evals.tasks import base
 from ropescale.spelling import Names, OneSpelling, names_of, spelled
 from ropescale.terminal import guarded
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.command = command
 
     def work() -> int:
+        _require_here()
         outside.run_files(arguments.imports)
         _refuse_misspelt(arguments)
         if not _answers_alone(arguments):
@@ -124,6 +126,20 @@ def _listed(given: Sequence[str]) -> int:
     if named.include_path:
         base.load(named.include_path)
     return 0
+
+
+def _require_here() -> None:
+    """Refuse to run in a folder that was removed: torch ends the process there when it loads.
+
+    Raises:
+        CheckpointError: it was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "the folder that this runs in: must be there, got one that was removed; change into another"
+        ) from error
 
 
 def _answers_alone(arguments: argparse.Namespace) -> bool:
@@ -157,7 +173,7 @@ def _refuse_options(verb: argparse.ArgumentParser, unknown: Sequence[str]) -> No
     first = unknown[0].partition("=")[0]
     near = nearest(first, verb._option_string_actions) if first.startswith("-") else None
     guess = f"; did you mean {near}?" if near else ""
-    verb.error(f"unrecognized arguments: {shlex.join(unknown)}{guess}")
+    verb.error(f"unrecognized arguments: {cleaned(shlex.join(unknown))}{guess}")
 
 
 def _names(parser: argparse.ArgumentParser, verb: str) -> Names:

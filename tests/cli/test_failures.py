@@ -104,7 +104,7 @@ def test_ctrl_c_is_a_line_and_130(
     [
         (MemoryError(), "drawing tiny: the memory must suffice, got MemoryError; ask for shorter lengths"),
         (RecursionError("too deep"), "got RecursionError: too deep; the whole traceback is in "),
-        (OSError(28, "No space left on device"), "got OSError: [Errno 28] No space left on device; the whole"),
+        (OSError(5, "Input/output error"), "got OSError: [Errno 5] Input/output error; the whole"),
         (AssertionError(), "got AssertionError; the whole traceback is in "),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "got UnicodeDecodeError: "),
         (ModuleNotFoundError("No module named 'peft'", name="peft.tuners"), "pip install 'ropescale[train]'\n"),
