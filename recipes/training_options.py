@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from ropescale.errors import InvalidArgumentError
+from ropescale.checks import as_float
+from ropescale.errors import InvalidArgumentError, shortened
 
 # Of Transformers' own arguments, those that most runs touch
 SHOWN = (
@@ -180,12 +181,12 @@ def require_numbers(training: TrainingOptions) -> None:
             continue
         least, itself = LEAST.get(item.name, (-math.inf, False))
         most = BELOW.get(item.name, math.inf)
-        if math.isfinite(value) and (value > least or (itself and value == least)) and value < most:
+        if math.isfinite(as_float(value)) and (value > least or (itself and value == least)) and value < most:
             continue
         rule = "a number" if least == -math.inf else f"{'at least' if itself else 'above'} {least:g}"
         raise InvalidArgumentError(
-            f"{item.name}: must be {rule}{f' and below {most:g}' if most < math.inf else ''}, got {value!r}; correct "
-            f"it, or leave it out"
+            f"{item.name}: must be {rule}{f' and below {most:g}' if most < math.inf else ''}, got {shortened(value)}; "
+            f"correct it, or leave it out"
         )
 
 

@@ -79,11 +79,12 @@ def head_dim_of(config: PreTrainedConfig) -> int:
         UnsupportedModelError: the config states neither.
     """
     try:
-        stated = getattr(config, "head_dim", None)
-        if stated:
-            return int(stated)
-        if config.num_attention_heads:
-            return int(config.hidden_size // config.num_attention_heads)
+        size = getattr(config, "head_dim", None)
+        if not size and config.num_attention_heads:
+            size = config.hidden_size // config.num_attention_heads
+        if size:
+            float(size)  # which numbers of hundreds of digits are too large for
+            return int(size)
     except Exception as error:  # numbers that are none, and what a config raises for an entry that differs by layer
         raise UnsupportedModelError(
             f"{config.model_type}: head_dim must be one whole number for layers that share a rotation, got "

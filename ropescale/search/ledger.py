@@ -49,8 +49,8 @@ class Ledger:
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             entries = [json.loads(line) for line in lines[1:]]
             known = {one["name"]: one["value"] for one in entries}
-            spent = max((one["seconds"] for one in entries), default=0.0)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            spent = max((float(one["seconds"]) for one in entries), default=0.0)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CheckpointError(
                 f"output: {str(self.path)!r} must be a file that a search has written, got {error}; remove it, or "
                 f"choose another folder with output=DIR"
@@ -62,7 +62,7 @@ class Ledger:
             )
         if not lines:
             append_line(self.path, settings, name="output")
-        return known, float(spent)
+        return known, spent
 
     @property
     def seconds(self) -> float:

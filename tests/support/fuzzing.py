@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import yaml
 from evaluations import write_evaluation
 from mutations import damaged_command, damaged_json, damaged_lines, damaged_value, damaged_yaml, torn
 from safetensors.torch import save_file
@@ -517,7 +518,8 @@ def damaged(name: str, whole: dict[str, bytes], corpus: dict[str, list[bytes]], 
         content = draw.choice(corpus[file])
     try:
         return file, TARGETS[name].files[file](content, draw)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # no structure left to damage, or too deep
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError, yaml.YAMLError):
+        # no structure left to damage, or too deep
         return file, torn(content, draw)
 
 
