@@ -403,12 +403,14 @@ def _first_windows(cell: Cell, settings: Settings) -> Cell:
 def _all_of(folder: Path) -> Results:
     """The results in a folder, with all windows that were ever run."""
     run = folder / "run.json"
-    if not run.exists():
+    try:
+        text = read_text(run, remedy="choose another folder")
+    except FileNotFoundError as error:
         raise InvalidArgumentError(
             f"results: a folder must hold the run.json of an evaluation, got {str(folder)!r}; "
             f"name the output folder of an evaluation"
-        )
-    stored = parsed(read_text(run, remedy="choose another folder"), run, remedy="choose another folder")
+        ) from error
+    stored = parsed(text, run, remedy="choose another folder")
     try:
         settings = Settings(**{**stored["settings"], "lengths": tuple(stored["settings"]["lengths"])})
         settings = dataclasses.replace(settings, notes=tuple(settings.notes))

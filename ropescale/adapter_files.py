@@ -1,6 +1,6 @@
 """What lies in the folder of an adapter: PEFT's files, and the record and the parameters that stand beside them."""
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from transformers.utils import cached_file
 
 from ropescale.contents import read_tokenizer
 from ropescale.errors import CheckpointError
+from ropescale.files import parsed, read_text
 from ropescale.records import Record
 
 CONFIG_FILE = "adapter_config.json"
@@ -16,6 +17,7 @@ RECORD_FILE = "ropescale.json"
 PARAMETERS_FILE = "ropescale.safetensors"
 WEIGHTS_FILE = "adapter_model.safetensors"
 OLD_WEIGHTS_FILE = "adapter_model.bin"  # of PEFT before safetensors
+AGAIN = "save the adapter again"
 HEADS = ("classifier", "score")  # what Transformers calls the last layer of a classifier
 
 
@@ -45,10 +47,7 @@ def read_record(path: str | Path, **finding: Any) -> Record:
             f"{path}: must be the folder or hub id of an adapter with a {RECORD_FILE}, got none; an adapter that was "
             f"trained without ropescale is loaded with peft.PeftModel.from_pretrained"
         )
-    try:
-        return Record.from_dict(json.loads(Path(file).read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: must hold JSON, got {error}; save the adapter again") from error
+    return Record.from_dict(parsed(read_text(Path(file), remedy=AGAIN), file, remedy=AGAIN))
 
 
 def files_of(path: str | Path, **finding: Any) -> list[Path]:
@@ -77,15 +76,12 @@ def named_base(adapter: str | Path) -> str:
         raise CheckpointError(
             f"{adapter}: must be the folder or hub id of an adapter, got no {CONFIG_FILE}; check the path"
         )
-    try:
-        named = json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        named = None
-    if not named:
+    named = parsed(read_text(Path(file), remedy=AGAIN), file, remedy=AGAIN).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
         raise CheckpointError(
             f"{adapter}: the {CONFIG_FILE} must name the base of the adapter, got none; give base=MODEL"
         )
-    return str(named)
+    return named
 
 
 def labels_of(adapter: str | Path, finding: dict[str, Any]) -> int | None:
@@ -112,6 +108,9 @@ def file_of(path: str | Path, name: str, finding: dict[str, Any]) -> str | None:
         "_raise_exceptions_for_connection_errors": False,
         "_raise_exceptions_for_gated_repo": False,
     }
+    there = Path(path, finding.get("subfolder") or "", name)
+    if os.path.lexists(there) and not os.path.isfile(there):  # which would count as none: a record would be lost
+        raise CheckpointError(f"{there}: must be a file, got a folder, a pipe or a link to none; {AGAIN}")
     try:
         file: str | None = cached_file(str(path), name, **quiet, **finding)
     except OSError:  # neither a folder nor a hub id

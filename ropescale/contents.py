@@ -20,6 +20,7 @@ FINDING = ("cache_dir", "code_revision", "local_files_only", "proxies", "revisio
 CONFIG = "config.json"
 # Entries of a config that say how many parts a model has, and more than any has: DeepSeek V3 has 256 experts
 COUNTED, MOST_PARTS = re.compile(r"(layers?|experts|blocks|heads?|depth)$"), 10_000
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Any of these holds what a tokenizer knows
 VOCABULARIES = (
@@ -97,12 +98,18 @@ def absent(path: str | Path, error: Exception) -> CheckpointError:
 def _require_countable(settings: dict[str, Any], file: Path) -> None:
     """Refuse a config with more layers, experts or heads than any model: each is built, and takes time and memory.
 
+    And one with fewer layers than none, which Transformers builds.
+
     Raises:
         CheckpointError: such a number.
     """
     for name, value in settings.items():
         if isinstance(value, dict):
             _require_countable(value, file)
+        elif name in LAYERS and isinstance(value, (int, float)) and value < 0:
+            raise CheckpointError(
+                f"{file}: {name} must be 0 or more, got {shortened(value)}; restore the config of the checkpoint"
+            )
         elif isinstance(value, (int, float)) and value > MOST_PARTS and COUNTED.search(name):
             raise CheckpointError(
                 f"{file}: {name} must be at most {MOST_PARTS:,}, got {shortened(value)}; restore the config of the "

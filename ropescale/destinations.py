@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ropescale.console import Console
 from ropescale.errors import CheckpointError, InvalidArgumentError
@@ -101,7 +102,8 @@ def written_whole(destination: Path, size: int = 0, *, name: str = "destination"
             )
         stood = place.is_dir()
         fresh_folder(apart)
-        yield work
+        with _in_words_of_the_system():
+            yield work
         if stood:
             place.rmdir()  # which fails if somebody has filled it meanwhile
         elif os.path.lexists(place):  # a rename would replace a file or an empty folder without a word
@@ -172,13 +174,29 @@ def replaced(path: Path, *, name: str = "destination", remedy: str = REMEDY) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         apart = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.parent))  # new, and for nobody else
         try:
-            yield apart / path.name
+            with _in_words_of_the_system():
+                yield apart / path.name
             require_ordinary(path, name=name)
             os.replace(apart / path.name, path)
         finally:
             removed(apart)
     except OSError as error:
         raise _unwritable(path, error, name, remedy) from error
+
+
+@contextlib.contextmanager
+def _in_words_of_the_system() -> Iterator[None]:
+    """What the system refuses to safetensors, which wraps it in an error of its own, as the system's again.
+
+    Raises:
+        OSError: the system refused it.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        if "os error" in str(error):
+            raise OSError(str(error)) from error
+        raise
 
 
 def write_file(path: Path, text: str, *, name: str = "destination", remedy: str = REMEDY) -> None:
@@ -200,6 +218,7 @@ def append_line(path: Path, line: str, *, name: str = "destination", remedy: str
         CheckpointError: it cannot be written; the file is as it was.
     """
     content = f"{line}\n".encode()
+    there = os.path.lexists(path)
     with _going_on(path, os.O_APPEND | os.O_CREAT, name, remedy) as descriptor:
         before = os.fstat(descriptor).st_size
         try:
@@ -208,6 +227,8 @@ def append_line(path: Path, line: str, *, name: str = "destination", remedy: str
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, before)
+            if not there:
+                path.unlink(missing_ok=True)
             raise
 
 

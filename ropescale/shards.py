@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -63,7 +63,7 @@ def require_whole(file: Path) -> None:
         end = data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         whole = data > 0 and end == size
     else:
-        with file.open("rb") as read:
+        with _opened(file) as read:
             zipped = read.read(2) == b"PK"
         whole = size > 0 and (not zipped or zipfile.is_zipfile(file))
     if not whole:
@@ -121,7 +121,7 @@ def bring(start: Path, end: Path, advance: Callable[[int], None] = lambda count:
             raise OSError(str(error)) from error
         advance(start.stat().st_size)
     else:
-        with start.open("rb") as read, end.open("wb") as written:
+        with _opened(start) as read, end.open("wb") as written:
             spans = [(0, start.stat().st_size)] if not tables else _begun(start, written, tables)
             for begin, stop in spans:
                 read.seek(begin)
@@ -210,7 +210,7 @@ def _begun(start: Path, written: Any, tables: dict[str, int]) -> list[tuple[int,
         header[name] = {**entry, "data_offsets": [place, place + stop - begin]}
         spans.append((data + begin, data + stop))
         place += stop - begin
-    with start.open("rb") as read:
+    with _opened(start) as read:
         metadata = json.loads(read.read(data)[8:]).get("__metadata__")
     if metadata is not None:
         header = {"__metadata__": metadata, **header}
@@ -220,9 +220,23 @@ def _begun(start: Path, written: Any, tables: dict[str, int]) -> list[tuple[int,
     return spans
 
 
+def _opened(file: Path) -> IO[bytes]:
+    """A file of weights to be read.
+
+    Raises:
+        CheckpointError: the system does not let it be read.
+    """
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: must be a file that can be read, got {error.strerror}; make it readable, or fetch it again"
+        ) from error
+
+
 def _header(file: Path) -> tuple[dict[str, Any], int]:
     """The entries of a safetensors file and where its data begin; no entries where it is none."""
-    with file.open("rb") as read:
+    with _opened(file) as read:
         length = int.from_bytes(read.read(8), "little")
         if length > min(LONGEST_HEADER, file.stat().st_size - 8):
             return {}, 0

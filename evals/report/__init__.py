@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ropescale.destinations import require_ordinary
 from ropescale.evals.report.exports import evaluate_json, report_json
 from ropescale.evals.report.findings import read_findings
 from ropescale.evals.report.markdown import model_card, report_markdown
@@ -40,6 +41,8 @@ def write(folder: Path, *, target_length: int | None = None) -> Path:
         "evaluate.json": evaluate_json(findings),
         "report.html": page(findings),
     }
+    for name in texts:
+        require_ordinary(folder / name, name="results")
     for name, text in texts.items():
         write_atomically(folder / name, text)
     return folder / "report.html"

@@ -65,7 +65,7 @@ def refuse_misspelt(name: str) -> None:
     Raises:
         CheckpointError: the message names the short name; or a path that the system cannot look at.
     """
-    _require_visible(name)
+    require_visible(name)
     near = nearest(name, SHORT_NAMES, cutoff=0.8)
     if near not in (None, name) and Path(name).name == name and not Path(name).exists():
         raise CheckpointError(
@@ -74,7 +74,7 @@ def refuse_misspelt(name: str) -> None:
         )
 
 
-def _require_visible(name: str) -> None:
+def require_visible(name: str) -> None:
     """Refuse a path that the system cannot look at, before anybody asks what lies there.
 
     Raises:

@@ -57,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ropescale.contents import read_tokenizer
     from ropescale.loading import Loading
     from ropescale.patching import patched, record
+    from ropescale.request import require_knobs
     from ropescale.search import fit_temperature
     from ropescale.temperature import RULES
 
+    require_knobs(arguments.method, arguments.knobs)  # which may not name the other arguments
     given = {name: getattr(arguments, name) for name in EXTENDING if getattr(arguments, name) is not None}
     asked = given | arguments.knobs
     loading = Loading(dtype=arguments.dtype, device=arguments.device)

@@ -65,5 +65,5 @@ def run(arguments: argparse.Namespace) -> int:
     longest = max(arguments.length)
     if hasattr(config.get_text_config(decoder=True), "ropescale"):  # extended already
         return say_next("eval", arguments.model, "--methods", "none", "--quick", "--dry-run")
-    factor = f"{max(2, longest / reads):g}"
+    factor = f"{max(2, longest / reads) if reads > 0 else 2:g}"
     return say_next("eval", arguments.model, "--methods", "yarn", "--factors", factor, "--quick", "--dry-run")

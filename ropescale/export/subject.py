@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ropescale.checkpoints import require_visible
 from ropescale.contents import VOCABULARIES, read_config, read_tokenizer
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.export.canonical import read_original
@@ -65,6 +66,7 @@ def of_folder(path: Path, engine: str, unlabelled: str, run: Runner) -> Subject:
         InvalidArgumentError: it was written for another engine.
         UnsupportedModelError: a family that is not patched.
     """
+    require_visible(str(path))
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: must be a folder that was exported for {engine}, got {'a file' if path.exists() else 'nothing'}"

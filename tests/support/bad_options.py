@@ -98,7 +98,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "steps": WHOLE,
     "stride": (*FRACTION, "0"),
     "target_length": (*COUNT, "64"),
-    "tasks": (*NAME, *LISTED, "passkey,nowhere"),
+    "tasks": ("nowhere", "", "4,,8", ",", "passkey,nowhere"),
     "temperature": ("nowhere", "", ":", "log_n:x", "log_n:-1", "log_n:nan", "log_n:1e9", "log_n:1:2"),
     "texts": TEXTS,
     "timeout": (*FRACTION, "0"),
@@ -118,6 +118,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 OWN: dict[tuple[str, str], tuple[str, ...]] = {
     ("chat", "temperature"): FRACTION,
+    ("merge", "dtype"): ("nowhere", "", "int8"),
     ("eval", "knobs"): (
         *OBJECT,
         '{"yarn": 3}',
@@ -189,7 +190,6 @@ CONTRADICTIONS = {
     "eval": (
         "--target-length 400",
         "--quick --samples 3 --limit x",
-        "--methods none,none",
         "--knobs '{\"ntk\": {}}'",
         "--depths 0.5 --tasks perplexity",
         "--device cpu --device-map auto",
