@@ -136,7 +136,7 @@ def test_the_yaml_asks_for_ruler_s_reply_and_names_a_version(name: str, data: di
     tokens = {"vt": 30, "cwe": 120, "fwe": 50, "qa_1": 32, "qa_2": 32}.get(name, 128)
     assert config.generation_kwargs["max_gen_toks"] == tokens
     assert name.startswith("qa") or OFFLINE[name].reply_tokens == tokens
-    assert config.metadata["version"] == (3 if name in ("vt", "cwe", "fwe") else 1 if name.startswith("qa") else 2)
+    assert config.metadata["version"] == (3 if name in ("vt", "cwe", "fwe") else 2)
 
 
 def test_the_full_group_is_the_thirteen_tasks(data: dict[str, str]) -> None:

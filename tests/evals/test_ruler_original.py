@@ -1,8 +1,8 @@
 """RULER's own generators on the same seeds and tokenizer, kept in ruler.json: needles, lists and wording are theirs.
 
-What differs is what the README of the tasks says: the order of needles and of words within a list, the number of `vt`
-and its example, a sentence that is cut, and one space. Each is put aside by name here, and all else is compared to the
-letter.
+What differs is what the README of the tasks says: the order of needles, of words within a list and of documents, the
+number of `vt` and its example, a sentence that is cut, one space, and an answer that is listed twice. Each is put
+aside by name here, and all else is compared to the letter.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import asked_files
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from ropescale.evals.passkey import FILLER
 from ropescale.evals.tasks.haystack import haystack
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
-from ropescale.evals.tasks.ruler import niah
+from ropescale.evals.tasks.ruler import niah, qa
 from ropescale.evals.tasks.ruler.counting import COMMON_WORDS, FREQUENT_WORDS
 from ropescale.evals.tasks.ruler.vt import VARIABLE_TRACKING
 from ropescale.evals.tokens import token_counts
@@ -33,6 +34,10 @@ OURS: dict[str, PromptSampler] = {
     "cwe": COMMON_WORDS,
     "fwe": FREQUENT_WORDS,
 }
+FILES = {
+    "qa_1": (qa._squad, asked_files.squad()),
+    "qa_2": (qa._hotpotqa, asked_files.hotpotqa()),
+}
 NEEDLE = r"One of the special magic \w+ for [^:]+ is: [\w-]+\."
 
 
@@ -44,10 +49,20 @@ def cases(*names: str) -> list[Any]:
     ]
 
 
-def drawn(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> Sample:
+def task_of(name: str, folder: Path) -> PromptSampler:
+    """Our task of a name; where it asks about a file, about one in a folder."""
+    if name not in FILES:
+        return OURS[name]
+    read, content = FILES[name]
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return qa.QuestionTask(name, read(str(path)))
+
+
+def drawn(kept: Kept, tokenizer: PreTrainedTokenizerBase, task: PromptSampler) -> Sample:
     """Our sample of the same seed, for the same length."""
-    task, length = OURS[kept["task"]], kept["max_seq_length"]
-    wanted = Wanted(tokenizer=tokenizer, length=length, number=0, short=task.is_short(tokenizer, length))
+    length, number = kept["max_seq_length"], kept.get("number", 0)
+    wanted = Wanted(tokenizer=tokenizer, length=length, number=number, short=task.is_short(tokenizer, length))
     return task.sample(random.Random(kept["seed"]), wanted)
 
 
@@ -62,22 +77,23 @@ def ordered(pattern: str, text: str) -> str:
     return re.sub(pattern, lambda _: next(found), text)
 
 
-def test_every_task_that_needs_no_download_is_kept_with_two_seeds() -> None:
+def test_every_task_is_kept_with_two_seeds() -> None:
     lengths = Counter((kept["task"], kept["max_seq_length"]) for kept in KEPT["samples"])
-    assert {task for task, _ in lengths} == OURS.keys()
+    assert {task for task, _ in lengths} == {*OURS, *FILES}
     assert set(lengths.values()) == {2}
-    assert len(lengths) == len(OURS) + 1  # both forms of `cwe`
+    assert len(lengths) == len(OURS) + len(FILES) + 1  # both forms of `cwe`
 
 
 @pytest.mark.parametrize("kept", cases(""))
-def test_the_tokenizer_counts_as_theirs(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_tokenizer_counts_as_theirs(kept: Kept, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     (tokens,) = token_counts(tokenizer, [theirs(kept)])
-    assert tokens + OURS[kept["task"]].reply_tokens == kept["length"] <= kept["max_seq_length"]
+    assert tokens + task_of(kept["task"], tmp_path).reply_tokens == kept["length"] <= kept["max_seq_length"]
 
 
 @pytest.mark.parametrize("kept", cases("niah"))
 def test_needles_are_the_same(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> None:
-    sample, task = drawn(kept, tokenizer), niah.TASKS[kept["task"]]
+    task = niah.TASKS[kept["task"]]
+    sample = drawn(kept, tokenizer, task)
     assert sample.target == kept["outputs"]
     if task.stack != "essay":
         assert f"{sample.prompt(kept['units'], '')} {sample.gen_prefix}" == theirs(kept)
@@ -100,7 +116,7 @@ def beginning(words: int, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str]
 
 @pytest.mark.parametrize("kept", cases("vt"))
 def test_a_chain_of_variables_is_the_same(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> None:
-    sample = drawn(kept, tokenizer)
+    sample = drawn(kept, tokenizer, OURS[kept["task"]])
     ours = f"{sample.prompt(kept['units'], '')} {sample.gen_prefix}"
     assert sample.target == kept["outputs"]
     (our_example, our_task), (their_example, their_task) = (
@@ -124,7 +140,7 @@ def masked(example: str) -> str:
 
 @pytest.mark.parametrize("kept", cases("cwe"))
 def test_lists_of_words_are_the_same(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> None:
-    sample = drawn(kept, tokenizer)
+    sample = drawn(kept, tokenizer, OURS[kept["task"]])
     ours = f"{sample.prompt(kept['units'] - len(kept['outputs']), '')} {sample.gen_prefix}"
     assert sample.target == kept["outputs"]
     lists = [re.findall(r"^1\. .*$", text, re.M) for text in (ours, theirs(kept))]
@@ -142,7 +158,7 @@ def words_of(entries: str) -> list[str]:
 
 @pytest.mark.parametrize("kept", cases("fwe"))
 def test_coded_words_are_the_same(kept: Kept, tokenizer: PreTrainedTokenizerBase) -> None:
-    sample = drawn(kept, tokenizer)
+    sample = drawn(kept, tokenizer, OURS[kept["task"]])
     units: Any = kept["units"] / 10  # ours are ten words each
     ours = f"{sample.prompt(units, '')} {sample.gen_prefix}"
     assert sample.target == kept["outputs"]
@@ -150,6 +166,32 @@ def test_coded_words_are_the_same(kept: Kept, tokenizer: PreTrainedTokenizerBase
     (our_words,), (their_words,) = (re.findall(coded, text) for text in (ours, theirs(kept)))
     assert Counter(our_words.split(" ")) == Counter(their_words.split(" "))
     assert re.sub(coded, "WORDS", ours) == re.sub(coded, "WORDS", theirs(kept))
+
+
+@pytest.mark.parametrize("kept", cases("qa"))
+def test_questions_have_the_same_documents(kept: Kept, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    task = task_of(kept["task"], tmp_path)
+    sample = drawn(kept, tokenizer, task)
+    ours = f"{sample.prompt(kept['units'], '')} {sample.gen_prefix}"
+    assert sample.target == list(dict.fromkeys(kept["outputs"]))
+    document = r"(?<=Document ){}:\n(.+?)(?=\n\n)"
+    found = [
+        [re.findall(document.format(i), text, re.S)[0] for i in range(1, kept["units"] + 1)]
+        for text in (ours, theirs(kept))
+    ]
+    assert Counter(found[0]) == Counter(found[1])
+    assert len({*found[0]}) == kept["units"] > sample.least
+    masked = re.compile(document.format(r"\d+"), re.S)
+    assert masked.sub("TEXT", ours) == masked.sub("TEXT", theirs(kept))
+
+
+def test_both_ways_of_drawing_documents_are_kept(tmp_path: Path) -> None:
+    """RULER draws from the article alone where that is enough."""
+    task = task_of("qa_1", tmp_path)
+    assert isinstance(task, qa.QuestionTask)
+    kept = [one for one in KEPT["samples"] if one["task"] == "qa_1"]
+    enough = [len(task._questions[one["number"]].related) >= one["units"] - 1 for one in kept]
+    assert enough == [False, True]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
 from ropescale.evals.tasks.ruler.niah import noise
-from ropescale.evals.tasks.ruler.words import SEED, all_words, listed_words, pairs
+from ropescale.evals.tasks.ruler.words import SEED, all_words, drawn_of, listed_words, pairs
 from ropescale.evals.tokens import Cuts, token_counts
 
 COMMON_TEXT = (
@@ -23,7 +23,6 @@ COMMON_TEXT = (
 )
 COMMON_ANSWER = "Answer: The top 10 words that appear most often in the list are:"
 COMMON = 10  # words asked for
-ONE_BY_ONE = 1365  # words up to which Python's `random.sample` draws from RULER's list one by one
 LEAST_ENTRY = 3  # tokens that an entry of the list takes at least: number, full stop, word
 
 FREQUENT_TEXT = (
@@ -131,13 +130,8 @@ def _every_word(tokenizer: PreTrainedTokenizerBase, seldom: int) -> int:
 
 
 def _drawn_words(rng: random.Random, count: int) -> list[str]:
-    """So many different words, drawn as RULER draws them: one by one, anew where one was drawn before."""
-    words = listed_words()
-    drawn: dict[str, None] = {}
-    while len(drawn) < min(count, ONE_BY_ONE):
-        drawn[words[rng.randrange(len(words))]] = None
-    rest = [word for word in words if word not in drawn] if count > ONE_BY_ONE else []
-    return [*drawn, *rng.sample(rest, count - len(drawn))]
+    """So many different words, drawn as RULER draws them."""
+    return drawn_of(rng, listed_words(), count)
 
 
 def _shuffled(rng: random.Random, chosen: Sequence[str], often: int, seldom: int) -> list[str]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ropescale.errors import InvalidArgumentError, shortened
 from ropescale.evals.tasks.retrieval import PromptSampler, Sample, Wanted
+from ropescale.evals.tasks.ruler.words import drawn_of
 from ropescale.evals.tokens import Cuts, token_counts
 
 TEXT = (
@@ -65,13 +66,16 @@ class QuestionTask(PromptSampler):
         """Takes the question of the sample's number and draws the other documents and the order of all."""
         question = self._questions[(wanted.number + STRIDE * wanted.draw) % len(self._questions)]
         gold = len(question.documents)
+        state = rng.getstate()
         order = [*question.documents, *rng.sample(question.related, len(question.related))]
         known = set(order)
         most = gold + max(wanted.length // SHORTEST_DOCUMENT, 2)
-        others = [text for text in rng.sample(self._documents, min(most, len(self._documents))) if text not in known]
-        order += others
+        # RULER draws once: from the related documents where they are enough, else from the others alone
+        rng.setstate(state)
+        others = [text for text in self._documents if text not in known]
+        order += drawn_of(rng, others, min(max(most - len(order), 0), len(others)))
         # a small file: its other documents come again
-        distractors = order[gold:] or [text for text in self._documents if text not in known][:1] or order
+        distractors = order[gold:] or others[:1] or order
         while len(order) < most + 2:
             order += distractors
         seed = rng.getrandbits(64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -71,6 +72,28 @@ def _by_beginning() -> tuple[list[tuple[str, ...]], list[int]]:
 @cache
 def _pairs_of(group: tuple[str, ...]) -> list[str]:
     return sorted(f"{adjective}-{noun}" for adjective in group for noun in words("noun"))
+
+
+def drawn_of(rng: random.Random, texts: Sequence[str], count: int) -> list[str]:
+    """So many different texts, of which more begin with the same ones.
+
+    They are those of Python's `random.sample`, by which RULER draws, where it draws few of many: one by one, anew
+    where one was drawn before. Many of few it draws in a way of its own.
+    """
+    few = _few_of(len(texts))
+    drawn: dict[str, None] = {}
+    while len(drawn) < min(count, few):
+        drawn[texts[rng.randrange(len(texts))]] = None
+    rest = [text for text in texts if text not in drawn] if count > few else []
+    return [*drawn, *rng.sample(rest, count - len(drawn))]
+
+
+def _few_of(many: int) -> int:
+    """How many `random.sample` draws one by one: by its source, 3 times as many in a power of 4 below `many` - 21."""
+    power = 1
+    while 4 * power < many - 21:
+        power *= 4
+    return power // 3
 
 
 def pairs(rng: random.Random, count: int) -> list[str]:
