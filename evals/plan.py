@@ -24,7 +24,7 @@ from ropescale.evals.tasks.base import Task
 from ropescale.families.parts import parts_of, text_of
 from ropescale.families.reading import read_geometry, scaling
 from ropescale.loading import DTYPES, Loading
-from ropescale.request import Request, split_knobs
+from ropescale.request import Request, require_knobs_by_method, split_knobs
 
 BACKENDS = ("transformers", "vllm")
 UNTIL = ("finished", "decided")
@@ -93,17 +93,7 @@ class Options:
         for name in self.methods:
             if name != UNPATCHED.method:
                 ropescale.get_method(name)
-        if not isinstance(self.knobs, Mapping):
-            raise InvalidArgumentError(
-                f"eval: knobs must hold an object for a method, got {shortened(self.knobs)}; write it as in "
-                f'{{"yarn": {{"beta_fast": 16}}}}'
-            )
-        for name, knobs in self.knobs.items():
-            if name not in self.methods or not isinstance(knobs, Mapping):
-                raise InvalidArgumentError(
-                    f"eval: knobs must hold an object for a method that is asked for ({', '.join(self.methods)}), got "
-                    f'{knobs!r} for {name!r}; write it as in {{"yarn": {{"beta_fast": 16}}}}'
-                )
+        require_knobs_by_method("eval: knobs", self.knobs, self.methods)
         for name in self.methods:
             if name != UNPATCHED.method:
                 own, beside = self._knobs_of(name)

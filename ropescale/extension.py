@@ -139,7 +139,7 @@ def extended(config: PreTrainedConfig, request: Request) -> Extension:
             own = part_geometry(part, original_length=geometry.original_length, existing=existing)
         goes_on = existing == "compose" and depends_on_length(part.config) and not (switch and late is not None)
         if goes_on and (late is not None or not leaves_rotation(chosen)):
-            require_fixed(part)
+            require_fixed(part, left_by_factor=late is None)
         if goes_on:
             stated = as_it_is(part, target)
             spectrum = Spectrum(base_inv_freq(own), own.attention_factor)

@@ -1,7 +1,7 @@
 """Request: what somebody asks of `patch`, whichever door it came through; pure."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -160,6 +160,25 @@ def split_knobs(knobs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     """The knobs of a method alone, and what stands among them that goes with any method: log_n and temperature."""
     own = dict(knobs)
     return own, {name: own.pop(name) for name in ("log_n", "temperature") if name in own}
+
+
+def require_knobs_by_method(what: str, knobs: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """Refuse knobs that are not an object for each of some methods; `what` names them in the message.
+
+    Raises:
+        InvalidArgumentError: no objects by names, another name, or something else than an object.
+    """
+    if not isinstance(knobs, Mapping):
+        raise InvalidArgumentError(
+            f"{what} must hold an object for a method, got {shortened(knobs)}; write it as in "
+            f'{{"yarn": {{"beta_fast": 16}}}}'
+        )
+    for name, given in knobs.items():
+        if name not in methods or not isinstance(given, Mapping):
+            raise InvalidArgumentError(
+                f"{what} must hold an object for a method that is asked for ({', '.join(methods)}), got {given!r} for "
+                f'{name!r}; write it as in {{"yarn": {{"beta_fast": 16}}}}'
+            )
 
 
 def require_knobs(name: str, knobs: Mapping[str, Any]) -> None:

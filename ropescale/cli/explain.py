@@ -7,6 +7,7 @@ alone, no weights; prints the numbers, and writes one page that opens from disk.
 import argparse
 from pathlib import Path
 
+from ropescale.cli.arguments import json_object
 from ropescale.cli.next_line import say_next
 from ropescale.cli.pictures import add_picture, pictured
 
@@ -17,12 +18,20 @@ examples:
   ropescale explain tiny
   ropescale explain smollm2 --methods yarn,by_parts,rerope --factor 8
   ropescale explain path/to/checkpoint --length 131072 --output out/mine.html
+  ropescale explain tiny --methods nope --knobs '{"nope": {"every": 4, "temperature": "log_n"}}'
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     add_picture(parser, "page", methods="some of every kind", output="the page (default: out/explain-MODEL.html)")
+    parser.add_argument(
+        "--knobs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="""of the methods, as in '{"abf": {"theta": 500000}}'; log_n and temperature may stand among them""",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,9 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = arguments.methods or subject.METHODS
     path = arguments.output or Path("out", f"explain-{Path(arguments.model).name}.html")
+    given = {"factor": arguments.factor, "length": arguments.length, "knobs": arguments.knobs}
+    beside = subject.temperatures(arguments.knobs)
     for place, what, (_, geometry, heads) in pictured(arguments, path):
-        methods, length = subject.chosen_methods(names, geometry, factor=arguments.factor, length=arguments.length)
-        found = readings.readings(geometry, methods, length=length, heads=heads)
+        methods, length = subject.chosen_methods(names, geometry, **given)
+        found = readings.readings(geometry, methods, length=length, heads=heads, temperatures=beside)
         page.write(place, page.page(what, geometry, found))
         table = Table("", "", "", title=f"rotary facts of {what}", show_header=False)
         for fact, (value, said) in readings.facts(geometry, found[0]).items():

@@ -13,7 +13,7 @@ training needs.
 import argparse
 
 from ropescale.cli.arguments import BYTES, MODEL, add_trust, list_of
-from ropescale.cli.next_line import say_next
+from ropescale.cli.next_line import say_eval
 from ropescale.errors import InvalidArgumentError
 
 HELP = "what a length needs of a device's memory, by formula"
@@ -64,6 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     reads = config.get_text_config(decoder=True).max_position_embeddings
     longest = max(arguments.length)
     if hasattr(config.get_text_config(decoder=True), "ropescale"):  # extended already
-        return say_next("eval", arguments.model, "--methods", "none", "--quick", "--dry-run")
+        return say_eval(arguments.model, "--methods", "none", "--quick", "--dry-run")
     factor = f"{max(2, longest / reads) if reads > 0 else 2:g}"
-    return say_next("eval", arguments.model, "--methods", "yarn", "--factors", factor, "--quick", "--dry-run")
+    return say_eval(arguments.model, "--methods", "yarn", "--factors", factor, "--quick", "--dry-run")

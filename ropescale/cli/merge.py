@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from ropescale.cli.arguments import add_trust
-from ropescale.cli.next_line import say_next
+from ropescale.cli.next_line import say_eval
 
 HELP = "add a trained adapter into its base"
 DOING = "merging {adapter}"
@@ -38,4 +38,4 @@ def run(arguments: argparse.Namespace) -> int:
     given = {} if arguments.dtype is None else {"dtype": arguments.dtype}
     with Console(stderr=True).status("merging"):
         print(adapters.merge(arguments.adapter, arguments.destination, arguments.base, **given))
-    return say_next("eval", arguments.destination, "--methods", "none", "--quick")
+    return say_eval(arguments.destination, "--methods", "none", "--quick")

@@ -20,6 +20,24 @@ def say_next(*words: object) -> int:
     return 0
 
 
+def say_eval(model: object, *words: object) -> int:
+    """Say to evaluate a checkpoint next, or to inspect it where it has no head over the vocabulary to evaluate.
+
+    Returns the exit code of what went well.
+    """
+    from ropescale.checkpoints import resolve
+    from ropescale.contents import read_config
+    from ropescale.errors import RopescaleError
+    from ropescale.heads import require_language_model
+    from ropescale.trust import trusted
+
+    try:
+        require_language_model(read_config(resolve(str(model))), str(model), trusted=trusted())
+    except RopescaleError:  # which evaluating would refuse
+        return say_next("inspect", model)
+    return say_next("eval", model, *words)
+
+
 def say_again(command: str, *, without: str) -> int:
     """Say the command itself without the option that had it only tell; returns the exit code of what went well."""
     print(f"next: {shlex.join(word for word in shlex.split(command) if word != without)}")
@@ -59,6 +77,7 @@ def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     from ropescale.evals.decision.verdict import Verdict
     from ropescale.evals.report.findings import read_findings
     from ropescale.methods import FixedMethod, get_method
+    from ropescale.request import split_knobs
 
     findings, model = read_findings(results), results.settings.model
     best, decision = findings.best, findings.decision
@@ -77,9 +96,11 @@ def after_results(results: "Results", adapters: Sequence[str]) -> list[str]:
     if trained and (best.arm.unextended or f"none+{trained}" not in results.settings.adapters):
         return ["merge", folder, longer, "--base", model]
     at_best = ["--factor", f"{best.arm.factor:g}"]
-    if not issubclass(get_method(method), FixedMethod):  # which is tried on a loaded model, and saved from there
-        return ["explain", model, "--methods", method, *at_best]
     knobs = results.settings.knobs.get(method)
+    beside = split_knobs(knobs or {})[1]
+    if beside or not issubclass(get_method(method), FixedMethod):  # tried on a loaded model, and saved from there
+        more = ["--knobs", json.dumps({method: knobs})] if knobs else []
+        return ["explain", model, "--methods", method, *at_best, *more]
     more = ["--knobs", json.dumps(knobs)] if knobs else []
     for name, value, default in (
         ("--existing", results.settings.existing, "error"),

@@ -5,7 +5,7 @@ lines.
 import argparse
 from pathlib import Path
 
-from ropescale.cli.next_line import say_next
+from ropescale.cli.next_line import say_eval
 from ropescale.cli.pictures import add_picture, pictured
 
 HELP = "wavelengths of every pair under several methods"
@@ -39,4 +39,4 @@ def run(arguments: argparse.Namespace) -> int:
         curves = plot.wavelengths(geometry, methods, length=length)
         print(f"picture: {plot.draw(place, what, geometry, curves, length=length)}")
     factor = f"{length / geometry.original_length:g}"
-    return say_next("eval", arguments.model, "--methods", ",".join(names), "--factors", factor, "--quick")
+    return say_eval(arguments.model, "--methods", ",".join(names), "--factors", factor, "--quick")

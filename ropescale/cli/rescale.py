@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ropescale.cli.arguments import MODEL, add_extension, add_knobs, add_original_length
-from ropescale.cli.next_line import say_next
+from ropescale.cli.next_line import say_eval
 
 HELP = "write a checkpoint with a longer context, weights unread"
 DOING = "extending {source}"
@@ -61,4 +61,4 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"checkpoint: {folder}")
     print("written from the config, no model was read: ropescale.load proves the patch on the model")
-    return say_next("eval", folder, "--methods", "none", "--quick")
+    return say_eval(folder, "--methods", "none", "--quick")

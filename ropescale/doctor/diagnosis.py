@@ -18,7 +18,7 @@ from ropescale.doctor.effect import blocked, of_config, of_record, stating_types
 from ropescale.doctor.files import of_limits, of_weights
 from ropescale.doctor.finding import Finding
 from ropescale.doctor.lengths import whole
-from ropescale.doctor.live import of_rotary
+from ropescale.doctor.live import of_rotary, of_softmax
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, shortened
 from ropescale.families.parts import text_of
 from ropescale.families.support import require_family
@@ -121,5 +121,8 @@ def _of_model(model: nn.Module) -> list[Finding]:
     findings += of_config(config, text, findings, "config")
     if patch_of(model) is None and stating_types(config):
         findings += of_record(config, "config")
-    findings += of_rotary(model, config, comparable=not blocked(findings))
+    comparable = not blocked(findings)
+    findings += of_rotary(model, config, comparable=comparable)
+    if comparable:
+        findings += of_softmax(model, config)
     return findings

@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from ropescale.doctor.built import EXACT, unlike
 from ropescale.doctor.finding import Finding
 from ropescale.errors import RopescaleError
 from ropescale.families.late_type import LATE_TYPE
-from ropescale.families.modules import find_rotaries
+from ropescale.families.modules import as_built, find_rotaries, latent_layers
 from ropescale.families.parts import parts_of
-from ropescale.families.today import depends_on_length, rope_type_of, todays_spectrum
+from ropescale.families.today import depends_on_length, rope_type_of, softmax_factor, todays_spectrum
+from ropescale.injection.late import KEPT
 
 HALF = 1e-2  # that rounding to bfloat16 and back can make
 
@@ -61,3 +63,26 @@ def of_rotary(model: nn.Module, config: Any, *, comparable: bool) -> Iterator[Fi
                 rule=f"must be the attention factor of the config ({attention_factor:g}), got {float(scaling):g}",
                 remedy=reload,
             )
+
+
+def of_softmax(model: nn.Module, config: Any) -> Iterator[Finding]:
+    """The first layer of latent attention whose softmax is not sharpened as the config says."""
+    factor = softmax_factor(parts_of(config)[0].config)
+    for name, layer in latent_layers(model) if factor != 1 else ():
+        expected = layer.qk_head_dim ** (-0.5) * factor
+        if KEPT in layer.__dict__ or abs(layer.scaling - expected) <= EXACT * expected:
+            continue
+        unread = as_built(layer, config)
+        version = transformers.__version__
+        yield Finding(
+            check="softmax-scale",
+            where=f"{name}.scaling",
+            rule=f"must be what mscale_all_dim of the config makes of it ({expected:g}), got {layer.scaling:g}"
+            + (
+                f", which transformers {version} leaves at that: attention is softer than in training"
+                if unread
+                else ""
+            ),
+            remedy="take a newer transformers" if unread else "load the model again with from_pretrained",
+        )
+        return

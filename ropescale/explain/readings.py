@@ -1,7 +1,7 @@
 """What methods make of a model, in numbers: gathered once for the page and for the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,9 @@ from ropescale.checks import require_whole
 from ropescale.explain import theory
 from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import Method
+from ropescale.methods.late import LateMethod
 from ropescale.pages.elements import number
+from ropescale.temperature import Temperature, with_temperature
 
 DISTANCES = 2**15  # looked at in a context, evenly spread where it is longer
 SEARCHED = 2**18  # tokens within which a negative distance is looked for, or the context if that is longer
@@ -23,7 +25,7 @@ PRETRAINED = "as pretrained"
 class Reading:
     """What one method makes of the model, for the table and every picture."""
 
-    name: str
+    name: str  # with the layers that it acts in, where these are not all, and with its temperature
     series: int
     view: theory.View
     first_negative: int | None  # tokens
@@ -31,8 +33,17 @@ class Reading:
     length: int  # tokens of the context
 
 
-def readings(geometry: Geometry, methods: Sequence[Method], *, length: int, heads: int = 1) -> list[Reading]:
+def readings(
+    geometry: Geometry,
+    methods: Sequence[Method],
+    *,
+    length: int,
+    heads: int = 1,
+    temperatures: Mapping[str, Temperature] | None = None,
+) -> list[Reading]:
     """The model as pretrained, then under each method, seen from the last position of a context of `length` tokens.
+
+    `temperatures` are what queries are multiplied by besides, by the name of the method that they go with.
 
     Raises:
         InvalidArgumentError: the length is no number of tokens, or a knob does not fit this geometry.
@@ -49,10 +60,11 @@ def readings(geometry: Geometry, methods: Sequence[Method], *, length: int, head
     searched = max(SEARCHED, length)
     found = []
     for series, method in enumerate([None, *methods]):
-        view = theory.view(method, geometry, length=length, distances=distances, heads=heads)
+        temperature = None if method is None else (temperatures or {}).get(method.name)
+        view = theory.view(method, geometry, length=length, distances=distances, heads=heads, temperature=temperature)
         found.append(
             Reading(
-                name=PRETRAINED if method is None else method.name,
+                name=PRETRAINED if method is None else _named(method, geometry, temperature),
                 series=series,
                 view=view,
                 first_negative=theory.first_negative(view.inv_freq, searched),
@@ -61,6 +73,18 @@ def readings(geometry: Geometry, methods: Sequence[Method], *, length: int, head
             )
         )
     return found
+
+
+def _named(method: Method, geometry: Geometry, temperature: Temperature | None) -> str:
+    """A method with its temperature; of one that acts in some layers how many these are, and what the others do."""
+    name = method.name + with_temperature(temperature)
+    left = method.left(geometry) if isinstance(method, LateMethod) else frozenset()
+    if not left:
+        return name
+    assert isinstance(method, LateMethod)
+    window = method.beside().window
+    others = "" if window is None else f", a window of {window:,} in the others"
+    return f"{name} in {geometry.layers - len(left)} of {geometry.layers} layers{others}"
 
 
 def facts(geometry: Geometry, base: Reading) -> dict[str, tuple[str, str]]:

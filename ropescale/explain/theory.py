@@ -17,6 +17,7 @@ from ropescale.geometry import LONGEST, Geometry
 from ropescale.methods import FixedMethod, Method
 from ropescale.methods.late import Fixed, LateMethod, Sizes, with_spectrum
 from ropescale.spectrum import base_inv_freq
+from ropescale.temperature import Temperature
 
 ROWS = 4096  # distances worked on at once: with 64 pairs 2 MB, whatever the context
 
@@ -149,13 +150,22 @@ def decay_bound(source: Geometry | Tensor, distances: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def view(method: Method | None, geometry: Geometry, *, length: int, distances: Tensor, heads: int = 1) -> View:
+def view(
+    method: Method | None,
+    geometry: Geometry,
+    *,
+    length: int,
+    distances: Tensor,
+    heads: int = 1,
+    temperature: Temperature | None = None,
+) -> View:
     """What the query at position `length - 1` makes of keys at these distances: [n] whole tokens, below `length`.
 
     The score is the logit of a query and a key of ones, which up to its scale is also the expected one of a random
     vector with itself: (2 a^2 B(m) + elements that do not rotate) / sqrt(head_dim) with the attention factor a. What a
     method adds to scores or multiplies comes with it: of the head that is changed least where heads differ, and as it
-    begins where it is learned. What depends on content (shaw, cope, embeddings) does not.
+    begins where it is learned. What depends on content (shaw, cope, embeddings) does not. Of a method that acts in
+    some layers it is what these layers see.
 
     Arguments:
         method: None for the model as it was pretrained.
@@ -163,6 +173,7 @@ def view(method: Method | None, geometry: Geometry, *, length: int, distances: T
         length: tokens of the context.
         distances: integer.
         heads: of the model; a bias depends on how many there are.
+        temperature: what queries are multiplied by besides, of a model that is extended to `length`.
 
     Raises:
         InvalidArgumentError: distances that leave the context, or knobs that do not fit this geometry.
@@ -183,6 +194,9 @@ def view(method: Method | None, geometry: Geometry, *, length: int, distances: T
     bias = acting.bias(base, distances[None, :], heads, learned)
     scale = acting.query_scale(base, query)
     attention_factor, query_scale = float(factor[0]), 1.0 if scale is None else float(scale[0])
+    if temperature is not None:
+        more = temperature.multiplier(query, base.original_length, length / base.original_length)
+        query_scale *= 1.0 if more is None else float(more[0])
     cosines = [
         acting.angles(base, query[:, None], (query - part)[None], apart[None], inv_freq.double())[0].cos().sum(-1)
         for part, apart in zip(_parts(distances), _parts(seen), strict=True)

@@ -104,7 +104,7 @@ def as_it_is(part: Part, target: int) -> dict[str, Any]:
     parameters = copy.deepcopy(config.rope_parameters)
     if target != config.max_position_embeddings:
         if rope_type_of(config) == "dynamic":
-            require_fixed(part)
+            require_fixed(part, left_by_factor=True)
         if not family_of(config.model_type).recomputing:  # Transformers works the factor out from the maximum
             parameters.setdefault("attention_factor", todays_spectrum(part)[1])
     return {"rope_parameters": parameters}

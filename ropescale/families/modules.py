@@ -1,6 +1,7 @@
 """The modules of a live model that rotate or scale a softmax, held against what its config says."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +95,10 @@ def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> li
         return []
     scalings = []
     unread = None
-    for name, module in model.named_modules():
-        if not (hasattr(module, "qk_head_dim") and isinstance(getattr(module, "scaling", None), float)):
-            continue
+    for name, module in latent_layers(model):
         plain = module.qk_head_dim ** (-0.5)
         if abs(module.scaling - plain * before) > 1e-6 * plain:
-            if _as_built(module, config):
+            if as_built(module, config):
                 unread = module
                 continue
             raise UnsupportedModelError(
@@ -122,7 +121,14 @@ def find_softmax(model: nn.Module, part: Part, parameters: dict[str, Any]) -> li
     return scalings
 
 
-def _as_built(layer: Any, config: Any) -> bool:
+def latent_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Layers of latent attention, whose softmax scale is an attribute of theirs, with their names."""
+    for name, module in model.named_modules():
+        if hasattr(module, "qk_head_dim") and isinstance(getattr(module, "scaling", None), float):
+            yield name, module
+
+
+def as_built(layer: Any, config: Any) -> bool:
     """Whether this Transformers gives a layer of this class and config the softmax scale that this one has.
 
     Early versions read no `mscale_all_dim` for some families.

@@ -146,8 +146,8 @@ def require_existing(existing: str) -> None:
     require_choice("existing:", existing, EXISTING, remedy="leave it out for 'error'")
 
 
-def require_fixed(part: Part) -> None:
-    """Refuse a base that depends on length.
+def require_fixed(part: Part, *, left_by_factor: bool = False) -> None:
+    """Refuse a base that depends on length; `left_by_factor`: a factor of 1 would leave it as it is.
 
     Raises:
         AlreadyScaledError: the frequencies are others in longer texts.
@@ -155,7 +155,7 @@ def require_fixed(part: Part) -> None:
     if depends_on_length(part.config):
         raise AlreadyScaledError(
             f"{part.config.model_type}: a base must be a fixed spectrum, got {scaling(part.config)}, which depends on "
-            f'length; pass existing="replace", or factor=1 to leave it as it is'
+            f'length; pass existing="replace"{", or factor=1 to leave it as it is" if left_by_factor else ""}'
         )
 
 

@@ -41,6 +41,24 @@ def test_what_was_told_is_done(tmp_path, arms, more, words):
     assert following(plant(tmp_path / "results", arms, **more))[: len(words)] == words
 
 
+@pytest.mark.parametrize(
+    ("arm", "knobs"),
+    [(LATE, {"window": 64}), (LATE, {"temperature": "log_n:0.8"}), (YARN, {"log_n": True})],
+    ids=["late", "late with a temperature", "static with a temperature"],
+)
+def test_what_acts_in_attention_is_explained_with_its_knobs(tmp_path, monkeypatch, capsys, arm, knobs):
+    monkeypatch.chdir(tmp_path)
+    folder = plant(tmp_path / "results", {UNPATCHED: LOST, arm: Planted(found=(50, 48))})
+    told = json.loads((folder / "run.json").read_text())
+    told["settings"]["knobs"] = {arm[0]: knobs}
+    (folder / "run.json").write_text(json.dumps(told))
+    words = following(folder)
+    assert words[:4] == ["explain", "tiny", "--methods", arm[0]]
+    assert json.loads(words[words.index("--knobs") + 1]) == {arm[0]: knobs}
+    assert cli.main(words) == 0
+    assert f"{arm[0]} with log_n" in capsys.readouterr().out or "window" in knobs
+
+
 def commanded(folder: Path, command: str) -> Path:
     """The folder with this as the command that it was last made by."""
     told = json.loads((folder / "run.json").read_text())

@@ -165,7 +165,8 @@ CASES: dict[str, dict[str, Case]] = {
         "link": Case(""),
     },
     "explain": {
-        name: Case(*(one.replace("svg", "html") for one in (case.given, case.base))) for name, case in PICTURED.items()
+        **{name: Case(*(one.replace("svg", "html") for one in (it.given, it.base))) for name, it in PICTURED.items()},
+        "knobs": Case("""'{"yarn": {"temperature": "llama4"}}'"""),
     },
     "plot": PICTURED,
     "search": {

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import ropescale
+from ropescale import cli
 from ropescale.errors import CheckpointError, InvalidArgumentError, RopescaleError, UnsupportedModelError
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +41,29 @@ often = pytest.mark.parametrize(
         for turn, (name, case) in enumerate(GRID)
     ],
 )
+
+
+def test_what_comes_next_is_a_verb_that_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = built("llama", "decoder")
+    model.save_pretrained("bare")
+    AutoModelForCausalLM.from_config(model.config).save_pretrained("whole")
+    for made in ("bare", "whole"):
+        for words in (
+            ["rescale", made, f"{made}-longer", "--factor", "2"],
+            ["plot", made, "--factor", "2", "--output", "a.svg"],
+            ["memory", made, "--length", "512"],
+            ["memory", f"{made}-longer", "--length", "512"],
+        ):
+            assert cli.main(words) == 0
+            after = shlex.split(capsys.readouterr().out.rpartition("next: ropescale ")[2])
+            checkpoint = words[2] if words[0] == "rescale" else words[1]
+            assert after[:2] == (["inspect", checkpoint] if made == "bare" else ["eval", checkpoint]), words
+            if made == "bare":
+                assert cli.main(after) == 0
+                capsys.readouterr()
 
 
 class Encoder(nn.Module):

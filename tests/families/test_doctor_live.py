@@ -1,5 +1,6 @@
 """ropescale.diagnose of a loaded model: what happens to one after loading is found."""
 
+import math
 import warnings
 from pathlib import Path
 
@@ -60,6 +61,27 @@ def test_a_fault_of_a_loaded_model_is_found_and_loading_again_cures_it(name: str
     assert checks(found) == {check}
     assert [str(one) for one in found if not FORM.fullmatch(str(one))] == []
     assert ropescale.diagnose(AutoModelForCausalLM.from_pretrained(plain, dtype=model.dtype)) == []
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
+def test_latent_attention_that_is_not_as_sharp_as_its_config_says_is_found(name: str) -> None:
+    rope = {**YARN, "mscale": 0.7, "mscale_all_dim": 0.7}
+    scaled = config_of(name, rope_parameters=rope, max_position_embeddings=256)
+    model = AutoModelForCausalLM.from_config(scaled)
+    layer = model.model.layers[1].self_attn
+    plain = layer.qk_head_dim**-0.5
+    sharp = plain * (0.07 * math.log(4) + 1) ** 2
+    unread = layer.scaling == pytest.approx(plain)  # as early versions of Transformers build some of them
+    said = [str(one) for one in ropescale.diagnose(model)]
+    assert len(said) == unread
+    assert "take a newer transformers" in "".join(said) or layer.scaling == pytest.approx(sharp)
+    for each in model.model.layers:
+        each.self_attn.scaling = sharp
+    assert ropescale.diagnose(model) == []
+    layer.scaling = 1.01 * sharp
+    (found,) = ropescale.diagnose(model)
+    assert (found.check, found.where) == ("softmax-scale", "model.layers.1.self_attn.scaling")
+    assert FORM.fullmatch(str(found))
 
 
 def test_a_model_without_weights_is_uninitialised() -> None:

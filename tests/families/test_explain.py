@@ -13,6 +13,7 @@ from ropescale import get_method
 from ropescale.explain import page, readings, theory
 from ropescale.explain.subject import METHODS
 from ropescale.pages.elements import number
+from ropescale.temperature import Temperature
 
 HOSTILE = "</title></style><script>alert('x')</script>\"'&<img src=http://example.org onerror=alert(1)>\x00\u202e"
 
@@ -27,7 +28,8 @@ def test_every_method_has_its_place_in_a_page_that_loads_and_runs_nothing():
     parsed = Page(text)
     labels = [attrs["aria-label"] for tag, attrs in parsed.elements if tag == "svg" and attrs.get("role") == "img"]
     for name in PLAIN:
-        assert f"Score against distance, {name}" in labels
+        shown = {"ms_poe": "ms_poe in 3 of 4 layers"}.get(name, name)
+        assert f"Score against distance, {shown}" in labels
     assert len(labels) == len(set(labels))
     drawings = [attrs for tag, attrs in parsed.elements if tag == "svg"]
     assert all(attrs.get("role") == "img" or attrs.get("aria-hidden") == "true" for attrs in drawings)
@@ -67,6 +69,24 @@ def test_the_page_says_what_the_theory_says():
 def test_a_method_that_never_turns_negative_says_how_far_that_was_looked_for():
     found = readings.readings(TINY, [get_method("nope")()], length=256)
     assert readings.negative_text(found[1]) == "none to 262,144"
+
+
+def test_a_method_of_some_layers_says_of_how_many_and_with_which_temperature():
+    method, log_n = get_method("nope")(every=2, window=1024), Temperature.of("log_n")
+    base, plain = readings.readings(TINY, [method], length=512)
+    _, found = readings.readings(TINY, [method], length=512, temperatures={"nope": log_n, "yarn": log_n})
+    assert plain.name == "nope in 2 of 4 layers, a window of 1,024 in the others"
+    assert found.name == "nope with log_n in 2 of 4 layers, a window of 1,024 in the others"
+    assert readings.effects(plain, base)[4] == "1"
+    assert found.view.query_scale == pytest.approx(9 / 7)  # ln 512 / ln 128
+    assert float((found.view.score - plain.view.score * 9 / 7).abs().max()) < 1e-6
+
+
+def test_a_temperature_of_the_factor_has_that_of_the_context():
+    drope = Temperature.of("drope:0.5")
+    _, found = readings.readings(TINY, [get_method("yarn")(factor=4)], length=512, temperatures={"yarn": drope})
+    assert found.name == "yarn with drope:0.5"
+    assert found.view.query_scale == pytest.approx(1 + 0.5 * math.log(4))
 
 
 def test_a_page_of_a_context_longer_than_what_is_drawn_stays_small():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from families import config_of
 from ropescale import cli, get_method
 from ropescale.explain import page, readings
 from ropescale.explain.subject import chosen_methods, facts_by_layers
+from ropescale.temperature import Temperature
 
 
 @pytest.fixture
@@ -94,15 +96,36 @@ def test_the_verb_takes_a_length_for_a_factor(in_a_folder, capsys):
     assert chosen_methods(["linear"], TINY, length=384)[0] == [get_method("linear")(factor=3.0)]
 
 
+def test_the_verb_takes_the_knobs_of_methods_and_their_temperature(in_a_folder, capsys):
+    knobs = {"nope": {"every": 2, "log_n": True}, "abf": {"theta": 5e4}}
+    asked = ["explain", "tiny", "--methods", "nope,abf", "--length", "512", "--output", "a.html"]
+    assert cli.main([*asked, "--knobs", json.dumps(knobs)]) == 0
+    told = capsys.readouterr().out
+    assert "nope with log_n in 2 of 4 layers" in told
+    written = Path("a.html").read_text(encoding="utf-8")
+    assert "Score against distance, nope with log_n in 2 of 4 layers" in written
+    _, facts, heads = facts_by_layers("tiny")[0]
+    methods = [get_method("nope")(factor=4.0, every=2), get_method("abf")(factor=4.0, theta=5e4)]
+    temperatures = {"nope": Temperature.of("log_n")}
+    found = readings.readings(facts, methods, length=512, heads=heads, temperatures=temperatures)
+    assert written == page.page("tiny", facts, found)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--factor", "0.5"], "linear: --factor must be a number of at least 1 and at most 16777216 "),
         (
             ["--methods", "abf"],
-            "--methods: must be methods that need no knob of their own, got 'abf', which needs theta; give an "
-            "instance to ropescale.explain.readings.readings\n",
+            "--methods: must be methods that need no knob of their own, or come with it, got 'abf', which needs "
+            "theta; give it in knobs\n",
         ),
+        (
+            ["--methods", "yarn", "--knobs", '{"ntk": {}}'],
+            "--knobs: must hold an object for a method that is asked for (yarn), got {} for 'ntk'; write it as in ",
+        ),
+        (["--methods", "yarn", "--knobs", '{"yarn": {"beta": 3}}'], "yarn: unknown knob 'beta'; "),
+        (["--methods", "yarn", "--knobs", '{"yarn": {"temperature": "hot"}}'], "temperature: must be one of "),
         (["--methods", "yran"], "unknown method 'yran'; did you mean 'yarn'? "),
         (
             ["--length", "64"],

@@ -124,6 +124,16 @@ SUBJECTS: list[tuple[Callable[[], nn.Module], Wrong]] = [
         ),
     ),
     (
+        scaled("dynamic", maximum=64),
+        Wrong(
+            "a base that depends on length, beside what no factor of 1 takes out",
+            patching("yarn", factor=1, log_n=True, existing="compose"),
+            AlreadyScaledError,
+            "llama: a base must be a fixed spectrum, got rope_type 'dynamic', which depends on length; "
+            'pass existing="replace"',
+        ),
+    ),
+    (
         edited(rope_parameters=default(rope_theta=500000.0)),
         Wrong(
             "a theta that was edited after loading",
