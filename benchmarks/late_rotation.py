@@ -3,12 +3,14 @@
     python benchmarks/late_rotation.py --quick   # 1,024 tokens, a minute; no claims
     python benchmarks/late_rotation.py           # 4,096 and 8,192 tokens on one thread, about twenty minutes
     python benchmarks/late_rotation.py --methods dpe,jet_long
+    python benchmarks/late_rotation.py --methods dpe,lpes --only decode --rounds 10
 
 An 8-layer Llama, 512 wide, 8 heads of 64 (and once 2 key heads), vocabulary 1,000, float32, original length 1,024.
-Times are the processor's, in pairs in one process, patched and unpatched in turn, each the best of `--rounds`. Memory
-is the peak above the loaded model, each in a fresh process whose allocator gives freed blocks of a megabyte or more
-back at once (MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, so that the peak of the same run, the unpatched
-model's too, differs by half from one run to the next; `--keep-holes` measures that. The bars, patched / unpatched:
+Times are the processor's, in pairs in one process, patched and unpatched in turn, `--rounds` of them; the ratio is the
+median of the pairs' ratios, and the seconds kept beside it are the best. Memory is the peak above the loaded model,
+each in a fresh process whose allocator gives freed blocks of a megabyte or more back at once
+(MALLOC_MMAP_THRESHOLD_): glibc otherwise keeps holes, so that the peak of the same run, the unpatched model's too,
+differs by half from one run to the next; `--keep-holes` measures that. The bars, patched / unpatched:
 
     prefill at 4,096 and 8,192 tokens: 1.6 for methods of two regions and for growth="double", 1.3 for those of one
     memory of a prefill at 4,096 tokens: 1.4
@@ -23,6 +25,7 @@ growth="exact" rotates every key for every query; it is measured at 2,048 tokens
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -57,6 +60,7 @@ METHODS: list[tuple[str, dict[str, Any], int]] = [
 PREFILL_BARS = {1: 1.3, 2: 1.6, 3: 1.6}
 DOUBLING_BAR = 1.6
 MEMORY_BAR = 1.4
+WHAT = ("prefill", "memory", "decode")
 CLOSER = ("dynamic_self_extend", "jet_long", "dpe", "ms_poe", "lpes")  # of prefill 1.25, of memory 1.2
 
 
@@ -72,7 +76,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1,024 tokens: does it run at all")
     names = [name for name, *_ in METHODS]
     parser.add_argument("--methods", type=lambda given: given.split(","), default=names, help="default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of which the best counts (default: 3)")
+    parser.add_argument("--only", choices=WHAT, help="of a method (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs (default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
     parser.add_argument("--keep-holes", action="store_true", help="leave the allocator as it is")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
@@ -99,7 +104,7 @@ def seconds(work: Callable[[], object]) -> float:
 @torch.inference_mode()
 def paired(method: str, knobs: dict[str, Any], key_heads: int, work: Callable[[LlamaForCausalLM], object],
            rounds: int) -> dict[str, float]:  # fmt: skip
-    """Seconds of a work on the unpatched and on the patched model, and their ratio."""
+    """The best seconds of a work on the unpatched and on the patched model, and the median ratio of their pairs."""
     native, patched = model_of(key_heads), model_of(key_heads)
     ropescale.patch(patched, method, **knobs)
     taken: dict[str, list[float]] = {"native": [], "patched": []}
@@ -107,7 +112,8 @@ def paired(method: str, knobs: dict[str, Any], key_heads: int, work: Callable[[L
         taken["native"].append(seconds(lambda: work(native)))
         taken["patched"].append(seconds(lambda: work(patched)))
     best = {name: min(values) for name, values in taken.items()}
-    return {**best, "ratio": best["patched"] / best["native"]}
+    ratios = [patched / native for native, patched in zip(taken["native"], taken["patched"], strict=True)]
+    return {**best, "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def prefill(length: int) -> Callable[[LlamaForCausalLM], object]:
@@ -185,19 +191,20 @@ def main() -> int:
         if arguments.output:
             arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
 
-    native = {length: memory("", {}, length, arguments) for length in lengths}
+    prefills, memories, decodes = (arguments.only in (None, what) for what in WHAT)
+    native = {length: memory("", {}, length, arguments) for length in lengths} if memories else {}
     for method, knobs, regions in [one for one in METHODS if one[0] in arguments.methods]:
         bar, memory_bar = bars(method, regions)
-        for length in lengths:
+        for length in lengths if prefills else ():
             found = paired(method, knobs, 8, prefill(length), arguments.rounds)
             note(method, f"prefill, {length:,} tokens", found["ratio"], bar, **found)
-        for length in lengths if method in CLOSER else lengths[:1]:
+        for length in (lengths if method in CLOSER else lengths[:1]) if memories else ():
             peak = memory(method, knobs, length, arguments)
             note(method, f"memory of a prefill, {length:,} tokens", peak / native[length], memory_bar, bytes=peak)
-        for length, limit in zip(caches, (1.2, 2.2), strict=False):
+        for length, limit in zip(caches if decodes else (), (1.2, 2.2), strict=False):
             found = paired(method, knobs, 8, decode(length), arguments.rounds)
             note(method, f"decode over {length:,} tokens", found["ratio"], limit, **found)
-    if arguments.methods != [name for name, *_ in METHODS]:
+    if arguments.only or arguments.methods != [name for name, *_ in METHODS]:
         return ended(missed, arguments)
     method, knobs, regions = METHODS[0]
     found = paired(method, knobs, 2, prefill(lengths[0]), arguments.rounds)

@@ -17,6 +17,7 @@ from ropescale.methods.late import Added, Fixed, LateMethod, Region, after, caus
 from ropescale.temperature import Temperature
 
 NOTHING: Added = {}  # a method without parameters
+STRIDE = 32  # keys that stand side by side, whose angles are those of the first and one of so many steps from it
 Listener = Callable[[nn.Module, Tensor, Tensor, float], None]  # layer, un-rotated queries and keys, softmax scale
 
 
@@ -36,6 +37,8 @@ class Late:
     # worked out once, outside a graph
     stages: tuple[Tensor, Tensor] = field(init=False, repr=False, compare=False)
     rotates: bool = field(init=False, repr=False, compare=False)
+    # whether angles are distances times inverse frequencies, as pretrained but for `factors`
+    plain: bool = field(init=False, repr=False, compare=False)
     unrotated: Region = field(init=False, repr=False, compare=False)  # of layers that do not rotate
     every_region: list[Region] | None = field(init=False, repr=False, compare=False)  # of positions up to the longest
     # [rows, heads or 1] what positions are divided by, and the row of each layer; None and none where nothing is
@@ -49,6 +52,9 @@ class Late:
             "every_region": self.regions(LONGEST),
         }
         worked_out["rotates"] = bool((worked_out["stages"][0] > 0).any())
+        kind = type(self.method)
+        own = kind.distance is not LateMethod.distance or kind.angles is not LateMethod.angles
+        worked_out["plain"] = self.near is None and not own
         factors, rows = self.method.head_factors(self.geometry, self.heads), ()
         if factors is not None:
             factors, inverse = torch.unique(factors, dim=0, return_inverse=True)
@@ -170,6 +176,8 @@ class ForwardPass:
         self._plans: dict[tuple[int, int, bool], list[Blocks]] = {}
         self._waves: dict[Any, tuple[Tensor, Tensor]] = {}
         self._pairs: dict[int, Pairs] = {}
+        self._turns: dict[tuple[int, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
+        self._strides: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.listener: Listener | None = None
         self._latest: tuple[int, ForwardPass] | None = None  # what the latest layers read that rotate alike
 
@@ -182,7 +190,7 @@ class ForwardPass:
         if self._latest is None or self._latest[0] != row:  # rotations of many layers would hold much memory
             own = ForwardPass(late, self.positions, self.past, self.added, self.places)
             own.factors = late.factors[row].to(self.positions.device)
-            own.masks, own._plans = self.masks, self._plans
+            own.masks, own._plans, own._pairs, own._strides = self.masks, self._plans, self._pairs, self._strides
             own._regions = self._regions = self.regions()
             self._latest = row, own
         return self._latest[1]
@@ -275,20 +283,67 @@ class ForwardPass:
         late, at = self.late, self.keys(slots)
         where = self.positions[:, first:last]
         plain = where[:, :, None] - at[:, None, :]
-        distance, visible = late.method.distance(late.geometry, where[:, :, None], at[:, None, :])
-        cos = sin = None
-        if late.rotates:
-            inv_freq, factor = late.spectra(where)
-            angles = -late.angles(where[:, :, None], at[:, None, :], distance, inv_freq)[:, None]
-            if self.factors is not None:
-                angles = angles / self.factors[:, None, None, None]
-            square = (factor**2)[:, None, :, None, None]  # of what is rotated, once for the query and once for the key
-            cos, sin = angles.cos() * square, angles.sin() * square
+        seen, visible = late.method.distance(late.geometry, where[:, :, None], at[:, None, :])
         every = not torch.compiler.is_compiling() and bool(visible.all())
-        pairs = Pairs(distance=plain, visible=visible, every_key=every, cos=cos, sin=sin)
-        if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
+        pairs = Pairs(distance=plain, seen=seen, visible=visible, every_key=every)
+        if last - first == self.n:  # many blocks of queries would hold n x slots
             self._pairs[slots] = pairs
         return pairs
+
+    def turns(
+        self, slots: int, first: int, last: int, dtype: torch.dtype, *, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """[batch or 1, 1 or heads, queries, slots, pairs] cos and sin by which each of queries [first, last) has keys
+        rotated, of layers that read so many slots; `twice` gives the cos of all pairs two times, side by side.
+        """
+        key = (slots, dtype, twice)
+        if key in self._turns and last - first == self.n:
+            return self._turns[key]
+        if self.factors is not None and self.late.plain and self.n == 1 and self.contiguous(slots):
+            cos, sin = self._in_strides(slots, self.factors)
+        else:
+            cos, sin = self._pair_by_pair(slots, first, last)
+        cos, sin = cos.to(dtype), sin.to(dtype)
+        turns = torch.cat((cos, cos), dim=-1) if twice else cos, sin
+        if last - first == self.n:  # many blocks of queries would hold n x slots x pairs
+            self._turns[key] = turns
+        return turns
+
+    def _pair_by_pair(self, slots: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """What `turns` gives, by the method's definition."""
+        where = self.positions[:, first:last]
+        inv_freq, factor = self.late.spectra(where)
+        seen, at = self.pairs(slots, first, last).seen, self.keys(slots)
+        angles = -self.late.angles(where[:, :, None], at[:, None, :], seen, inv_freq)[:, None]
+        if self.factors is not None:
+            angles = angles / self.factors[:, None, None, None]
+        square = (factor**2)[:, None, :, None, None]  # of what is rotated, once for the query and once for the key
+        return angles.cos() * square, angles.sin() * square
+
+    def _in_strides(self, slots: int, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one query whose keys stand side by side, each angle a sum of two.
+
+        That of every `STRIDE`-th key, and that of the steps from there: where layers or heads have angles of their
+        own, working each out by itself takes longer than rotating by it.
+        """
+        if slots not in self._strides:
+            inv_freq, factor = self.late.spectra(self.positions)
+            begin = self.keys(slots)[:, :1] - self.positions
+            begins = begin + torch.arange(0, slots, STRIDE, device=begin.device)
+            steps = torch.arange(STRIDE, device=begin.device)
+            # [batch or 1, 1, begins, 1, pairs], [batch or 1, 1, 1, steps, pairs] and [batch or 1, 1, 1, 1, 1]
+            self._strides[slots] = (
+                begins[:, None, :, None, None] * inv_freq[:, :, None, None],
+                steps[:, None] * inv_freq[:, :, None, None],
+                (factor**2)[:, :, None, None, None],
+            )
+        begins, steps, square = self._strides[slots]
+        divisor = factors[:, None, None, None]
+        begins, steps = begins / divisor, steps / divisor
+        cos, sin, more_cos, more_sin = begins.cos() * square, begins.sin() * square, steps.cos(), steps.sin()
+        waves = (cos * more_cos).addcmul_(sin, more_sin, value=-1), (sin * more_cos).addcmul_(cos, more_sin)
+        turned, other = (wave.flatten(2, 3)[:, :, None, :slots] for wave in waves)
+        return turned, other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,10 +351,9 @@ class Pairs:
     """What a method says of queries and keys, pair by pair."""
 
     distance: Tensor  # [batch or 1, n, slots] int64: position of the query - position of the key
+    seen: Tensor  # [batch or 1, n, slots]: the distance that the rotation sees
     visible: Tensor  # [batch or 1, n, slots] bool
     every_key: bool  # whether all of them are known to be visible
-    cos: Tensor | None  # [batch or 1, 1 or heads, n, slots, pairs] of the key's rotation; None where nothing rotates
-    sin: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,9 +53,10 @@ class Call:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str, *, fused: bool = False) -> Tensor:
     """[..., head_dim] vectors with their first pairs, or their last, turned; cos and sin are [..., pairs].
 
-    To the bit what Transformers gives, unless `fused`: products are then added without being rounded first.
+    Layouts in halves take cos [..., 2 pairs] too, which is all of it twice, side by side. To the bit what Transformers
+    gives, unless `fused`: products are then added without being rounded first.
     """
-    pairs = cos.shape[-1]
+    pairs = sin.shape[-1]
     if layout.endswith(AT_THE_END):
         rest, turned = x[..., : -2 * pairs], x[..., -2 * pairs :]
         made = rotate(turned, cos, sin, layout.removesuffix(AT_THE_END), fused=fused)
@@ -63,7 +64,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str, *, fused: bool = Fa
     turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout != "interleaved":
         sin = -sin if layout == "reversed" else sin
-        made = turned * torch.cat((cos, cos), dim=-1)  # in place from here on: half the memory that is touched
+        twice = cos if cos.shape[-1] > pairs else torch.cat((cos, cos), dim=-1)
+        made = turned * twice  # in place from here on: half the memory that is touched
         first, second = made[..., :pairs], made[..., pairs:]
         if fused:
             first.addcmul_(turned[..., pairs:], sin, value=-1)
@@ -311,8 +313,9 @@ def pairwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tenso
         keys, visible = key[:, :, None], pairs.visible
         if call.layout is None:
             visible = pairs.distance >= 0
-        elif pairs.cos is not None and pairs.sin is not None:
-            cos, sin = pairs.cos.to(key.dtype), pairs.sin.to(key.dtype)
+        elif late.rotates:
+            twice = not call.layout.startswith("interleaved")
+            cos, sin = forward_pass.turns(slots, first, first + count, key.dtype, twice=twice)
             keys = rotate(keys, cos, sin, call.layout, fused=True)
         mask = _cut(call.mask, first, first + count, 0, slots)
         if count == 1 and call.fusible and late.method.scores_are_products:  # one rotation of the keys serves it
@@ -329,7 +332,7 @@ def pairwise(forward_pass: ForwardPass, query: Tensor, key: Tensor, value: Tenso
         weights = _weights(scores, call)
         out = torch.unflatten(weights.flatten(2, 3) @ value, 2, (groups, count))
         outs.append(_with_content(late, out, weights, pairs.distance, call))
-    return torch.cat(outs, dim=3)
+    return torch.cat(outs, dim=3) if len(outs) > 1 else outs[0]
 
 
 def _learning(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -65,8 +65,8 @@ def attention(
     if forward_pass.late.factors is not None and module.__dict__[LAYOUT] is not None:
         number: Any = module.layer_idx
         forward_pass = forward_pass.in_layer(number)
-        if forward_pass.late.tells_heads_apart:  # each reads the keys of its group by a rotation of its own
-            groups = query.shape[1] // key.shape[1]
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and forward_pass.late.tells_heads_apart:  # each reads its group's keys by a rotation of its own
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     call = Call(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,

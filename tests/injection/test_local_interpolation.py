@@ -144,6 +144,22 @@ def test_heads_read_what_the_papers_formula_reads(name: str) -> None:
         assert apart(found[0], expected[-1:]) < 1e-5
 
 
+@pytest.mark.parametrize("slots", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("place", [0, 5000], ids=["whole cache", "window"])
+def test_keys_of_one_query_are_turned_by_their_distances_in_every_layer(slots: int, place: int) -> None:
+    geometry = Geometry(rotary_dim=8, theta=50.0, original_length=16, layers=4)
+    late = Late(name="ms_poe", method=get_method("ms_poe")(start=0, ranks=RANKS), geometry=geometry, heads=4)
+    whole = ForwardPass(late, torch.tensor([[place + slots - 1]]), place + slots - 1)
+    steps = torch.arange(1 - slots, 1, dtype=torch.float64)
+    for number, ranks in enumerate(RANKS):
+        cos, sin = whole.in_layer(number).turns(slots, 0, 1, torch.float32)
+        for head, rank in enumerate(ranks):
+            for pair in range(4):
+                angles = steps * 50.0 ** (-pair / 4) / (1.2 + 0.15 * rank)
+                assert apart(cos[0, head, 0, :, pair], angles.cos()) < 1e-5
+                assert apart(sin[0, head, 0, :, pair], angles.sin()) < 1e-5
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @every_way
 def test_blocks_pairs_and_flex_attention_agree_in_every_layer(way: str) -> None:
