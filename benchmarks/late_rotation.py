@@ -77,7 +77,7 @@ def parsed() -> argparse.Namespace:
     names = [name for name, *_ in METHODS]
     parser.add_argument("--methods", type=lambda given: given.split(","), default=names, help="default: all")
     parser.add_argument("--only", choices=WHAT, help="of a method (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs (default: 3); of the longer cache a third")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
     parser.add_argument("--keep-holes", action="store_true", help="leave the allocator as it is")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
@@ -202,7 +202,8 @@ def main() -> int:
             peak = memory(method, knobs, length, arguments)
             note(method, f"memory of a prefill, {length:,} tokens", peak / native[length], memory_bar, bytes=peak)
         for length, limit in zip(caches if decodes else (), (1.2, 2.2), strict=False):
-            found = paired(method, knobs, 8, decode(length), arguments.rounds)
+            rounds = arguments.rounds if length == caches[0] else max(2, arguments.rounds // 3)
+            found = paired(method, knobs, 8, decode(length), rounds)
             note(method, f"decode over {length:,} tokens", found["ratio"], limit, **found)
     if arguments.only or arguments.methods != [name for name, *_ in METHODS]:
         return ended(missed, arguments)

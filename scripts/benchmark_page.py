@@ -119,6 +119,8 @@ def late_rotation(figures: Figures) -> list[Ratio]:
         Ratio(
             what=f"`{row['method']}`: {row['what']}, patched / native{said}",
             value=row["ratio"],
+            low=row.get("low"),
+            high=row.get("high"),
             bar="" if row["bar"] is None else f"at most {row['bar']:g}",
             met=row["bar"] is None or row["ratio"] <= row["bar"],
         )
