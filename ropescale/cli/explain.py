@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = arguments.methods or subject.METHODS
     path = arguments.output or Path("out", f"explain-{Path(arguments.model).name}.html")
     given = {"factor": arguments.factor, "length": arguments.length, "knobs": arguments.knobs}
-    beside = subject.temperatures(arguments.knobs)
+    beside = subject.temperatures(names, arguments.knobs)
     for place, what, (_, geometry, heads) in pictured(arguments, path):
         methods, length = subject.chosen_methods(names, geometry, **given)
         found = readings.readings(geometry, methods, length=length, heads=heads, temperatures=beside)

@@ -92,11 +92,12 @@ def chosen_methods(
     return methods, reach
 
 
-def temperatures(knobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Temperature]:
+def temperatures(names: Sequence[str], knobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Temperature]:
     """What queries are multiplied by besides, by the name of the method, where its knobs hold log_n or temperature.
 
     Raises:
-        InvalidArgumentError: a temperature that there is not, or two of them.
+        InvalidArgumentError: knobs of other methods, a temperature that there is not, or two of them.
     """
+    require_knobs_by_method("knobs:", knobs, names)
     asked = {name: Request(**split_knobs(own)[1]).multiplied for name, own in knobs.items()}
     return {name: one for name, one in asked.items() if one is not None}
