@@ -488,6 +488,7 @@ def walk(things: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Walk(things, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb in CASES for name in [*CASES[verb], ""]])
 def test_an_option_changes_something_or_is_refused(

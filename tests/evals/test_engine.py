@@ -370,6 +370,7 @@ def test_vllm_is_named_when_it_is_not_there() -> None:
 # Several devices
 
 
+@pytest.mark.slow  # two processes load torch and the harness anew
 def test_two_processes_share_the_rows_and_find_the_same(tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launch, processes.__file__, str(tmp_path / "found.json")]

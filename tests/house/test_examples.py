@@ -9,6 +9,7 @@ import ropescale
 from ropescale.methods import base
 
 PUBLIC = sorted(set(ropescale.__all__) - {"__version__"})
+SLOW = {"train": pytest.mark.slow}
 
 
 def examples(name: str) -> doctest.DocTest:
@@ -17,7 +18,7 @@ def examples(name: str) -> doctest.DocTest:
     return doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in PUBLIC])
 @pytest.mark.filterwarnings("ignore")
 def test_an_example_gives_what_it_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -44,7 +44,7 @@ def test_what_is_installed_and_made_is_there() -> None:
 
 
 # Pages whose blocks take seconds in all; those of the others are run by `make test-slow`
-QUICK = {"README.md", "docs/quickstart.md", "docs/tour.md", "docs/faq.md", "docs/proof.md", "docs/late-rotation.md"}
+QUICK = {"README.md", "docs/quickstart.md", "docs/faq.md", "docs/proof.md", "docs/late-rotation.md"}
 
 
 def name_of(page: Path) -> str:

@@ -288,7 +288,10 @@ LATE: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"target_modules": "nothing"}, "target_modules: must name layers of the model, got ['nothing']"),
     "optimizer": ({"optim_args": "x"}, "train: Trainer must accept the training arguments, got ValueError: "),
     "tracker": ({"report_to": "wandb"}, "train: Trainer must accept the training arguments, got RuntimeError: "),
-    "texts": ({"eval_texts": "/nowhere"}, "texts: must be sample, speeches, or a path to files of texts, got "),
+    "texts": (
+        {"eval_texts": "/nowhere/at/all.txt"},
+        "texts: must be sample, speeches, or a path to files of texts, got ",
+    ),
     "field": ({"data": "sotu-sample", "text_field": "body"}, "text_field: belongs to data with rows of fields, got "),
     "split": ({"data_split": "test"}, "data_split: belongs to data with several splits, got 'test' for "),
 }

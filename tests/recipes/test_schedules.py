@@ -269,7 +269,10 @@ def dependence(model: nn.Module, ids: Tensor, **inputs: Tensor) -> float:
 
 
 @pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask")  # which Transformers 5.23 passes to torch
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+@pytest.mark.parametrize(
+    "attention",
+    ["sdpa", "eager", pytest.param("flex_attention", marks=pytest.mark.slow)],  # which is compiled
+)
 def test_the_second_chunk_sees_the_first(attention: str) -> None:
     model: Any = ropescale.load("tiny", attn_implementation=attention)
     ropescale.patch(model, "yarn", factor=4)

@@ -34,4 +34,4 @@ def elsewhere(path: Path, **facts: object) -> None:
 def killed(number: int) -> None:
     """It is not waited for: what is left of it has its number still."""
     os.kill(number, signal.SIGKILL)
-    time.sleep(0.05)
+    os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
