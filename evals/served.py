@@ -25,6 +25,7 @@ from ropescale.errors import ExportError, InvalidArgumentError
 from ropescale.evals.engine import vllm_model
 from ropescale.evals.plan import Options, Plan
 from ropescale.evals.results import Arm
+from ropescale.evals.watch import ending_together
 from ropescale.export.writing import held, linked
 from ropescale.extension import extended
 from ropescale.families.layers import layers_meant
@@ -94,7 +95,7 @@ class Served:
         Raises:
             CheckpointError: it cannot be written, or vLLM does not load it.
         """
-        with self.folder(arm) as folder:
+        with self.folder(arm) as folder, ending_together():
             lm = vllm_model(
                 str(folder),
                 tokenizer=self._path,  # that of all arms, whatever lies with an adapter

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import gc
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 # The length of a request is ours to check: with the one token that vLLM always writes, a prompt of all that a
 # checkpoint is made for is one token longer than its config says
 os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+# Its processes talk over sockets in the folder for temporary files. The path of one may have 107 bytes (unix(7)), of
+# which its name takes 37: where that folder's is longer, as on a disk that was chosen for its room, they lie elsewhere
+if len(os.fsencode(tempfile.gettempdir())) > 107 - 37:
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", "/tmp")
 
 from vllm import LLM, EngineArgs, SamplingParams, TokensPrompt  # which reads the variables
 
@@ -238,7 +243,7 @@ def _loaded(path: str, config: PreTrainedConfig, arguments: Mapping[str, Any]) -
         given["language_model_only"] = True
     try:
         return LLM(model=path, trust_remote_code=trusted(), **{**given, **arguments})
-    except (RuntimeError, ValueError, TypeError, OSError, NotImplementedError) as error:  # each layer has its own
+    except Exception as error:  # nothing of ours runs in it, and each library below has classes of errors of its own
         raise CheckpointError(
             f"vLLM: must load the model, got {type(error).__name__}: {first_line(error)}; set VLLM_LOGGING_LEVEL=INFO "
             f"to see what it says, and engine_args for what it needs, such as "

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from exports import recorded
@@ -237,3 +238,31 @@ def test_cells_of_two_backends_do_not_share_a_folder(folder: Path) -> None:
     settings = results.read(folder).settings
     with pytest.raises(InvalidArgumentError, match=r"must be of the same backend \('transformers'\), got 'vllm'"):
         results.begun(folder, replace(settings, backend="vllm", weights="fedcba9876543210"))
+
+
+STARTING = """
+import subprocess, sys, time
+from ropescale.evals.watch import ending_together
+before = subprocess.Popen(["sleep", "600"], start_new_session=True)
+with ending_together():
+    after = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    time.sleep(3)
+    print(before.pid, after.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_has_started_ends_with_it_and_what_it_had_before_does_not() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STARTING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    before, after = (psutil.Process(int(number)) for number in process.stdout.readline().split())
+    try:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        gone, _ = psutil.wait_procs([after], timeout=60)
+        assert gone == [after]
+        assert before.is_running()
+    finally:
+        process.kill()
+        before.kill()

@@ -23,7 +23,8 @@ pytestmark = in_vllm
 ROOT = Path(__file__).parents[2]
 SERVING = ["--backend", "vllm"]
 LOADING = "Initializing a V1 LLM engine"  # what vLLM says once for each model that it loads
-FEW = ["--windows", "1", "--samples", "2", "--depths", "0,1"]
+ASKED = ["--samples", "2", "--depths", "0,1"]
+FEW = ["--windows", "1", *ASKED]
 
 
 def environment(place: Path) -> dict[str, str]:
@@ -88,16 +89,16 @@ def test_the_environment_has_this_checkout() -> None:
 def test_the_embedded_checkpoint_has_the_figures_of_transformers_and_is_loaded_once_an_arm(tmp_path: Path) -> None:
     recorded(tmp_path / "mine", "tiny", method="by_parts", factor=4)
     asked = ["tiny", "--methods", "yarn,ntk", "--factors", "4", "--adapters", str(tmp_path / "mine"), *FEW]
-    asked += ["--lengths", "128,512", "--tasks", "position,perplexity,passkey,needle,cloze"]
+    asked += ["--lengths", "128,512", "--tasks", "position,perplexity,passkey,cloze"]
     served, said = evaluated(tmp_path, "served", *asked, *SERVING)
     loaded, _ = evaluated(tmp_path, "loaded", *asked)
     require_alike(served, loaded)
-    assert [arm.label for arm in served.arms()] == ["unpatched", "yarn x4", "ntk x4", "by_parts+mine x4"]
+    assert [arm.label for arm in served.arms()] == ["none", "yarn x4", "ntk x4", "by_parts+mine x4"]
     assert said.count(LOADING) == 4
     assert not [*(tmp_path / "temporary").glob(f"{PREFIX}*")]
     # the arms are other models: a comparison of one with itself would pass as well
     found = {arm.label: served.cell(arm, "perplexity", 512).perplexity for arm in served.arms()}  # type: ignore[union-attr]
-    assert found["unpatched"] > 1.2 * found["yarn x4"]
+    assert found["none"] > 1.2 * found["yarn x4"]
     assert abs(found["ntk x4"] / found["yarn x4"] - 1) > 0.01
 
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_that_was_saved_patched_is_served_as_it_is(tmp_path: Path) 
 
 
 def test_a_killed_run_leaves_nothing_of_its_arm_and_goes_on(tmp_path: Path) -> None:
-    asked = ["tiny", "--methods", "ntk", "--factors", "4", "--lengths", "128,512", "--tasks", "passkey,cloze", *FEW]
+    asked = ["tiny", "--methods", "ntk", "--factors", "4", "--lengths", "128,512", "--tasks", "passkey,cloze", *ASKED]
     folder = tmp_path / "served"
     process = subprocess.Popen(
         command(*asked, *SERVING, "--output", str(folder)),
