@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ class Options:
     @property
     def loading(self) -> Loading:
         """How the model is loaded."""
-        return Loading(**{item.name: getattr(self, item.name) for item in fields(Loading)})
+        return Loading.of(self)
 
     @property
     def dtype_name(self) -> str:

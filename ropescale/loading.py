@@ -8,11 +8,11 @@ import functools
 import importlib.util
 import shutil
 import tempfile
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
+from transformers import AttentionInterface, BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from ropescale.checkpoint import load_language_model
 from ropescale.checkpoints import resolve
@@ -20,6 +20,8 @@ from ropescale.checks import require_choice
 from ropescale.devices import require_device
 from ropescale.errors import InvalidArgumentError, first_line
 from ropescale.files import object_of
+from ropescale.injection import late
+from ropescale.trust import trusted
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -63,6 +65,15 @@ class Loading:
             )
         if self.quantization is not None:
             self._require_package(self.quantization)
+        # "/": a kernel of a hub; code of a checkpoint may name ways of its own, which are not known before it runs
+        if self.attention is not None and "/" not in self.attention and not trusted():
+            require_choice("attention:", self.attention, _attentions(), remedy="leave it out for the model's own")
+
+    @classmethod
+    def of(cls, options: Any) -> Self:
+        """What somebody's options say of it, by the same names; None stands for the default."""
+        said = {item.name: getattr(options, item.name) for item in fields(cls)}
+        return cls(**{name: value for name, value in said.items() if value is not None})
 
     @staticmethod
     def _require_package(quantization: str) -> None:
@@ -136,6 +147,12 @@ class Loading:
         if self.revision is not None:
             model.name_or_path = name  # what an adapter says of its base, in the place of a folder of this machine
         return model if self.device_map or self.quantization else model.to(self.device_name)
+
+
+def _attentions() -> list[str]:
+    """The ways of computing attention that Transformers has a name for, without those of its server (`paged|...`)."""
+    registered = {name for name in AttentionInterface().valid_keys() if "|" not in name}
+    return sorted({"eager", *registered} - {late.NAME})
 
 
 def _quantizer(name: str, dtype: torch.dtype) -> Any:

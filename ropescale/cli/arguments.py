@@ -12,6 +12,7 @@ DRY = "--dry-run"
 TRUST = "--trust-remote-code"  # nothing else lets the code of a checkpoint run
 MODEL = "tiny (embedded), smollm2, a path or a hub id"
 EXTENDING = ("method", "factor", "target_length", "original_length", "existing", "layers")  # what `patch` takes too
+LOADING = ("dtype", "device", "device_map", "quantization", "revision", "attention")  # what `Loading` takes too
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -136,11 +137,17 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     add(
         "--device-map",
         metavar="MAP",
-        help="""over several devices: auto, balanced ..., or an object as in '{"model.layers.0": "disk", "": 0}'""",
+        help="""over several devices: auto, balanced ..., or an object as in '{"model": 0, "lm_head": "cpu"}'""",
     )
     add("--quantization", metavar="NAME", help="of the weights: bnb-4bit, bnb-8bit or torchao-int8")
     add("--revision", metavar="NAME", help="of a hub id: a branch, a tag or a commit")
     add("--attention", "--attn", metavar="NAME", help="Transformers' attn_implementation (default: the model's own)")
+
+
+def said_loading(arguments: argparse.Namespace) -> list[str]:
+    """The options of loading that were given, for another verb that has them."""
+    given = {name: getattr(arguments, name) for name in LOADING if getattr(arguments, name) is not None}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

@@ -9,11 +9,14 @@ import json
 from ropescale.cli.arguments import (
     EXTENDING,
     MODEL,
+    add_device,
     add_extension,
     add_knobs,
     add_layers,
+    add_loading,
     add_start,
     add_trust,
+    said_loading,
 )
 from ropescale.cli.next_line import say_next
 from ropescale.cli.quiet import quieten_libraries
@@ -46,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--objective", default="sum", metavar="NAME", help="as of `ropescale search` (default: sum)")
     add("--data", "--texts", metavar="NAME", help="sample (tiny: default), speeches (others: default), or a path")
     add("--windows", type=int, default=8, metavar="N", help="texts of the target length, at most (default: 8)")
-    add("--dtype", default="auto", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32 ...")
-    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator)")
+    add_device(parser)
+    add_loading(parser)
     add_trust(parser)
 
 
@@ -64,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_knobs(arguments.method, arguments.knobs)  # which may not name the other arguments
     given = {name: getattr(arguments, name) for name in EXTENDING if getattr(arguments, name) is not None}
     asked = given | arguments.knobs
-    loading = Loading(dtype=arguments.dtype, device=arguments.device)
+    loading = Loading.of(arguments)
     model = loading.model(arguments.model)
     found = fit_temperature(
         model,
@@ -93,4 +96,4 @@ def run(arguments: argparse.Namespace) -> int:
         "--knobs",
         json.dumps(knobs),
     ]
-    return say_next("eval", arguments.model, *at, *more)
+    return say_next("eval", arguments.model, *at, *more, *said_loading(arguments))

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from ropescale import failures
 from ropescale.cli.arguments import (
     MODEL,
+    add_device,
     add_layers,
+    add_loading,
     add_start,
     add_temperature,
     add_trust,
@@ -83,8 +85,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_start(parser, existing="error (default), replace, compose")
     add_layers(parser)
     add_temperature(parser, log_n="with every candidate")
-    add("--dtype", default="auto", metavar="TYPE", help="auto (float32 on a CPU, bfloat16 elsewhere), float32 ...")
-    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: the accelerator)")
+    add_device(parser)
+    add_loading(parser)
     add("--output", type=Path, metavar="DIR", help="where everything goes (default: out/search-MODEL-xFACTOR)")
     add_trust(parser)
 
@@ -100,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     fields = {item.name for item in dataclasses.fields(Options)}
     asked = {name: value for name, value in vars(arguments).items() if name in fields and value is not None}
     Options(**asked)  # what can be refused is refused before a model loads
-    loading = Loading(dtype=arguments.dtype, device=arguments.device)
+    loading = Loading.of(arguments)
     wanted = f"x{arguments.factor:g}" if arguments.factor else arguments.target_length
     folder = arguments.output or Path("out", f"search-{Path(arguments.model).name}-{wanted}")
     model = loading.model(arguments.model)
@@ -119,7 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     if place()[0]:
         return 0
     _say(found, folder)
-    return _next(found, arguments.model, folder)
+    source = arguments.model if arguments.revision is None else loading.path(arguments.model)
+    return _next(found, source, folder)
 
 
 def _say(found: "Found", folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ropescale.checks import require_at_least, require_choice, require_whole
 from ropescale.errors import InvalidArgumentError
@@ -67,7 +67,7 @@ class Options:
     @property
     def loading(self) -> Loading:
         """How the model is loaded."""
-        return Loading(**{item.name: getattr(self, item.name) for item in fields(Loading)})
+        return Loading.of(self)
 
     @property
     def source(self) -> str:

@@ -97,6 +97,13 @@ PICTURED = {
     "layers": Case("all", "{two} --output a.svg"),
     "output": Case("b.svg"),
 }
+# Of a model that is loaded here, and not by an evaluation
+LARGE = {
+    "device_map": Case("""'{"model": "cpu", "lm_head": "disk"}'"""),
+    "quantization": Case("bnb-8bit"),
+    "revision": Case("main", refused="--revision: is of a hub id"),
+    "attention": Case("eager"),
+}
 CASES: dict[str, dict[str, Case]] = {
     "demo": {"model": Case("{plain}"), **GRID},
     "eval": {
@@ -194,6 +201,7 @@ CASES: dict[str, dict[str, Case]] = {
         "temperature": Case("llama4:0.3"),
         "dtype": Case("bfloat16"),
         "device": Case("meta", refused="--device: must be one that torch"),
+        **LARGE,
         "output": Case("elsewhere"),
     },
     "fit": {
@@ -211,6 +219,7 @@ CASES: dict[str, dict[str, Case]] = {
         "windows": Case("2"),
         "dtype": Case("bfloat16"),
         "device": Case("meta", refused="--device: must be one that torch"),
+        **LARGE,
     },
     "train": {
         "recipe": Case("lora"),
@@ -448,13 +457,13 @@ class Walk:
 
         def sought(model: Any, tokenizer: Any, **asked: Any) -> None:
             del asked["command"]
-            seen.append((model.name_or_path, model.dtype, asked))
+            seen.append((*held(model), asked))
             stop()
 
         patched("ropescale.search.search", sought)
 
         def fitted(model: Any, tokenizer: Any, rule: str, **asked: Any) -> None:
-            seen.append((model.name_or_path, model.dtype, rule, asked))
+            seen.append((*held(model), rule, asked))
             stop()
 
         patched("ropescale.search.fit_temperature", fitted)
@@ -464,6 +473,12 @@ class Walk:
             seen.append((self.model.dtype, self.model.device, ropescale.record(self.model)))
 
         patched(conversation.Conversation, "__init__", noted)
+
+
+def held(model: Any) -> tuple[Any, ...]:
+    """What is loaded, in which types, where, and how its attention is computed."""
+    types = {parameter.dtype for parameter in model.parameters()}
+    return model.name_or_path, types, getattr(model, "hf_device_map", None), model.config._attn_implementation
 
 
 def computed(seen: list[Any], model: Any, meaning: Meaning, reading: Reading, passages: Any, said: Any) -> list[Row]:

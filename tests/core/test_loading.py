@@ -16,6 +16,7 @@ import ropescale
 from ropescale import checkpoints
 from ropescale.errors import CheckpointError, InvalidArgumentError
 from ropescale.loading import Loading
+from ropescale.trust import trusting
 
 KINDS = {"a fixed method": "yarn", "one of the length": "dynamic_yarn", "one that acts in attention": "self_extend"}
 
@@ -121,6 +122,13 @@ def test_attention_that_is_not_here_is_named() -> None:
     with pytest.raises(InvalidArgumentError, match="attention: must be a way of computing attention that this model"):
         Loading(attention="flash_attention_2").model("tiny")
     assert Loading(attention="eager").model("tiny").config._attn_implementation == "eager"
+    assert Loading(attention="owner/kernel").attention == "owner/kernel"
+    said = r"^attention: must be one of eager, .*flex_attention, sdpa, got '{}'; leave it out for the model's own$"
+    for name in ("flash", "", "ropescale"):  # the last is what patches attend by, with what they set
+        with pytest.raises(InvalidArgumentError, match=said.format(name)):
+            Loading(attention=name)
+    with trusting(True):  # code of a checkpoint may have ways of its own
+        assert Loading(attention="its_own").attention == "its_own"
 
 
 def test_all_of_a_checkpoint_is_of_one_revision(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
