@@ -73,6 +73,11 @@ def built(version: str) -> Path:
     return python
 
 
+def files_of(names: list[str]) -> list[str]:
+    """The files of tests whose names begin so."""
+    return [str(path) for name in names for path in sorted((ROOT / "tests").rglob(f"{name}*.py"))]
+
+
 def tested(version: str, names: list[str]) -> dict[str, object]:
     """What the tests said on that version."""
     python = built(version)
@@ -82,9 +87,8 @@ def tested(version: str, names: list[str]) -> dict[str, object]:
     found = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout.split()
     if found[-2] != version:
         raise SystemExit(f"{version}: not the version that ran, got {found[-2]}")
-    files = [str(path) for name in names for path in sorted((ROOT / "tests").rglob(f"{name}*.py"))]
     # the page is what this writes
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not page_of_versions", *files]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not page_of_versions", *files_of(names)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     print(done.stdout[-3000:], flush=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
@@ -119,7 +123,11 @@ def main() -> int:
         default=",".join(CORE),
         help="what names of files of tests begin with, comma-separated; the core by default",
     )
+    parser.add_argument("--files", action="store_true", help="print the files of these tests, and run nothing")
     arguments = parser.parse_args()
+    if arguments.files:
+        print(*files_of(arguments.tests.split(",")))
+        return 0
     figures: dict[str, dict[str, object]] = {}
     for version in arguments.versions.split(","):
         print(f"transformers {version}", flush=True)

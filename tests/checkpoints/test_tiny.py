@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from ropescale.checkpoints import resolve
 from ropescale.errors import CheckpointError
 from ropescale.evals import texts
 from ropescale.evals.passkey import passkey_samples
 
-TINY = Path(__file__).resolve().parents[2] / "ropescale" / "checkpoints" / "tiny"
+TINY = Path(resolve("tiny"))
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 ORIGINAL_LENGTH = 128
 
