@@ -270,7 +270,8 @@ def picture(name: str) -> str:
         "the last."
     )
     lines = legend({"as pretrained": chart.curves[0], name: chart.curves[1]})
-    return f'<figure class="picture">{lines}{drawn(chart)}<figcaption>{escape(caption)}</figcaption></figure>'
+    said = re.sub(r"`(\w+)`", r"<code>\1</code>", escape(caption))
+    return f'<figure class="picture">{lines}{drawn(chart)}<figcaption>{said}</figcaption></figure>'
 
 
 def stated(value: Any) -> str:
