@@ -136,6 +136,22 @@ def test_families_that_are_not_written_to_gguf_are_refused_by_name(name: str, tm
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_the_way_out_that_a_refused_family_is_told_holds(tmp_path: Path) -> None:
+    """A file of Gemma 3 is refused by `patch_gguf` as well, so the sentence says which are taken."""
+    source, path = checkpoint(tmp_path / "source", "gemma3_text"), tmp_path / "gemma3.gguf"
+    with pytest.raises(ExportError, match="export to transformers or vllm, or use ") as refusal:
+        export(source, tmp_path / "model.gguf", to="gguf", method="yarn", factor=4)
+    taken = str(refusal.value).split("an architecture that patch_gguf takes: ")[1]
+    assert "gemma3" not in taken.split(", ")
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_string("general.name", "empty")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ExportError, match=f"got 'gemma3'; these were: {taken}$"):
+        patch_gguf(path, tmp_path / "scaled.gguf", method="yarn", factor=4)
+
+
 def bytes_of(path: Path) -> dict[str, str]:
     return {
         tensor.name: hashlib.sha256(tensor.data.tobytes()).hexdigest() + tensor.tensor_type.name

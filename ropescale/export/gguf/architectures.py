@@ -58,8 +58,8 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     if config.model_type not in ARCHITECTURES:
         raise ExportError(
             f"model type {config.model_type!r}: not a family that is written to GGUF, got "
-            f"{type(config).__name__}; written are {', '.join(sorted(ARCHITECTURES))}: use llama.cpp's own converter "
-            f"and then patch_gguf"
+            f"{type(config).__name__}; written are {', '.join(sorted(ARCHITECTURES))}: export to {able()}, or use "
+            f"llama.cpp's own converter where it makes an architecture that patch_gguf takes: {', '.join(patchable())}"
         )
     if parts_of(config)[0].label:
         raise ExportError(
@@ -67,6 +67,11 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
             f"export to {able()}"
         )
     return ARCHITECTURES[config.model_type]
+
+
+def patchable() -> list[str]:
+    """The architectures, by llama.cpp's names, of which a file is given a scaling."""
+    return sorted({gguf.MODEL_ARCH_NAMES[architecture.arch] for architecture in ARCHITECTURES.values()})
 
 
 def reads_divisors(name: str) -> bool:

@@ -9,7 +9,7 @@ import gguf
 from transformers import LlamaConfig
 
 from ropescale.errors import CheckpointError, ExportError, shortened
-from ropescale.export.gguf.architectures import ARCHITECTURES
+from ropescale.export.gguf.architectures import patchable
 from ropescale.export.gguf.header import require_sound
 from ropescale.export.gguf.weights import OUTTYPES
 
@@ -167,11 +167,10 @@ def file_config(reader: gguf.GGUFReader, path: Path) -> LlamaConfig:
         ExportError: an architecture that is not known here, or a file that is scaled already.
     """
     arch = required(reader, path, "general.architecture", TEXT)
-    known = sorted({gguf.MODEL_ARCH_NAMES[architecture.arch] for architecture in ARCHITECTURES.values()})
-    if arch not in known:
+    if arch not in patchable():
         raise ExportError(
             f"{path}: general.architecture must be one that was run with a scaling, got {arch!r}; these were: "
-            f"{', '.join(known)}"
+            f"{', '.join(patchable())}"
         )
     scaled = sorted(
         [key for key in reader.fields if key.startswith(f"{arch}.rope.scaling.")]
