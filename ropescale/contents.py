@@ -1,5 +1,6 @@
 """What lies in a checkpoint: its config, its tokenizer and its files of weights, read with errors in words."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,11 @@ def read_tokenizer(path: str | Path) -> Any:
         CheckpointError: there is none, it is damaged, or it needs code of its own.
     """
     for file in (Path(path, name) for name in TOKENIZER_FILES):
-        if file.exists():
+        if os.path.lexists(file):
+            if not file.exists():  # which the library takes for no file, and goes on without
+                raise CheckpointError(
+                    f"{file}: must be a file, got a link to none; restore the file that belongs to the checkpoint"
+                )
             read_json(file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from bad_options import BASE, CONTRADICTIONS, asked, contradictions, one_option, options, parsers
-from world import Fault, World, complaint
+from world import Fault, World, complaint, run
 
 ASKED = [(verb, name) for verb in BASE for name in asked(verb)]
 
@@ -12,6 +14,15 @@ ASKED = [(verb, name) for verb in BASE for name in asked(verb)]
 def test_every_verb_that_takes_a_value_is_here() -> None:
     assert {verb for verb in parsers() if asked(verb)} == set(BASE)
     assert set(CONTRADICTIONS) == set(parsers()) - {"methods"} | {"methods"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("verb", ["chat", "report", "train", "eval", "flags", "memory", "verify-export"])
+def test_a_command_is_whole_but_for_its_fault(verb: str, place: World) -> None:
+    """Of those that end soon: one that is refused as it is would be refused whatever is added to it."""
+    dry = ("--dry-run",) if verb in ("eval", "train") else ()
+    code, said = run((verb, *shlex.split(BASE[verb]), *dry), place)
+    assert code == 0, said
 
 
 @pytest.mark.sampled(5)

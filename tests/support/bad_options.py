@@ -143,7 +143,7 @@ BASE = {
     "plot": "{model} --output {picture}",
     "search": "{model} --factor 2 --output {new}",
     "fit": "{model} --factor 2 --windows 1",
-    "train": "lora --model {model} --factor 2 --data passkey --max-documents 4 --output {new}",
+    "train": "lora --model {model} --factor 2 --data passkey --max-documents 4 --eval-texts sample --output {new}",
     "merge": "{adapter} {new}",
     "report": "{results}",
     "export": "{model} {new} --to vllm --method yarn --factor 2",
@@ -156,7 +156,7 @@ BASE = {
 ELSE = {
     ("eval", "evaluator"): "{model} --methods none --tasks longppl --lengths 128 --output {new}",
     ("export", "outtype"): "{model} {gguf} --to gguf --method none",
-    ("report", "arms"): "{results} {results}",
+    ("report", "arms"): "{results} {others}",
     ("report", "other"): "{results} another",
     ("search", "method"): "{model} --factor 2 --space knobs --output {new}",
     ("search", "ranges"): "{model} --factor 2 --space knobs --method yarn --output {new}",

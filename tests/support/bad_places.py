@@ -31,7 +31,8 @@ WRITING = {
 LONG = {
     "eval": "eval {model} --methods none --tasks passkey --lengths 128 --samples 1 --depths 0.5 --output {new}",
     "search": "search {model} --factor 2 --candidates 4 --windows 1 --batches 1 --held-out 5 --output {new}",
-    "train": "train lora --model {model} --factor 2 --data passkey --max-documents 4 --max-steps 1 --output {new}",
+    "train": "train lora --model {model} --factor 2 --data passkey --max-documents 4 "
+    "--eval-texts sample --max-steps 1 --output {new}",
 }
 SIZES = (0, 100, 3000)  # bytes, which no output of these fits into
 

@@ -63,10 +63,12 @@ def made(root: Path) -> World:
     """A world in a new folder: a checkpoint, an adapter, results with a report, and files of somebody's own."""
     root.mkdir(parents=True)
     model = Path(shutil.copytree(TINY, root / "model"))
+    (model / "chat_template.jinja").write_text("{% for one in messages %}{{ one['content'] }}{% endfor %}")
     patched = ropescale.patch(ropescale.load(model), "yarn", factor=4)
     config = peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
     save_adapter(peft.get_peft_model(patched, config), root / "adapter")
     results = write_evaluation(root / "results", tasks=("passkey",), lengths=(128, 256))
+    shutil.copytree(results, root / "others")
     for name, content in (("kept.txt", "kept"), ("page.html", "a page of before"), ("a.svg", "a picture of before")):
         (root / name).write_text(content)
     (root / "full").mkdir()
@@ -76,7 +78,7 @@ def made(root: Path) -> World:
     (root / "binary").write_bytes(bytes(range(256)) * 9)
     (root / "loop").symlink_to(root / "loop")
     os.mkfifo(root / "pipe")
-    names = ("model", "adapter", "results", "full", "empty", "binary", "loop", "pipe", "new", "data")
+    names = ("model", "adapter", "results", "others", "full", "empty", "binary", "loop", "pipe", "new", "data")
     places = {name: str(root / name) for name in names}
     places |= {"kept": str(root / "kept.txt"), "page": str(root / "page.html"), "picture": str(root / "a.svg")}
     places |= {"gguf": str(root / "new.gguf"), "long": str(root / ("x" * 300)), "root": str(root)}
