@@ -136,9 +136,9 @@ def verify(
     runner = run_as(engine)
     require_path("path:", path)
     require_whole("steps:", steps, 1, rule="a whole number of at least 1", remedy=f"leave it out for {STEPS}")
-    if tolerance is not None and not 0 < as_float(tolerance) < math.inf:
+    if tolerance is not None and not 0 <= as_float(tolerance) < math.inf:
         raise InvalidArgumentError(
-            f"tolerance: must be a number above 0, got {shortened(tolerance)}; leave it out for the engine's own"
+            f"tolerance: must be a number of at least 0, got {shortened(tolerance)}; leave it out for the engine's own"
         )
     lengths = None if lengths is None else several("lengths:", lengths, int, "whole numbers of tokens")
     path = Path(path).expanduser()

@@ -89,6 +89,7 @@ else:
 """
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 @pytest.mark.parametrize("known", ["with", "without"])
 def test_loading_without_ropescale_is_never_silently_wrong(known: str, tmp_path: Path) -> None:
     patched("dynamic_yarn").save_pretrained(tmp_path)

@@ -223,6 +223,7 @@ def test_a_folder_that_is_not_ours_is_kept(offline: Path, tmp_path: Path) -> Non
     assert (mine / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file size are POSIX")
 def test_a_full_disk_leaves_nothing(offline: Path, llama: LlamaForCausalLM, tmp_path: Path) -> None:
     content = write_gguf(tmp_path / "model.gguf", llama, gguf.GGMLQuantizationType.Q4_1).read_bytes()

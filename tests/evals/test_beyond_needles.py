@@ -98,6 +98,7 @@ def test_samples_do_not_depend_on_what_else_is_asked_for(name: str) -> None:
     assert alone[0]["prompt"] != alone[1]["prompt"]
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_samples_are_the_same_in_another_process() -> None:
     metadata = {"tokenizer": "tiny", "lengths": [1000], "samples": 2}
     assert rows_elsewhere(NAMES, metadata) == {f"ropescale_{name}": rows(name, **metadata) for name in FAMILY}

@@ -76,6 +76,7 @@ def test_samples_do_not_depend_on_what_else_is_asked_for() -> None:
         assert alone != rows(task, lengths=[300], depths=[0.5], samples=2, seed=1)
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_samples_are_the_same_in_another_process() -> None:
     metadata = {"tokenizer": "tiny", "lengths": [256, 300], "samples": 2, "depths": [0, 0.5]}
     elsewhere = rows_elsewhere(["ropescale_passkey", "ropescale_needle"], metadata)

@@ -40,6 +40,7 @@ def test_more_samples_are_added_to_those_that_there_are(options, tmp_path, monke
 WINDOWED = ("position", "perplexity")
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_more_windows_are_added_to_those_that_there_are_and_fewer_are_the_first_ones(options, tmp_path, monkeypatch):
     few = replace(options, tasks=WINDOWED, lengths=(128, 256), windows=2)
     run(few, tmp_path / "out")

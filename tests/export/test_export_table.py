@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 from exports import LOSSY, STATIC
 
 import ropescale
-from ropescale.export import ENGINES
+from ropescale.errors import ExportError
+from ropescale.export import ENGINES, export
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "exports.md").read_text(encoding="utf-8")
@@ -31,13 +33,17 @@ def test_a_row_is_of_a_method_and_a_column_of_an_engine() -> None:
         assert f"A method without a row, or an engine without a column, is {PENDING}." in PAGE
 
 
-def test_what_was_measured_is_what_the_exports_of_a_method_are() -> None:
-    """With or without measuring: exact, by which approximation, or refused."""
+def test_what_was_measured_is_what_the_exports_of_a_method_are(tmp_path: Path) -> None:
+    """With or without measuring: exact, by which approximation, or refused, as an export is that is tried."""
     for name, *cells in ROWS:
         method = name.strip("`")
         for column, cell in zip(HEAD[1:], cells, strict=True):
             engine = engine_of(column)
-            if method in STATIC:
+            if method in STATIC and cell == "refused":
+                with pytest.raises(ExportError, match=engine.title):
+                    export("tiny", tmp_path / engine.name, to=engine.name, method=method, factor=4)
+                right = "refused"
+            elif method in STATIC:
                 right = r"exact, (0|\de-\d\d)" if engine.running else "exact"
             elif engine is PLAIN:
                 right = "with `ropescale.load` alone"

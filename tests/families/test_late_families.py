@@ -188,6 +188,7 @@ def test_a_config_that_lists_the_types_it_may_state_is_saved_with_that_of_ropesc
             assert one.config.rope_parameters == native.config.rope_parameters
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_in_a_fresh_process_it_is_loaded_by_ropescale_and_refused_by_transformers(tmp_path: Path) -> None:
     model, ids = ropescale.patch(family("phi3"), "dynamic_yarn"), prompts(length=80)
     model.save_pretrained(tmp_path / "saved")

@@ -238,6 +238,7 @@ def test_every_line_of_python_of_a_page_is_python_that_names_what_there_is(page:
                     assert hasattr(ropescale, node.attr), f"{page.name}, line {block.line}: ropescale.{node.attr}"
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_prints_what_it_shows(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -110,6 +110,7 @@ def test_a_gradient_is_that_of_the_model_made_by_hand() -> None:
         assert apart(one.grad, other.grad) < 1e-3 * other.grad.abs().max(), name
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_forward_and_static_decoding_compile_to_one_graph() -> None:
     model, ids = patched("every fourth with a window"), prompts(length=60)
     whole = model(ids).logits

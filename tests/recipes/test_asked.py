@@ -284,7 +284,7 @@ LATE: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": -1}, "seed: must be at least 0 and below 4.29497e+09, got -1; "),
     "smoothing": ({"label_smoothing_factor": 2}, "label_smoothing_factor: must be at least 0 and below 1, got 2.0; "),
     "betas": ({"adam_beta1": 1}, "adam_beta1: must be at least 0 and below 1, got 1.0; "),
-    "attention": ({"attention": "x"}, "attention: must be a way of computing attention that this model and this "),
+    "attention": ({"attention": "x"}, "attention: must be one of eager, "),
     "layers": ({"target_modules": "nothing"}, "target_modules: must name layers of the model, got ['nothing']"),
     "optimizer": ({"optim_args": "x"}, "train: Trainer must accept the training arguments, got ValueError: "),
     "tracker": ({"report_to": "wandb"}, "train: Trainer must accept the training arguments, got RuntimeError: "),

@@ -312,6 +312,7 @@ print(len(made.train), sum(made.train[0]["input_ids"]))
 """
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_two_processes_prepare_once_and_agree(tmp_path: Path, folder: Path) -> None:
     command = [sys.executable, "-c", RACE, str(folder), str(tmp_path)]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

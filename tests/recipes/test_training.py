@@ -185,6 +185,7 @@ def test_five_runs_killed_at_random_go_on_to_the_same_weights(tmp_path: Path) ->
         assert same(weights(folder), weights(tmp_path / "whole"))
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_parameters_that_a_method_added_are_trained_saved_and_resumed(place: Path) -> None:
     more = ("--tuning", "lora", "--learning-rate", "1e-2")
     run("t5", place / "t5", *more)
@@ -197,6 +198,7 @@ def test_parameters_that_a_method_added_are_trained_saved_and_resumed(place: Pat
     assert same(weights(place / "t5-killed"), weights(place / "t5"))
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_a_full_disk_leaves_the_last_good_checkpoint(finished: dict[str, Any], killed: Path, place: Path) -> None:
     folder = Path(shutil.copytree(killed, place / "disk"))
     done = launched("pose", folder, "full", 50_000)

@@ -99,6 +99,7 @@ def test_a_seed_gives_the_same_and_another_one_does_not(found: tuple[Found, Path
     assert other.steps[0] != found[0].steps[0]
 
 
+@pytest.mark.slow  # seconds, most of them for processes that load anew
 def test_a_search_that_was_killed_goes_on_to_the_same(found: tuple[Found, Path], tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "ropescale.cli", "search", "tiny", *WORDS, str(folder)]
