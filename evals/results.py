@@ -439,7 +439,7 @@ def _all_of(folder: Path) -> Results:
         cells[cell.key] = cell  # a later line of the same key wins
     timings = []
     for number, line in _lines(folder / "timings.jsonl"):
-        if not (_is_cell(line) and _is_number(line.get("seconds")) and _is_number(line.get("tokens"))):
+        if not (_is_cell(line) and _is_number(line.get("seconds")) and _is_whole(line.get("tokens"))):
             raise _damaged(folder / "timings.jsonl", number, json.dumps(line))
         timings.append(Timing.of(line))
     return Results(folder, settings, [*map(Session.of, sessions)], cells, timings)
@@ -476,8 +476,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > MOST
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
+    return _is_whole(value) and value > 0
 
 
 def _are(sound: Callable[[Any], bool], values: Any) -> bool:
@@ -520,7 +524,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     "original_length": _is_count,
     "notes": lambda value: _are(_is_text, value),
     "target_length": lambda value: value is None or _is_count(value),
-    "seed": lambda value: value == 0 or _is_count(value),
+    "seed": _is_whole,
     "lengths": lambda value: bool(value) and _are(_is_count, value),
     "tasks": lambda value: isinstance(value, dict) and _are(lambda entry: isinstance(entry, dict), value),
     "knobs": lambda value: isinstance(value, dict) and _are(lambda entry: isinstance(entry, dict), value),
@@ -532,7 +536,7 @@ SAMPLE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("edges", "tokens"), _one_or_more(_is_number)),
     "nll": _one_or_more(lambda value: _is_number(value) or value == math.inf),  # of a model that predicts nothing
     **dict.fromkeys(("score", "exact", "depth"), lambda value: value is None or _is_number(value)),
-    "place": lambda value: value == 0 or _is_count(value),
+    "place": _is_whole,
     **dict.fromkeys(("window", "of"), _is_number),
     **dict.fromkeys(("document", "digest"), _is_text),
     "reply": lambda value: isinstance(value, str),  # half of a pair of surrogates too: the report replaces it
